@@ -1,0 +1,42 @@
+"""DSSE envelopes: sign bytes with a role's key, and open an envelope only by a key that the trust root gives the role."""
+
+import json
+from typing import Any
+
+from securesystemslib.dsse import Envelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import CryptoSigner, SSlibKey
+
+from forge.attest.statements import PAYLOAD_TYPE
+from forge.attest.trust import TrustRoot
+from forge.canonical import canonical_json
+from forge.contract.kinds import Role
+from forge.errors import TrustError
+
+
+def seal(payload: bytes, signer: CryptoSigner) -> bytes:
+    """Sign a payload; returns the envelope as canonical JSON (https://github.com/secure-systems-lab/dsse)."""
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(signer)
+    return canonical_json(envelope.to_dict())
+
+
+def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
+    """The payload of an envelope; raises TrustError unless a key of the role signed it. ``name`` is for the message."""
+    try:
+        document: dict[str, Any] = json.loads(data)
+        envelope = Envelope.from_dict(document)
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrustError(f"{name}: not a DSSE envelope: {error}") from error
+    if canonical_json(document) != data:
+        raise TrustError(f"{name}: the envelope is not in its canonical form")
+    if envelope.payload_type != PAYLOAD_TYPE:
+        raise TrustError(f"{name}: payload type {envelope.payload_type!r}, expected {PAYLOAD_TYPE!r}")
+    keys = [SSlibKey(key.keyid, key.keytype, key.scheme, {"public": key.public}) for key in root.roles.get(role, ())]
+    try:
+        envelope.verify(keys, 1)
+    except (VerificationError, ValueError) as error:
+        signed_by = ", ".join(keyid[:12] for keyid in envelope.signatures) or "nobody"
+        raise TrustError(f"{name}: no valid signature of the role {role.value} (signed by {signed_by})") from error
+    payload: bytes = envelope.payload
+    return payload

@@ -1,0 +1,76 @@
+"""Private keys by role, as PEM files that only their owner can read. Steps never see this folder."""
+
+import os
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from securesystemslib.signer import CryptoSigner
+
+from forge.attest.trust import TRUST_FILE, PublicKey, TrustRoot
+from forge.contract.kinds import Role
+from forge.errors import TrustError
+
+_WEIGHTS_KEY = "weights.pem"
+
+
+def make_development_keys(folder: Path) -> tuple[TrustRoot, bool]:
+    """Make a key for every role and pin their trust root; an existing root is kept. Returns the root and whether it is new."""
+    root_file = folder / TRUST_FILE
+    if root_file.exists():
+        return TrustRoot.model_validate_json(root_file.read_bytes()), False
+    keys = folder / "keys"
+    keys.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    keys.chmod(0o700)
+    roles = {}
+    for role in Role:
+        private = ed25519.Ed25519PrivateKey.generate()
+        _write_private(keys / f"{role.value}.pem", private)
+        roles[role] = (_public_key(CryptoSigner(private)),)
+    weights = ec.generate_private_key(ec.SECP256R1())
+    _write_private(keys / _WEIGHTS_KEY, weights)
+    public = weights.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    root = TrustRoot(development=True, roles=roles, weights=(public,))
+    temporary = root_file.with_suffix(".tmp")
+    temporary.write_text(root.model_dump_json(indent=1) + "\n")
+    temporary.replace(root_file)
+    return root, True
+
+
+def signer_for(role: Role, folder: Path) -> CryptoSigner:
+    """The signer of a role; raises TrustError when its key is not on this machine."""
+    path = folder / "keys" / f"{role.value}.pem"
+    try:
+        private = load_pem_private_key(path.read_bytes(), None)
+    except FileNotFoundError as error:
+        raise TrustError(f"no key for the role {role.value} ({path}): run `forge keys init` for development keys") from error
+    except (ValueError, TypeError) as error:
+        raise TrustError(f"{path}: not a private key in PEM: {error}") from error
+    return CryptoSigner(private)
+
+
+def weights_key(folder: Path) -> Path:
+    """The P-256 key that signs weights (OpenSSF model signing takes no ed25519 key)."""
+    path = folder / "keys" / _WEIGHTS_KEY
+    if not path.is_file():
+        raise TrustError(f"no key to sign weights with ({path}): run `forge keys init` for development keys")
+    return path
+
+
+def _public_key(signer: CryptoSigner) -> PublicKey:
+    key = signer.public_key
+    return PublicKey(keyid=key.keyid, keytype=key.keytype, scheme=key.scheme, public=key.keyval["public"])
+
+
+def _write_private(path: Path, key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
+    data = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)

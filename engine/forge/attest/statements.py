@@ -1,0 +1,133 @@
+"""What is signed for a step, as pure functions of its record: the signer and the verifier call the same ones.
+
+Because a statement is a function of the record and its manifests, the verifier rebuilds it and compares whole payloads:
+nothing in a record or in a manifest can change without a signature failing. Formats: in-toto link 0.9, in-toto statement
+v1 with SLSA provenance v1 or test-result v0.1 (docs/attestations.md lists every field).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from forge.canonical import canonical_json, digest_of_json, hex_of
+from forge.contract.kinds import StepKind
+from forge.contract.manifest import Manifest
+from forge.contract.record import Record, Release
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
+TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+RELEASE_TYPE = "urn:forge:release:v1"
+BUILDER_ID = "urn:forge:executor:local"
+
+
+def statement_name(step: StepKind) -> str:
+    """The name under which a record lists its statement."""
+    return "test-result" if step is StepKind.EVALUATE else "provenance"
+
+
+def link_of(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str]) -> bytes:
+    """The in-toto link of a step, as signed bytes.
+
+    Args:
+        record: what the step did.
+        manifests: by artifact digest, of every input and product.
+        producers: input name -> prefix of its paths: ``STEP_ID/PRODUCT`` for what a step made, ``commit/NAME`` for files
+            of the commit. A product has the same paths here and where it is read, so that layout rules can match them.
+    """
+    materials: dict[str, dict[str, str]] = {}
+    for name, digest in record.inputs.items():
+        for file in manifests[digest].files:
+            materials[f"{producers[name]}/{file.path}"] = {"sha256": hex_of(file.sha256)}
+    products: dict[str, dict[str, str]] = {}
+    for name, digest in record.products.items():
+        for file in manifests[digest].files:
+            products[f"{record.step_id}/{name}/{file.path}"] = {"sha256": hex_of(file.sha256)}
+    return canonical_json(
+        {
+            "_type": "link",
+            "name": record.step_id,
+            "materials": materials,
+            "products": products,
+            "byproducts": {"return-value": 0, "record": digest_of_record(record)},
+            "command": ["python", "-m", "forge.steps", "request.json"],
+            "environment": record.environment,
+        }
+    )
+
+
+def statement_of(record: Record, predecessors: Mapping[str, str]) -> bytes:
+    """The in-toto statement of a step: provenance, or for an evaluation its test result.
+
+    ``predecessors`` maps each input to the place it came from, as in ``link_of``.
+    """
+    evaluate = record.step is StepKind.EVALUATE
+    subject = {"weights": record.inputs["weights"]} if evaluate else record.products
+    prefix = predecessors["weights"].removesuffix("/weights") if evaluate else record.step_id
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": f"{prefix}/{name}", "digest": _sha256(digest)} for name, digest in subject.items()],
+            "predicateType": TEST_RESULT_TYPE if evaluate else PROVENANCE_TYPE,
+            "predicate": _test_result(record, predecessors) if evaluate else _provenance(record, predecessors),
+        }
+    )
+
+
+def release_statement(release: Release) -> bytes:
+    """What the releaser signs when an environment's pointer moves."""
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": f"release/{release.environment}", "digest": _sha256(release.release)}],
+            "predicateType": RELEASE_TYPE,
+            "predicate": release.model_dump(mode="json", exclude={"attestations"}),
+        }
+    )
+
+
+def digest_of_record(record: Record) -> str:
+    """The digest of all that a record says, its attestations left out: they sign it."""
+    return digest_of_json(record.model_dump(mode="json", exclude={"attestations"}))
+
+
+def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[str, Any]]:
+    commit = {"name": "commit", "digest": {"gitCommit": record.commit}}
+    inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in record.inputs.items()]
+    return [commit, *inputs]
+
+
+def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "buildDefinition": {
+            "buildType": f"urn:forge:step:{record.step.value}:v{record.step_version}",
+            "externalParameters": {"subject": record.subject, "parameters": record.parameters},
+            "internalParameters": {"key": record.key, "environment": record.environment},
+            "resolvedDependencies": _dependencies(record, predecessors),
+        },
+        "runDetails": {
+            "builder": {"id": BUILDER_ID},
+            "metadata": {
+                "invocationId": f"{record.key}/{record.attempt}",
+                "startedOn": record.started,
+                "finishedOn": record.finished,
+            },
+            "byproducts": [{"name": "record", "digest": _sha256(digest_of_record(record))}],
+        },
+    }
+
+
+def _test_result(record: Record, predecessors: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "result": "PASSED",  # every task ran to its end; whether its figures suffice is the gate's matter
+        "configuration": _dependencies(record, predecessors),
+        "passedTests": list(record.parameters.get("tasks", [])),
+        "warnedTests": [],
+        "failedTests": [],
+        "report": {"name": f"{record.step_id}/report", "digest": _sha256(record.products["report"])},
+        "record": {"digest": _sha256(digest_of_record(record))},
+    }
+
+
+def _sha256(digest: str) -> dict[str, str]:
+    return {"sha256": hex_of(digest)}

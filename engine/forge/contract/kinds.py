@@ -1,0 +1,62 @@
+"""Step kinds: their version, the products they make and whose key signs what they did.
+
+Invariant: whoever changes the bytes that a step produces raises its version here; tests/steps/test_golden.py holds a
+digest per version and fails when only one of the two moved.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class StepKind(StrEnum):
+    """The kinds of work that specs compile to."""
+
+    CURATE = "curate"
+    """Sources -> cleaned, de-duplicated, redacted documents, split into train and validation."""
+    TOKENIZER = "tokenizer"
+    """Training documents -> tokenizer.json."""
+    TOKENIZE = "tokenize"
+    """Documents and a tokenizer -> packed token files (.ds)."""
+    TRAIN = "train"
+    """Token files -> weights in Hugging Face format."""
+    EVALUATE = "evaluate"
+    """Weights and task files -> a report of metrics."""
+    GATE = "gate"
+    """Reports and thresholds -> a verdict, GO or NO-GO."""
+    RELEASE = "release"
+    """Weights, verdict and policy -> the document that an environment's pointer names."""
+
+
+class Role(StrEnum):
+    """Who answers for a step: each role signs with its own key."""
+
+    DATA_STEWARD = "data-steward"
+    """Answers for what went into the training documents."""
+    TRAINER = "trainer"
+    """Answers for tokenizers, token files and weights."""
+    EVALUATOR = "evaluator"
+    """Answers for reports and verdicts."""
+    RELEASER = "releaser"
+    """Answers for what an environment may serve."""
+
+
+@dataclass(frozen=True)
+class StepDefinition:
+    """What the engine knows of a step kind without importing its code."""
+
+    version: int
+    products: tuple[str, ...]
+    role: Role
+    by_reference: frozenset[str] = field(default_factory=frozenset)
+    """Inputs of which the step needs only the digest: their bytes are not laid out for it."""
+
+
+STEPS: dict[StepKind, StepDefinition] = {
+    StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD),
+    StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
+    StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
+    StepKind.TRAIN: StepDefinition(1, ("weights",), Role.TRAINER),
+    StepKind.EVALUATE: StepDefinition(1, ("report",), Role.EVALUATOR),
+    StepKind.GATE: StepDefinition(1, ("verdict",), Role.EVALUATOR),
+    StepKind.RELEASE: StepDefinition(1, ("release",), Role.RELEASER, frozenset({"weights"})),
+}

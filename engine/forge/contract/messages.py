@@ -1,0 +1,122 @@
+"""The files that a step and its launcher exchange (docs/design.md, decision 5).
+
+``request.json`` goes in. ``events.jsonl`` grows while the step works. ``result.json`` is renamed into place last: its
+presence is what "finished" means. A step that fails writes ``failure.json`` instead and exits with status 1.
+Every message says its schema version; a newer one than the reader knows is refused by the ``Literal``.
+"""
+
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forge.contract.kinds import StepKind
+
+REQUEST_FILE = "request.json"
+RESULT_FILE = "result.json"
+FAILURE_FILE = "failure.json"
+EVENTS_FILE = "events.jsonl"
+
+
+class Message(BaseModel):
+    """Base of everything that is written to a step's folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+
+
+class InputArtifact(BaseModel):
+    """One product that a step reads; ``path`` is a folder to be treated as read-only, or None where only the digest matters."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    path: str | None = None
+
+
+class Resources(BaseModel):
+    """What the step may use. Thread, process and task counts are pinned here because bytes may depend on them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    accelerator: str = "cpu"
+    threads: int = Field(default=2, ge=1)
+    """Threads of one process."""
+    processes: int = Field(default=1, ge=1)
+    """Processes (torchrun's world size) of a train step."""
+
+
+class StepRequest(Message):
+    """All that a step may know."""
+
+    step: StepKind
+    step_version: int
+    key: str
+    subject: str
+    """The resource that the step belongs to, as ``Kind/name``; for messages only."""
+    parameters: dict[str, Any]
+    """The spec's fields that shape the products (Meaning.REBUILD), those at their default left out; part of the key."""
+    settings: dict[str, Any] = {}
+    """The spec's fields that do not shape the products (how often to validate, to checkpoint); not part of the key."""
+    inputs: dict[str, InputArtifact]
+    output: str
+    """A folder of this attempt's own; product P is written to ``output/P/``."""
+    scratch: str
+    """A folder that attempts at the same key share: a train step keeps its checkpoints there."""
+    attempt: int = Field(ge=1)
+    resources: Resources = Resources()
+
+
+class StepResult(Message):
+    """What a finished step says of itself; the launcher hashes the products and believes no digest from here."""
+
+    key: str
+    attempt: int
+    products: dict[str, str]
+    """Product name -> folder, relative to the request's ``output``."""
+    metrics: dict[str, float | int | str]
+    started: str
+    """UTC, RFC 3339."""
+    finished: str
+    environment: dict[str, str]
+    """Versions of the libraries that shaped the bytes, thread count, machine type."""
+
+
+class FailureCause(StrEnum):
+    """Why a step failed, for those who decide whether to try again."""
+
+    INPUT = "input"
+    """An input cannot be used (corrupt file, empty corpus): trying again gives the same."""
+    RESOURCE = "resource"
+    """The machine lacked something (disk, memory): trying again may help."""
+    INTERNAL = "internal"
+    """A fault in the step's own code."""
+
+
+class StepFailure(Message):
+    """The reason of a failed attempt, in words for a user."""
+
+    key: str
+    attempt: int
+    cause: FailureCause
+    message: str
+
+
+class Event(Message):
+    """One line of ``events.jsonl``. Fields that do not apply are left out."""
+
+    time: float
+    """Seconds since the epoch."""
+    message: str | None = None
+    fraction: float | None = None
+    """Work done, 0..1."""
+    step: int | None = None
+    """Optimiser step."""
+    tokens: int | None = None
+    loss: float | None = None
+    """Nats per token."""
+    bits_per_byte: float | None = None
+    learning_rate: float | None = None
+    gradient_norm: float | None = None
+    tokens_per_second: float | None = None

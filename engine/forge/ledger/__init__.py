@@ -1,0 +1,1 @@
+"""History on a Git ref: append-only, hash-chained, moved by compare-and-swap."""

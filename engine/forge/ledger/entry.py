@@ -1,0 +1,65 @@
+"""One entry of the ledger, and the paths under which it lies in the ledger's tree.
+
+An entry is stored once as an object and listed twice: by sequence number, and by what one looks it up with. Both
+listings name the same object id, which the verifier checks.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forge.canonical import Digest, canonical_json, digest_of_bytes, hex_of
+from forge.contract.record import Attempt, Record, Release
+
+Body = Annotated[Record | Attempt | Release, Field(discriminator="kind")]
+
+
+class Entry(BaseModel):
+    """A body with its place in the chain."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    sequence: int = Field(ge=1)
+    previous: str | None
+    """Digest of the bytes of the entry before; None for the first."""
+    body: Body
+
+    def to_bytes(self) -> bytes:
+        """Canonical bytes; what the next entry's ``previous`` is the digest of."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    @property
+    def digest(self) -> Digest:
+        """The entry's name."""
+        return digest_of_bytes(self.to_bytes())
+
+
+def sequence_path(sequence: int) -> str:
+    """``entries/000/000/042.json``."""
+    digits = f"{sequence:09d}"
+    return f"entries/{digits[:3]}/{digits[3:6]}/{digits[6:]}.json"
+
+
+def key_folder(key: str) -> str:
+    """Where the records of a step key lie."""
+    name = hex_of(key)
+    return f"keys/{name[:2]}/{name[2:4]}/{name}"
+
+
+def attestation_path(digest: str) -> str:
+    """Where an attestation's bytes lie."""
+    name = hex_of(digest)
+    return f"attestations/{name[:2]}/{name}.json"
+
+
+def index_paths(entry: Entry) -> list[str]:
+    """The look-up paths of an entry, besides its sequence path."""
+    name = f"{entry.sequence:09d}.json"
+    match entry.body:
+        case Record() as record:
+            return [f"{key_folder(record.key)}/{name}", f"steps/{record.step_id}/{name}"]
+        case Attempt() as attempt:
+            return [f"attempts/{attempt.step_id}/{name}"]
+        case Release() as release:
+            return [f"releases/{release.environment}/{name}"]

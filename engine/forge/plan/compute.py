@@ -1,0 +1,36 @@
+"""How large a model is and how many floating-point operations its training takes. Pure arithmetic over a spec.
+
+The planner estimates time and cost with these functions and the train step reports with them, so that an estimate and
+what was done are measured by one rule; tests/plan/test_compute.py compares the count with the real model's.
+"""
+
+from forge.spec.model import Architecture
+
+FLOPS_FORMULA = "6*N + 12*L*H*S per token (PaLM, appendix B)"
+"""What to print beside any figure that rests on ``flops_per_token``."""
+
+
+def num_parameters(architecture: Architecture, vocab_size: int) -> int:
+    """Trainable parameters of a Llama decoder; a tied embedding counts once."""
+    hidden = architecture.hidden_size
+    key_value = hidden // architecture.num_attention_heads * architecture.num_key_value_heads
+    attention = 2 * hidden * hidden + 2 * hidden * key_value
+    feed_forward = 3 * hidden * architecture.intermediate_size
+    norms = 2 * hidden
+    embeddings = vocab_size * hidden * (1 if architecture.tie_word_embeddings else 2)
+    return embeddings + architecture.num_hidden_layers * (attention + feed_forward + norms) + hidden
+
+
+def flops_per_token(architecture: Architecture, vocab_size: int, sequence_length: int) -> int:
+    """Floating-point operations of training on one token, forward and backward: ``6*N + 12*L*H*S``.
+
+    N is the number of parameters without the input embedding, which is a look-up; a tied embedding stays in, because
+    it multiplies as the output projection. L is the number of layers, H the hidden size (heads times their size), S the
+    sequence length; attention is counted in full, as if it were not causal. Source: Chowdhery et al. 2022, "PaLM:
+    Scaling Language Modeling with Pathways", appendix B.
+    """
+    hidden = architecture.hidden_size
+    multiplied = num_parameters(architecture, vocab_size)
+    if not architecture.tie_word_embeddings:
+        multiplied -= vocab_size * hidden
+    return 6 * multiplied + 12 * architecture.num_hidden_layers * hidden * sequence_length

@@ -1,0 +1,60 @@
+"""What a step will take: FLOPs from the model's shape, time and money from the prices of forge.toml.
+
+None means "cannot tell": a step that never ran and whose work no formula gives has no estimate.
+"""
+
+from dataclasses import dataclass
+
+from forge.contract.record import Record, Spent
+from forge.plan.compute import flops_per_token, num_parameters
+from forge.spec.model import ModelSpec
+from forge.spec.settings import Settings
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected effort of one step."""
+
+    seconds: float | None = None
+    cost: float | None = None
+    """In the currency of forge.toml."""
+    parameters: int | None = None
+    tokens: int | None = None
+    flops: float | None = None
+
+
+NO_ESTIMATE = Estimate()
+"""Nothing is known."""
+
+
+def estimate_training(spec: ModelSpec, vocab_size: int, settings: Settings) -> Estimate:
+    """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
+    training = spec.training
+    steps = -(-training.tokens // training.batch_tokens)
+    tokens = steps * training.batch_tokens
+    flops = tokens * flops_per_token(spec.architecture, vocab_size, training.sequence_length)
+    parameters = num_parameters(spec.architecture, vocab_size)
+    accelerator = settings.accelerators.get(spec.resources.accelerator)
+    if accelerator is None:
+        return Estimate(parameters=parameters, tokens=tokens, flops=flops)
+    seconds = flops / (accelerator.flops_per_second * spec.resources.count)
+    cost = price(seconds, spec.resources.count, spec.resources.accelerator, settings)
+    return Estimate(seconds, cost, parameters, tokens, flops)
+
+
+def estimate_from_history(latest: Record | None) -> Estimate:
+    """What the step took when it last ran under this id; nothing known gives an empty estimate."""
+    if latest is None:
+        return NO_ESTIMATE
+    return Estimate(latest.actual.seconds, latest.actual.cost)
+
+
+def price(seconds: float, count: int, accelerator: str, settings: Settings) -> float | None:
+    """Money for time on accelerators; None where forge.toml names no price."""
+    entry = settings.accelerators.get(accelerator)
+    return None if entry is None else seconds / 3600 * count * entry.price_per_hour
+
+
+def spent(estimate: Estimate) -> Spent | None:
+    """The estimate as a record keeps it, beside the actual figures."""
+    return None if estimate.seconds is None else Spent(seconds=estimate.seconds, cost=estimate.cost)

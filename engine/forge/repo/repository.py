@@ -1,0 +1,170 @@
+"""The Git repository that holds the specs: refs, commits and objects, each object re-hashed as it is read.
+
+Git itself does not check an object's name against its bytes on every read; a chain of evidence must, so ``read_object``
+does. Objects come through one long-lived ``git cat-file --batch`` (GitPython's), refs and moves through the git program.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from git import Git, Repo
+from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
+
+from forge.errors import RepoError
+
+
+@dataclass(frozen=True)
+class GitObject:
+    """An object whose bytes were checked against its name."""
+
+    name: str
+    """Hexadecimal object id."""
+    kind: str
+    """``blob``, ``tree`` or ``commit``."""
+    data: bytes
+
+
+@dataclass(frozen=True)
+class TreeEntry:
+    """One row of a tree."""
+
+    path: str
+    mode: str
+    """Git's octal mode: 100644 file, 120000 symbolic link, 160000 submodule, 40000 tree."""
+    name: str
+
+
+class Repository:
+    """An open repository. Holds two processes (cat-file) until closed."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the repository that holds a folder; raises RepoError where there is none or it is of a kind not handled."""
+        try:
+            self._repo = Repo(folder, search_parent_directories=True)
+        except (InvalidGitRepositoryError, NoSuchPathError) as error:
+            raise RepoError(f"{folder}: not in a Git repository: run `git init` there, or name another with --repo") from error
+        self.git: Git = self._repo.git
+        self.common_dir = Path(self._repo.common_dir)
+        reader = self._repo.config_reader()
+        object_format = reader.get_value("extensions", "objectformat", "sha1")
+        if str(object_format).lower() != "sha1":
+            raise RepoError(
+                f"{folder}: this repository names objects by {object_format}; Forge reads SHA-1 repositories "
+                "(make one with `git init --object-format=sha1`)"
+            )
+
+    def __enter__(self) -> "Repository":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End git's helper processes."""
+        self._repo.close()
+
+    @property
+    def root(self) -> Path:
+        """The working tree's top folder; for a bare repository the repository itself."""
+        return Path(self._repo.working_tree_dir or self._repo.common_dir)
+
+    @property
+    def state_folder(self) -> Path:
+        """Where Forge keeps what belongs to this clone and must not be fetched: locks and the last ledger head seen."""
+        path = self.common_dir / "forge"
+        path.mkdir(exist_ok=True)
+        return path
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether history was cut off when cloning."""
+        return (self.common_dir / "shallow").exists()
+
+    def resolve_commit(self, ref: str) -> str:
+        """The commit that a branch, tag, or abbreviated id names; raises RepoError when it names none."""
+        if ref.startswith("-"):
+            raise RepoError(f"not a commit: {ref!r}")
+        try:
+            return str(self.git.rev_parse("--verify", "--quiet", "--end-of-options", ref + "^{commit}"))
+        except GitCommandError as error:
+            hint = "; this clone is shallow: `git fetch --unshallow` brings its history" if self.is_shallow else ""
+            if ref == "HEAD":
+                raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree") from error
+            raise RepoError(f"no commit is named {ref!r}{hint}") from error
+
+    def ref_target(self, ref: str) -> str | None:
+        """The object that a ref points to; None when there is no such ref."""
+        try:
+            return str(self.git.rev_parse("--verify", "--quiet", ref))
+        except GitCommandError:
+            return None
+
+    def is_ancestor(self, older: str, newer: str) -> bool:
+        """Whether one commit is reachable from another; False where either is absent."""
+        try:
+            self.git.merge_base("--is-ancestor", older, newer)
+        except GitCommandError:
+            return False
+        return True
+
+    def read_object(self, name: str) -> GitObject | None:
+        """Read an object by id or ``COMMIT:PATH``; None when absent; raises RepoError for a damaged one, naming it."""
+        if "\n" in name:
+            raise RepoError(f"not an object name: {name!r}")
+        try:
+            oid, kind, _, data = self.git.get_object_data(name)
+        except ValueError as error:
+            if "missing" in str(error) and not self._has_loose(name):
+                return None
+            raise RepoError(self._damaged(name, str(error))) from error
+        except (GitCommandError, OSError) as error:
+            raise RepoError(self._damaged(name, str(error))) from error
+        oid, kind = _text(oid), _text(kind)
+        found = hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
+        if found != oid:
+            raise RepoError(self._damaged(name, f"its bytes hash to {found}"))
+        return GitObject(oid, kind, data)
+
+    def tree_entries(self, treeish: str) -> list[TreeEntry]:
+        """All files below a commit or tree, with their paths, in git's order."""
+        try:
+            listing = str(self.git.ls_tree("-r", "-z", "--full-tree", treeish))
+        except GitCommandError as error:
+            raise RepoError(self._damaged(treeish, error.stderr.strip())) from error
+        entries = []
+        for row in listing.split("\0"):
+            if row:
+                meta, _, path = row.partition("\t")
+                mode, _, name = meta.split(" ")
+                entries.append(TreeEntry(path, mode, name))
+        return entries
+
+    def children(self, name: str) -> list[TreeEntry]:
+        """The rows of one tree object, by id or ``COMMIT:PATH``; empty when there is no such tree."""
+        tree = self.read_object(name)
+        if tree is None or tree.kind != "tree":
+            return []
+        rows, position = [], 0
+        while position < len(tree.data):
+            space = tree.data.index(b" ", position)
+            end = tree.data.index(b"\0", space)
+            mode, path = (
+                tree.data[position:space].decode(),
+                tree.data[space + 1 : end].decode("utf-8", "surrogateescape"),
+            )
+            rows.append(TreeEntry(path, mode, tree.data[end + 1 : end + 21].hex()))
+            position = end + 21
+        return rows
+
+    def _has_loose(self, name: str) -> bool:
+        """Whether a file is there for an object that git calls missing: then its bytes are not readable."""
+        return (self.common_dir / "objects" / name[:2] / name[2:]).is_file()
+
+    @staticmethod
+    def _damaged(name: str, reason: str) -> str:
+        return f"Git object {name} is damaged: {reason}"
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

@@ -1,0 +1,75 @@
+"""Field types that several kinds share: counts with suffixes, names, references, paths, secrets."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+_SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
+_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT])?")
+_DNS_1123 = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+KINDS = ("DataRecipe", "Tokenizer", "Model", "EvalSuite", "InferencePolicy", "Deployment")
+
+
+class Part(BaseModel):
+    """Base of everything inside a spec: immutable, unknown keys are errors, no silent conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _parse_count(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _COUNT.fullmatch(value)
+        if match is None:
+            raise ValueError("expected a count such as 2000000, 100k, 2M or 1.5B")
+        number, suffix = match.groups()
+        scaled = round(float(number) * _SUFFIXES.get(suffix or "", 1) * 1000)
+        if scaled % 1000:
+            raise ValueError(f"{value!r} is not a whole number")
+        return scaled // 1000
+    return value
+
+
+def _safe_path(value: str) -> str:
+    if value.startswith("/") or "\\" in value or ".." in value.split("/"):
+        raise ValueError("expected a path inside the repository, relative to its root, with forward slashes")
+    return value
+
+
+Count = Annotated[
+    int,
+    BeforeValidator(_parse_count),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_COUNT.pattern}$"}]}),
+]
+"""A whole number; ``100k``, ``2M``, ``1.5B`` and ``1T`` are decimal multiples."""
+
+Name = Annotated[str, Field(pattern=rf"^{_DNS_1123}$")]
+"""A DNS-1123 label: names become refs, paths and job names."""
+
+RepoPath = Annotated[str, Field(min_length=1), AfterValidator(_safe_path)]
+"""A path or glob inside the repository, from its root."""
+
+SecretRef = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
+"""Where a secret is found, never the secret: ``env:NAME`` or ``file:PATH``."""
+
+
+class ReferenceTo:
+    """Annotation that a string names another resource of this kind."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+
+class ContentOf:
+    """Annotation that a string is a glob of files: their bytes, not their paths, are what enters an identity."""
+
+
+def _reference(kind: str) -> Any:
+    return Annotated[str, Field(pattern=rf"^{kind}/{_DNS_1123}$"), ReferenceTo(kind)]
+
+
+DataRecipeRef = _reference("DataRecipe")
+TokenizerRef = _reference("Tokenizer")
+ModelRef = _reference("Model")
+EvalSuiteRef = _reference("EvalSuite")
+InferencePolicyRef = _reference("InferencePolicy")

@@ -1,0 +1,161 @@
+"""Files -> resources: every document validated against its kind, every fault found in one go.
+
+Faults come as diagnostics with a place and, where a name is near, a suggestion; nothing is raised for a user's mistake.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from forge.errors import Diagnostic
+from forge.spec.document import Document, Location, read_documents
+from forge.spec.resource import API_VERSION, RESOURCE_TYPES, Resource
+
+
+@dataclass(frozen=True)
+class Located:
+    """A valid resource and the document it was read from."""
+
+    resource: Resource
+    document: Document
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a set of files holds."""
+
+    resources: tuple[Located, ...]
+    diagnostics: tuple[Diagnostic, ...]
+    broken: frozenset[str] = frozenset()
+    """Addresses of resources that are there but not valid: a reference to one is no second fault."""
+
+
+def load(files: Iterable[tuple[str, bytes]]) -> Loaded:
+    """Validate spec files, given as (path, bytes); references between resources are the matter of ``resolve``."""
+    resources: list[Located] = []
+    diagnostics: list[Diagnostic] = []
+    broken: set[str] = set()
+    for path, data in files:
+        documents, faults = read_documents(path, data)
+        diagnostics.extend(faults)
+        for document in documents:
+            resource, faults = _validate(document)
+            diagnostics.extend(faults)
+            if resource is not None:
+                resources.append(Located(resource, document))
+            else:
+                broken.add(_address(document.value))
+    return Loaded(tuple(resources), tuple(diagnostics), frozenset(broken))
+
+
+def did_you_mean(name: str, candidates: Iterable[str]) -> str:
+    """The end of a message about an unknown name: a near candidate, or the list when it is short, or nothing."""
+    names = sorted(candidates)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean `{near[0]}`?"
+    return f"; known here: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+
+def _address(value: Any) -> str:
+    """What a broken document would be called, as far as it says."""
+    metadata = value.get("metadata") if isinstance(value, dict) else None
+    return f"{value.get('kind')}/{metadata.get('name')}" if isinstance(metadata, dict) else ""
+
+
+def _validate(document: Document) -> tuple[Resource | None, list[Diagnostic]]:
+    value = document.value
+    if not isinstance(value, dict):
+        return None, [document.diagnostic((), "a spec is a mapping with apiVersion, kind, metadata and spec")]
+    kind = value.get("kind")
+    if kind is None:
+        return None, [document.diagnostic((), f"missing key `kind`; one of {', '.join(RESOURCE_TYPES)}")]
+    if not isinstance(kind, str) or kind not in RESOURCE_TYPES:
+        return None, [document.diagnostic(("kind",), f"unknown kind `{kind}`{did_you_mean(str(kind), RESOURCE_TYPES)}")]
+    if "apiVersion" in value and value["apiVersion"] != API_VERSION:
+        message = f"unknown apiVersion `{value['apiVersion']}`; this engine reads {API_VERSION}"
+        return None, [document.diagnostic(("apiVersion",), message)]
+    resource_type = RESOURCE_TYPES[kind]
+    try:
+        return typing.cast("Resource", resource_type.model_validate(value)), []
+    except ValidationError as error:
+        return None, [_diagnostic(document, resource_type, dict(fault)) for fault in error.errors(include_url=False)]
+
+
+def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[str, Any]) -> Diagnostic:
+    location: Location = tuple(part for part in _within(document, fault["loc"]))
+    name = str(fault["loc"][-1]) if fault["loc"] else ""
+    match fault["type"]:
+        case "extra_forbidden":
+            parent = _model_at(resource_type, fault["loc"][:-1])
+            known = parent.model_fields if parent else ()
+            return document.diagnostic(location, f"unknown key `{name}`{did_you_mean(name, known)}", at_key=True)
+        case "missing":
+            return document.diagnostic(location[:-1] if location[-1:] == (name,) else location, f"missing key `{name}`")
+        case "literal_error":
+            return document.diagnostic(location, f"`{name}` is {fault['input']!r}, expected {fault['ctx']['expected']}")
+        case "union_tag_not_found" | "union_tag_invalid":
+            return document.diagnostic(location, f"`{name}`: {fault['msg']}")
+        case "string_pattern_mismatch":
+            return document.diagnostic(location, _pattern_message(name, fault))
+        case _:
+            message = fault["msg"].removeprefix("Value error, ")
+            given = f", found {fault['input']!r}" if isinstance(fault["input"], str | int | float | None) else ""
+            return document.diagnostic(location, f"`{name}`: {message}{given}" if name else message)
+
+
+def _pattern_message(name: str, fault: dict[str, Any]) -> str:
+    pattern = fault["ctx"]["pattern"]
+    kind = pattern.removeprefix("^").split("/")[0]
+    if kind in RESOURCE_TYPES:
+        return f"`{name}` is {fault['input']!r}, expected a reference such as {kind}/NAME"
+    if pattern.startswith("^(env:"):
+        return f"`{name}`: expected a reference to a secret, env:NAME or file:PATH; a secret itself never stands in YAML"
+    return f"`{name}` is {fault['input']!r}, expected lower-case letters, digits and hyphens (a DNS-1123 label, 63 at most)"
+
+
+def _within(document: Document, location: Location) -> Location:
+    """Drop the parts of pydantic's location that name a union's branch rather than a key of the document."""
+    found: Location = ()
+    for index, part in enumerate(location):
+        last = index == len(location) - 1
+        if (*found, part) in document.values or last:
+            found = (*found, part)
+    return found
+
+
+def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """The model that describes the mapping at a location; None where that is no model."""
+    candidates: list[Any] = [model]
+    for part in location:
+        following: list[Any] = []
+        for candidate in candidates:
+            if isinstance(candidate, type) and issubclass(candidate, BaseModel):
+                info = candidate.model_fields.get(str(part))
+                if info is not None:
+                    following.extend(_branches(info.annotation))
+                elif part in _literals(candidate):
+                    following.append(candidate)
+            else:
+                following.extend(argument for item in typing.get_args(candidate) for argument in _branches(item))
+        candidates = following
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def _branches(annotation: Any) -> list[Any]:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _branches(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [branch for item in typing.get_args(annotation) for branch in _branches(item)]
+    return [annotation]
+
+
+def _literals(model: type[BaseModel]) -> set[str]:
+    """The values of a model's ``name`` discriminator: pydantic puts them into the location of a fault."""
+    info = model.model_fields.get("name")
+    return set(typing.get_args(info.annotation)) if info is not None else set()

@@ -1,0 +1,66 @@
+"""What a change to a field means, declared where the field is declared (docs/design.md, decision 3).
+
+Every leaf field of every kind carries exactly one Meaning in its annotation; tests/spec/test_meaning.py walks all kinds
+and fails for a field without one. Only fields that mean REBUILD enter a step's key. A field that stands at its default
+is left out of the key, so that a field added later retrains nothing; a default therefore never changes within an apiVersion.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel
+
+from forge.spec.fields import ContentOf, ReferenceTo
+
+
+class Meaning(StrEnum):
+    """The effect that a change to a field has on what was made before."""
+
+    REBUILD = "rebuild"
+    """The products would be others: the step gets a new key and runs."""
+    RELOAD = "reload"
+    """The serving agent picks it up with the next release; nothing is trained or evaluated again."""
+    NONE = "none"
+    """Metadata, or a matter of place: nothing happens."""
+
+
+REBUILD = Meaning.REBUILD
+RELOAD = Meaning.RELOAD
+NONE = Meaning.NONE
+
+
+def meanings_of(model: type[BaseModel]) -> dict[str, Meaning | None]:
+    """Each field's declared meaning; None where none is declared."""
+    return {
+        name: next((item for item in info.metadata if isinstance(item, Meaning)), None)
+        for name, info in model.model_fields.items()
+    }
+
+
+def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
+    """The JSON form of the fields with this meaning, those at their default left out; nested models likewise.
+
+    References and globs of files are left out: what they name enters a step as an input, by its digest.
+    """
+    selected: dict[str, Any] = {}
+    declared = meanings_of(type(value))
+    defaults = {
+        name: info.get_default(call_default_factory=True, validated_data={}) for name, info in type(value).model_fields.items()
+    }
+    for name in type(value).model_fields:
+        item = getattr(value, name)
+        by_content = any(isinstance(mark, ReferenceTo | ContentOf) for mark in type(value).model_fields[name].metadata)
+        if declared[name] is not meaning or by_content or item == defaults[name]:
+            continue
+        selected[name] = _plain(item, meaning)
+    return selected
+
+
+def _plain(item: Any, meaning: Meaning) -> Any:
+    if isinstance(item, BaseModel):
+        return meaningful(item, meaning)
+    if isinstance(item, list | tuple):
+        return [_plain(each, meaning) for each in item]
+    if isinstance(item, dict):
+        return {str(key): _plain(each, meaning) for key, each in item.items()}
+    return item

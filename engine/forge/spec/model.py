@@ -1,0 +1,126 @@
+"""Model: an architecture, the data it learns from, and how it is trained."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from forge.spec.fields import Count, DataRecipeRef, Part, TokenizerRef
+from forge.spec.meaning import NONE, REBUILD
+
+DEFAULT_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n\n{% endif %}{% endfor %}"
+
+
+class Architecture(Part):
+    """A Llama-family decoder; Hugging Face's names (transformers ``LlamaConfig``)."""
+
+    family: Annotated[Literal["llama"], REBUILD]
+    hidden_size: Annotated[int, Field(ge=8), REBUILD]
+    num_hidden_layers: Annotated[int, Field(ge=1), REBUILD]
+    num_attention_heads: Annotated[int, Field(ge=1), REBUILD]
+    num_key_value_heads: Annotated[int, Field(ge=1), REBUILD]
+    intermediate_size: Annotated[int, Field(ge=8), REBUILD]
+    max_position_embeddings: Annotated[int, Field(ge=8), REBUILD]
+    rope_theta: Annotated[float, Field(gt=0), REBUILD] = 10000.0
+    rms_norm_eps: Annotated[float, Field(gt=0), REBUILD] = 1e-5
+    initializer_range: Annotated[float, Field(gt=0), REBUILD] = 0.02
+    tie_word_embeddings: Annotated[bool, REBUILD] = False
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads")
+        if (self.hidden_size // self.num_attention_heads) % 2:
+            raise ValueError("hidden_size / num_attention_heads must be even: rotary embeddings turn pairs")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
+        return self
+
+
+class Optimizer(Part):
+    """AdamW (Loshchilov & Hutter 2019). Weight decay applies to matrices, not to norms; embeddings are not decayed either."""
+
+    name: Annotated[Literal["adamw"], REBUILD] = "adamw"
+    lr: Annotated[float, Field(gt=0), REBUILD]
+    betas: Annotated[list[float], Field(min_length=2, max_length=2), REBUILD] = [0.9, 0.95]
+    eps: Annotated[float, Field(gt=0), REBUILD] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0), REBUILD] = 0.1
+    gradient_clip_norm: Annotated[float | None, Field(gt=0), REBUILD] = 1.0
+    """Largest norm of the whole gradient; None does not clip."""
+
+
+class WsdSchedule(Part):
+    """Warm-up, stable, decay (Hu et al. 2024): linear up, constant, linear down to ``final_lr_fraction``."""
+
+    name: Annotated[Literal["wsd"], REBUILD]
+    warmup_tokens: Annotated[Count, Field(ge=0), REBUILD]
+    decay_tokens: Annotated[Count, Field(ge=0), REBUILD]
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.0
+
+
+class CosineSchedule(Part):
+    """Linear warm-up, then half a cosine down to ``final_lr_fraction`` at the last token (Loshchilov & Hutter 2017)."""
+
+    name: Annotated[Literal["cosine"], REBUILD]
+    warmup_tokens: Annotated[Count, Field(ge=0), REBUILD]
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.1
+
+
+class Training(Part):
+    """How much, how fast, and with which seed."""
+
+    tokens: Annotated[Count, Field(ge=1), REBUILD]
+    """Tokens that the model is trained on, repeats counted; rounded up to whole optimiser steps."""
+    sequence_length: Annotated[int, Field(ge=8), REBUILD]
+    """Tokens of one training sequence; documents are packed."""
+    batch_tokens: Annotated[Count, Field(ge=8), REBUILD]
+    """Tokens of one optimiser step, over all processes; a multiple of sequence_length."""
+    micro_batch_sequences: Annotated[int, Field(ge=1), REBUILD] = 8
+    """Sequences of one forward pass; the rest of the batch is accumulated."""
+    optimizer: Annotated[Optimizer, REBUILD]
+    schedule: Annotated[WsdSchedule | CosineSchedule, Field(discriminator="name"), REBUILD]
+    precision: Annotated[Literal["float32", "bfloat16"], REBUILD] = "float32"
+    """bfloat16 is autocast: weights and optimiser state stay float32."""
+    seed: Annotated[int, Field(ge=0), REBUILD] = 0
+    validate_every_tokens: Annotated[Count | None, Field(ge=1), NONE] = None
+    """How often the validation loss is computed; None: at the end only. Does not change the weights."""
+    checkpoint_every_tokens: Annotated[Count | None, Field(ge=1), NONE] = None
+    """How often a checkpoint is written; None: ten times over the run. Does not change the weights."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.batch_tokens % self.sequence_length:
+            raise ValueError("batch_tokens must be a multiple of sequence_length")
+        sequences = self.batch_tokens // self.sequence_length
+        if sequences % min(self.micro_batch_sequences, sequences):
+            raise ValueError("batch_tokens / sequence_length must be a multiple of micro_batch_sequences")
+        decay = self.schedule.decay_tokens if isinstance(self.schedule, WsdSchedule) else 0
+        if self.schedule.warmup_tokens + decay > self.tokens:
+            raise ValueError("the schedule's warm-up and decay are longer than the training (tokens)")
+        return self
+
+
+class ModelResources(Part):
+    """Where it is trained; a matter of place, not of identity."""
+
+    accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
+    count: Annotated[int, Field(ge=1, le=1024), NONE] = 1
+    """Processes (torchrun's world size)."""
+
+
+class ModelSpec(Part):
+    """The body of a Model."""
+
+    objective: Annotated[Literal["pretrain"], REBUILD]
+    data: Annotated[DataRecipeRef, REBUILD]
+    tokenizer: Annotated[TokenizerRef, REBUILD]
+    architecture: Annotated[Architecture, REBUILD]
+    training: Annotated[Training, REBUILD]
+    chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
+    """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
+    resources: Annotated[ModelResources, NONE] = ModelResources()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.training.sequence_length > self.architecture.max_position_embeddings:
+            raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        return self

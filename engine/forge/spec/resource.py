@@ -1,0 +1,88 @@
+"""A spec as a value: apiVersion, kind, metadata and the kind's own body."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from forge.spec.data_recipe import DataRecipeSpec
+from forge.spec.deployment import DeploymentSpec
+from forge.spec.eval_suite import EvalSuiteSpec
+from forge.spec.fields import Name, Part
+from forge.spec.inference_policy import InferencePolicySpec
+from forge.spec.meaning import NONE, REBUILD
+from forge.spec.model import ModelSpec
+from forge.spec.tokenizer import TokenizerSpec
+
+API_VERSION = "forge/v1"
+
+
+class Metadata(Part):
+    """What a resource is called and who answers for it; never part of an identity."""
+
+    name: Annotated[Name, NONE]
+    owners: Annotated[list[str], NONE] = []
+    labels: Annotated[dict[str, str], NONE] = {}
+    description: Annotated[str, NONE] = ""
+
+
+class _Resource(Part):
+    apiVersion: Annotated[Literal["forge/v1"], NONE]  # noqa: N815 (the field's standard spelling, as in Kubernetes)
+    metadata: Annotated[Metadata, NONE]
+
+    @property
+    def address(self) -> str:
+        """How other specs and messages name it: ``Kind/name``."""
+        return f"{self.kind}/{self.metadata.name}"  # type: ignore[attr-defined, no-any-return, unused-ignore]
+
+
+class DataRecipe(_Resource):
+    """Sources, filters and split of a corpus."""
+
+    kind: Annotated[Literal["DataRecipe"], NONE]
+    spec: Annotated[DataRecipeSpec, REBUILD]
+
+
+class Tokenizer(_Resource):
+    """A vocabulary learnt from a corpus."""
+
+    kind: Annotated[Literal["Tokenizer"], NONE]
+    spec: Annotated[TokenizerSpec, REBUILD]
+
+
+class Model(_Resource):
+    """An architecture and its training."""
+
+    kind: Annotated[Literal["Model"], NONE]
+    spec: Annotated[ModelSpec, REBUILD]
+
+
+class EvalSuite(_Resource):
+    """Tasks that a model is measured by."""
+
+    kind: Annotated[Literal["EvalSuite"], NONE]
+    spec: Annotated[EvalSuiteSpec, REBUILD]
+
+
+class InferencePolicy(_Resource):
+    """Rules of the gateway."""
+
+    kind: Annotated[Literal["InferencePolicy"], NONE]
+    spec: Annotated[InferencePolicySpec, REBUILD]
+
+
+class Deployment(_Resource):
+    """What an environment serves."""
+
+    kind: Annotated[Literal["Deployment"], NONE]
+    spec: Annotated[DeploymentSpec, REBUILD]
+
+
+Resource = Annotated[DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment, Field(discriminator="kind")]
+RESOURCE_TYPES: dict[str, type[_Resource]] = {
+    "DataRecipe": DataRecipe,
+    "Tokenizer": Tokenizer,
+    "Model": Model,
+    "EvalSuite": EvalSuite,
+    "InferencePolicy": InferencePolicy,
+    "Deployment": Deployment,
+}

@@ -1,0 +1,204 @@
+"""The content-addressed store on any fsspec filesystem.
+
+Layout: ``blobs/ab/<sha256>`` and ``manifests/ab/<sha256>.json``. Invariants: a name is written once, by renaming a
+finished file into place; a manifest is written after all of its blobs; whatever is read is hashed and refused when it
+is not what its name says.
+"""
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import fsspec
+from pydantic import ValidationError
+
+from forge.canonical import Digest, digest_of_bytes, digest_of_chunks, hex_of
+from forge.contract.manifest import Manifest, manifest_of
+from forge.errors import StoreError
+
+_CHUNK = 1 << 20
+
+
+class Store:
+    """An artifact store at a URL."""
+
+    def __init__(self, url: str, base: Path) -> None:
+        """Open the store; a URL without a scheme is a folder, relative to ``base``."""
+        location = url if "://" in url else str((base / url).resolve())
+        self._fs, self._root = fsspec.core.url_to_fs(location)
+        self._is_local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
+
+    def put_folder(self, folder: Path) -> Manifest:
+        """Store every file below a folder as one artifact; raises StoreError for links and for a full disk."""
+        files: dict[str, tuple[int, str]] = {}
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_symlink():
+                raise StoreError(f"{path}: a symbolic link; an artifact holds plain files")
+            if path.is_file():
+                digest = digest_of_chunks(_chunks_of(path))
+                files[name] = (path.stat().st_size, digest)
+                self._put_blob(digest, path)
+        manifest = manifest_of(files)
+        self._put_manifest(manifest)
+        return manifest
+
+    def put_bytes(self, contents: dict[str, bytes]) -> Manifest:
+        """Store an artifact given as path -> bytes."""
+        files: dict[str, tuple[int, str]] = {}
+        for name, data in contents.items():
+            digest = digest_of_bytes(data)
+            files[name] = (len(data), digest)
+            self._write(self._blob_path(digest), data)
+        manifest = manifest_of(files)
+        self._put_manifest(manifest)
+        return manifest
+
+    def has(self, digest: str) -> bool:
+        """Whether the artifact's manifest is in the store; its bytes are not looked at."""
+        return bool(self._fs.exists(self._manifest_path(digest)))
+
+    def index(self) -> frozenset[str]:
+        """The digests of all artifacts."""
+        if not self._fs.exists(f"{self._root}/manifests"):
+            return frozenset()
+        names = (path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._root}/manifests"))
+        return frozenset("sha256:" + name.removesuffix(".json") for name in names if name.endswith(".json"))
+
+    def manifest(self, digest: str) -> Manifest:
+        """Read a manifest; raises StoreError when it is absent or its bytes are not what its name says."""
+        path = self._manifest_path(digest)
+        try:
+            data = self._fs.cat_file(path)
+        except FileNotFoundError as error:
+            raise StoreError(f"artifact {digest} is not in the store ({path})") from error
+        if digest_of_bytes(data) != digest:
+            raise StoreError(
+                f"the manifest of artifact {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})"
+            )
+        try:
+            return Manifest.model_validate_json(data)
+        except ValidationError as error:
+            raise StoreError(f"artifact {digest}: not a manifest this engine reads: {error}") from error
+
+    def lay_out(self, digest: str, folder: Path) -> Manifest:
+        """Make an artifact's files appear in a new folder, each checked; on a local disk they are hard links."""
+        manifest = self.manifest(digest)
+        for file in manifest.files:
+            target = folder / file.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fetch(file.sha256, target)
+            found = digest_of_chunks(_chunks_of(target))
+            if found != file.sha256:
+                target.unlink()
+                raise StoreError(self._damaged(digest, file.path, file.sha256, found))
+        return manifest
+
+    def read_file(self, digest: str, path: str) -> bytes:
+        """The bytes of one (small) file of an artifact, checked."""
+        file = next((file for file in self.manifest(digest).files if file.path == path), None)
+        if file is None:
+            raise StoreError(f"artifact {digest} has no file {path}")
+        data = b"".join(self._blob_chunks(file.sha256))
+        if digest_of_bytes(data) != file.sha256:
+            raise StoreError(self._damaged(digest, path, file.sha256, digest_of_bytes(data)))
+        return data
+
+    def check(self, digest: str) -> Manifest:
+        """Hash an artifact from the bytes up; raises StoreError naming the file that is absent or damaged."""
+        manifest = self.manifest(digest)
+        for file in manifest.files:
+            found = digest_of_chunks(self._blob_chunks(file.sha256))
+            if found != file.sha256:
+                raise StoreError(self._damaged(digest, file.path, file.sha256, found))
+        return manifest
+
+    def _blob_chunks(self, digest: str) -> Iterator[bytes]:
+        path = self._blob_path(digest)
+        try:
+            with self._fs.open(path, "rb") as file:
+                yield from _chunks(file)
+        except FileNotFoundError as error:
+            raise StoreError(f"blob {digest} is not in the store ({path})") from error
+
+    def _damaged(self, digest: str, path: str, expected: str, found: str) -> str:
+        place = self._blob_path(expected)
+        return f"artifact {digest} is damaged: {path} should be {expected}, its bytes hash to {found} ({place})"
+
+    def _fetch(self, digest: str, target: Path) -> None:
+        source = self._blob_path(digest)
+        try:
+            if self._is_local:
+                try:
+                    target.hardlink_to(source)
+                except OSError as error:
+                    if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK):
+                        raise
+                else:
+                    return
+            self._fs.get_file(source, str(target))
+        except FileNotFoundError as error:
+            raise StoreError(f"blob {digest} is not in the store ({source})") from error
+
+    def _put_blob(self, digest: Digest, path: Path) -> None:
+        target = self._blob_path(digest)
+        if self._fs.exists(target) and self._fs.size(target) == path.stat().st_size:
+            return
+        temporary = self._temporary(target)
+        try:
+            self._fs.put_file(str(path), temporary)
+            self._finish(temporary, target)
+        except OSError as error:
+            raise StoreError(f"cannot store {path}: {error.strerror or error} ({target})") from error
+
+    def _put_manifest(self, manifest: Manifest) -> None:
+        self._write(self._manifest_path(manifest.digest), manifest.to_bytes())
+
+    def _write(self, target: str, data: bytes) -> None:
+        if self._fs.exists(target) and self._fs.cat_file(target) == data:
+            return
+        temporary = self._temporary(target)
+        try:
+            self._fs.pipe_file(temporary, data)
+            self._finish(temporary, target)
+        except OSError as error:
+            raise StoreError(f"cannot write {target}: {error.strerror or error}") from error
+
+    def _temporary(self, target: str) -> str:
+        self._fs.makedirs(target.rsplit("/", 1)[0], exist_ok=True)
+        return f"{target}.{uuid.uuid4().hex}.tmp"
+
+    def _finish(self, temporary: str, target: str) -> None:
+        if not self._is_local:
+            self._fs.mv(temporary, target)
+            return
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o444)  # blobs are laid out as hard links: nobody may write through them
+        Path(temporary).replace(target)
+        folder = os.open(Path(target).parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _blob_path(self, digest: str) -> str:
+        name = hex_of(digest)
+        return f"{self._root}/blobs/{name[:2]}/{name}"
+
+    def _manifest_path(self, digest: str) -> str:
+        name = hex_of(digest)
+        return f"{self._root}/manifests/{name[:2]}/{name}.json"
+
+
+def _chunks_of(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as file:
+        yield from _chunks(file)
+
+
+def _chunks(file: BinaryIO | Any) -> Iterator[bytes]:
+    while chunk := file.read(_CHUNK):
+        yield chunk

@@ -1,0 +1,169 @@
+"""The ledger: append-only, chained, moved by compare-and-swap, and never believed when it was rewritten."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import commit_all, git, new_repository
+
+from forge.canonical import digest_of_bytes
+from forge.contract.kinds import StepKind
+from forge.contract.record import Record, Spent
+from forge.errors import LedgerError
+from forge.ledger.entry import attestation_path, sequence_path
+from forge.ledger.ledger import Draft, Ledger
+from forge.repo.repository import Repository
+
+REF = "refs/forge/ledger"
+
+
+def record(name: str, product: str = "p", supersedes: str | None = None) -> Record:
+    return Record(
+        key=digest_of_bytes(name.encode()),
+        step=StepKind.TOKENIZE,
+        step_version=1,
+        step_id=f"tokenize/{name}",
+        subject=f"Tokenizer/{name}",
+        parameters={},
+        inputs={},
+        products={"tokens": digest_of_bytes(product.encode())},
+        commit="c" * 40,
+        attempt=1,
+        started="2026-01-01T00:00:00.000+00:00",
+        finished="2026-01-01T00:00:01.000+00:00",
+        environment={},
+        actual=Spent(seconds=1),
+        attestations={},
+        supersedes=supersedes,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = new_repository(tmp_path / "repository")
+    commit_all(folder)
+    return folder
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Ledger:
+    return Ledger(Repository(folder), REF)
+
+
+def test_what_is_appended_is_found_again(ledger: Ledger) -> None:
+    (entry,) = ledger.append([Draft(record("a"), (b"attestation",))])
+    snapshot = ledger.snapshot()
+    assert snapshot.record(record("a").key) == record("a") == snapshot.latest("tokenize/a")
+    assert snapshot.entry(1) == entry
+    assert snapshot.head == (1, entry.digest)
+    assert snapshot.attestation(digest_of_bytes(b"attestation")) == b"attestation"
+    assert snapshot.record(record("b").key) is None
+
+
+def test_entries_name_the_one_before(ledger: Ledger) -> None:
+    ledger.append([Draft(record("a")), Draft(record("b"))])
+    ledger.append([Draft(record("c"))])
+    entries = [ledger.snapshot().entry(number) for number in (1, 2, 3)]
+    assert [entry.previous if entry else "" for entry in entries] == [None, entries[0].digest, entries[1].digest]  # type: ignore[union-attr]
+    assert int(git(ledger._repository.root, "rev-list", "--count", REF)) == 2
+
+
+def test_the_same_record_twice_is_recorded_once(ledger: Ledger) -> None:
+    first = ledger.append([Draft(record("a"))])
+    assert ledger.append([Draft(record("a"))]) == first
+    assert ledger.snapshot().head[0] == 1
+
+
+def test_other_products_for_a_known_key_must_say_what_they_supersede(ledger: Ledger) -> None:
+    (first,) = ledger.append([Draft(record("a"))])
+    with pytest.raises(LedgerError, match="recorded with other products"):
+        ledger.append([Draft(record("a", "other"))])
+    ledger.append([Draft(record("a", "other", supersedes=first.digest))])
+    assert ledger.snapshot().record(record("a").key) == record("a", "other", first.digest)
+
+
+def test_a_plain_clone_sees_no_ledger_and_the_working_tree_is_untouched(ledger: Ledger, folder: Path, tmp_path: Path) -> None:
+    ledger.append([Draft(record("a"))])
+    assert git(folder, "status", "--porcelain") == ""
+    git(tmp_path, "clone", "--quiet", str(folder), "clone")
+    assert Ledger(Repository(tmp_path / "clone"), REF).snapshot().head == (0, None)
+
+
+def append_many(folder: Path, writer: int, count: int) -> None:
+    ledger = Ledger(Repository(folder), REF)
+    for number in range(count):
+        ledger.append([Draft(record(f"w{writer}-{number}"))])
+
+
+def test_writers_at_the_same_time_lose_nothing(ledger: Ledger, folder: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_many, args=(folder, writer, 6)) for writer in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    snapshot = ledger.snapshot()
+    assert snapshot.head[0] == 24
+    assert {entry.body.step_id for n in range(1, 25) if (entry := snapshot.entry(n))} == {  # type: ignore[union-attr]
+        f"tokenize/w{writer}-{number}" for writer in range(4) for number in range(6)
+    }
+    assert git(folder, "rev-list", "--min-parents=2", REF) == ""
+
+
+def test_a_writer_killed_at_any_time_leaves_a_ledger_that_works(ledger: Ledger, folder: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from tests.ledger.test_ledger import append_many;"
+        "append_many(Path(sys.argv[1]), 9, 200)"
+    )
+    for delay in (0.45, 0.55, 0.65, 0.8):
+        process = subprocess.Popen([sys.executable, "-c", program, str(folder)], start_new_session=True)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(delay)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        (folder / ".git" / "refs" / "forge" / "ledger.lock").unlink(missing_ok=True)
+        before = ledger.snapshot().head[0]
+        ledger.append([Draft(record(f"after-{delay}"))])
+        assert ledger.snapshot().head[0] == before + 1
+    assert git(folder, "for-each-ref", "refs/forge/tmp") == ""
+    git(folder, "fsck", "--no-dangling")
+
+
+def test_a_lock_left_by_a_killed_git_is_named(ledger: Ledger, folder: Path) -> None:
+    ledger.append([Draft(record("a"))])
+    (folder / ".git" / "refs" / "forge" / "ledger.lock").touch()
+    with pytest.raises(LedgerError, match=r"left .*ledger\.lock behind: remove that file"):
+        ledger.append([Draft(record("b"))])
+
+
+def test_a_ledger_that_was_rewritten_after_it_was_seen_is_refused(ledger: Ledger, folder: Path) -> None:
+    ledger.append([Draft(record("a"))])
+    older = git(folder, "rev-parse", REF)
+    ledger.append([Draft(record("b"))])
+    git(folder, "update-ref", REF, older)
+    with pytest.raises(LedgerError, match="the ledger was rewritten: refs/forge/ledger is now " + older):
+        ledger.snapshot()
+    git(folder, "update-ref", "-d", REF)
+    with pytest.raises(LedgerError, match="is now absent"):
+        ledger.snapshot()
+
+
+def test_a_damaged_entry_is_named_and_no_traceback(ledger: Ledger, folder: Path) -> None:
+    ledger.append([Draft(record("a"), (b"att",))])
+    for path, read in (
+        (sequence_path(1), lambda: ledger.snapshot().entry(1)),
+        (attestation_path(digest_of_bytes(b"att")), lambda: ledger.snapshot().attestation(digest_of_bytes(b"att"))),
+    ):
+        name = git(folder, "rev-parse", f"{REF}:{path}")
+        loose = folder / ".git" / "objects" / name[:2] / name[2:]
+        original = loose.read_bytes()
+        loose.chmod(0o644)
+        loose.write_bytes(original[:-3] + b"xyz")
+        with pytest.raises(LedgerError, match="damaged|cannot read it"):
+            Ledger(Repository(folder), REF).snapshot().entry(1) if "entries" in path else read()
+        loose.write_bytes(original)
