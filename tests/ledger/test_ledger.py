@@ -164,6 +164,6 @@ def test_a_damaged_entry_is_named_and_no_traceback(ledger: Ledger, folder: Path)
         original = loose.read_bytes()
         loose.chmod(0o644)
         loose.write_bytes(original[:-3] + b"xyz")
-        with pytest.raises(LedgerError, match="damaged|cannot read it"):
+        with pytest.raises(LedgerError, match=r"damaged|cannot read it"):
             Ledger(Repository(folder), REF).snapshot().entry(1) if "entries" in path else read()
         loose.write_bytes(original)

@@ -77,7 +77,7 @@ def test_a_flipped_byte_in_a_manifest_is_found(store: Store, tmp_path: Path) -> 
     (place,) = (tmp_path / "store" / "manifests").rglob("*.json")
     place.chmod(0o644)
     place.write_bytes(place.read_bytes().replace(b"256", b"257", 1))
-    with pytest.raises(StoreError, match="the manifest of artifact .* is damaged"):
+    with pytest.raises(StoreError, match=r"the manifest of artifact .* is damaged"):
         store.manifest(digest)
 
 
@@ -87,7 +87,7 @@ def test_what_is_absent_is_named(store: Store, tmp_path: Path) -> None:
         store.manifest(missing)
     digest = store.put_bytes(CONTENTS).digest
     blob_of(store, digest, "c.bin", tmp_path).unlink()
-    with pytest.raises(StoreError, match="blob sha256:.* is not in the store"):
+    with pytest.raises(StoreError, match=r"blob sha256:.* is not in the store"):
         store.check(digest)
 
 

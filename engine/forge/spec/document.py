@@ -56,13 +56,14 @@ def read_documents(path: str, data: bytes) -> tuple[list[Document], list[Diagnos
     except SpecError as error:
         return [], list(error.diagnostics)
     except _FaultError as fault:
-        diagnostic = Diagnostic(path, *fault.place, str(fault))
+        diagnostic = Diagnostic(path, fault.place[0], fault.place[1], str(fault))
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        diagnostic = Diagnostic(path, *place, f"not valid YAML: {error.problem or error.context}")
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        diagnostic = Diagnostic(path, line, column, f"not valid YAML: {error.problem or error.context}")
     except YAMLError as error:
-        diagnostic = Diagnostic(path, *_place_of_character(text, error), f"not valid YAML: {str(error).splitlines()[0]}")
+        line, column = _place_of_character(text, error)
+        diagnostic = Diagnostic(path, line, column, f"not valid YAML: {str(error).splitlines()[0]}")
     except RecursionError:
         diagnostic = Diagnostic(path, 1, 1, f"nested more than {MAX_DEPTH} levels deep")
     return [], [diagnostic]

@@ -27,6 +27,7 @@ _CATEGORIES = {
 }
 _FLAGS = {re.IGNORECASE.value: "i", re.DOTALL.value: "s", re.MULTILINE.value: "m"}
 _Node = tuple[Any, Any]
+_DEEPEST = 40
 
 
 def widest_match(pattern: str) -> int:
@@ -65,18 +66,20 @@ def _parse(pattern: str) -> Any:
     return tree
 
 
-def _refuse_unknown(items: Sequence[_Node]) -> None:
+def _refuse_unknown(items: Sequence[_Node], depth: int = 0) -> None:
     """Only what matches by itself may stand in a pattern: characters, classes, groups, alternatives and repetitions."""
+    if depth > _DEEPEST:
+        raise ValueError(f"the pattern nests more than {_DEEPEST} groups")
     for operation, value in items:
         if operation in (constants.LITERAL, constants.NOT_LITERAL, constants.ANY, constants.IN):
             continue
         if operation is constants.BRANCH:
             for branch in value[1]:
-                _refuse_unknown(branch.data)
+                _refuse_unknown(branch.data, depth + 1)
         elif operation is constants.SUBPATTERN:
-            _refuse_unknown(value[3].data)
+            _refuse_unknown(value[3].data, depth + 1)
         elif operation in (constants.MAX_REPEAT, constants.MIN_REPEAT):
-            _refuse_unknown(value[2].data)
+            _refuse_unknown(value[2].data, depth + 1)
         elif operation in (constants.AT, constants.ASSERT, constants.ASSERT_NOT):
             raise ValueError("anchors (^, $, \\b) and look-around have no place in a redaction: a stream has no lines")
         else:

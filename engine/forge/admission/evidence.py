@@ -1,0 +1,152 @@
+"""Collect what a verification looks at: the records that a subject descends from, their attestations, bytes and commits.
+
+This half reads; ``rules`` decides. What cannot be read is a finding, not an exception: one run names every fault.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from git.exc import GitCommandError
+
+from forge.admission.verdict import Finding, Rule
+from forge.contract.kinds import StepKind
+from forge.contract.manifest import Manifest
+from forge.contract.record import Record, Release
+from forge.contract.release import RELEASE_FILE
+from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
+from forge.errors import ForgeError, LedgerError, RepoError, StoreError
+from forge.ledger.entry import Entry, index_paths, sequence_path
+from forge.ledger.ledger import Snapshot
+from forge.plan.desired import Desired
+from forge.plan.graph import Step, build_graph
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+from forge.store.store import Store
+
+
+@dataclass
+class Evidence:
+    """Everything that was loaded, and everything that could not be."""
+
+    entries: list[Entry] = field(default_factory=list)
+    records: dict[str, Record] = field(default_factory=dict)
+    """By step key: the subject's record and all that it descends from."""
+    attestations: dict[str, bytes] = field(default_factory=dict)
+    manifests: dict[str, Manifest] = field(default_factory=dict)
+    """By artifact digest; only artifacts whose bytes were hashed and are whole."""
+    documents: dict[str, bytes] = field(default_factory=dict)
+    """By artifact digest: the one small JSON file of reports, verdicts and releases."""
+    graphs: dict[str, Mapping[str, Step]] = field(default_factory=dict)
+    """By commit: the steps that the commit asks for."""
+    findings: list[Finding] = field(default_factory=list)
+
+
+_DOCUMENTS = {
+    ("report", StepKind.EVALUATE): REPORT_FILE,
+    ("verdict", StepKind.GATE): VERDICT_FILE,
+    ("release", StepKind.RELEASE): RELEASE_FILE,
+}
+
+
+def collect(repository: Repository, snapshot: Snapshot, store: Store, roots: list[Record], release: Release | None) -> Evidence:
+    """Load the closure of some records over their inputs; every artifact in it is hashed from its bytes."""
+    evidence = Evidence()
+    _collect_ledger(repository, snapshot, evidence)
+    makers = {
+        digest: entry.body
+        for entry in evidence.entries
+        if isinstance(entry.body, Record)
+        for digest in entry.body.products.values()
+    }
+    pending = list(roots)
+    while pending:
+        record = pending.pop()
+        if record.key in evidence.records:
+            continue
+        evidence.records[record.key] = record
+        pending.extend(makers[digest] for digest in record.inputs.values() if digest in makers)
+    for record in evidence.records.values():
+        _collect_record(repository, snapshot, store, record, evidence)
+    if release is not None:
+        _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
+    return evidence
+
+
+def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+    """Read every object that the ledger's head reaches, each re-hashed, then the entries in order."""
+    for name, path in _objects(repository, snapshot, evidence):
+        try:
+            if repository.read_object(name) is None:
+                evidence.findings.append(Finding(Rule.LEDGER, path or name, "the object is absent from the repository"))
+        except RepoError as error:
+            evidence.findings.append(Finding(Rule.LEDGER, path or name, str(error)))
+    if evidence.findings:
+        return
+    listing = snapshot.paths()
+    previous: str | None = None
+    listed: set[str] = set()
+    last = snapshot.head[0]
+    for sequence in range(1, last + 1):
+        path = sequence_path(sequence)
+        try:
+            entry = snapshot.entry_at(path)
+        except LedgerError as error:
+            evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
+            return
+        if entry.sequence != sequence or entry.previous != previous:
+            message = f"it does not follow entry {sequence - 1}: expected previous {previous}, found {entry.previous}"
+            evidence.findings.append(Finding(Rule.LEDGER, path, message))
+        for index in index_paths(entry):
+            listed.add(index)
+            if listing.get(index) != listing.get(path):
+                evidence.findings.append(Finding(Rule.LEDGER, index, f"it should be the same object as {path}"))
+        listed.add(path)
+        previous = entry.digest
+        evidence.entries.append(entry)
+    if (last, previous) != snapshot.head:
+        evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), "the head names another last entry than there is"))
+    for path in sorted(set(listing) - listed):
+        if not path.startswith("attestations/"):
+            evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
+
+
+def _objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> Iterator[tuple[str, str]]:
+    if snapshot.commit is None:
+        return
+    try:
+        listing = str(repository.git.rev_list("--objects", snapshot.commit))
+    except GitCommandError as error:
+        evidence.findings.append(Finding(Rule.LEDGER, snapshot.commit, f"its objects cannot be listed: {error.stderr.strip()}"))
+        return
+    for line in listing.splitlines():
+        name, _, path = line.partition(" ")
+        yield name, path
+
+
+def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, record: Record, evidence: Evidence) -> None:
+    _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
+    for name, digest in {**record.inputs, **record.products}.items():
+        if digest in evidence.manifests:
+            continue
+        try:
+            evidence.manifests[digest] = store.check(digest)
+            document = _DOCUMENTS.get((name, record.step))
+            if document is not None and digest == record.products.get(name):
+                evidence.documents[digest] = store.read_file(digest, document)
+        except StoreError as error:
+            evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
+    if record.commit not in evidence.graphs:
+        try:
+            desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(record.commit)))
+            evidence.graphs[record.commit] = build_graph(desired)
+        except ForgeError as error:
+            evidence.findings.append(Finding(Rule.COMMIT, record.commit, f"cannot be read again: {error}"))
+
+
+def _collect_attestations(snapshot: Snapshot, names: Mapping[str, str], owner: str, evidence: Evidence) -> None:
+    for name, digest in names.items():
+        try:
+            evidence.attestations[digest] = snapshot.attestation(digest)
+        except LedgerError as error:
+            evidence.findings.append(Finding(Rule.SIGNATURE, f"{owner} {name}", str(error)))

@@ -1,0 +1,160 @@
+"""The rules of admission, as pure functions over collected evidence.
+
+1. Ledger: nothing at fault while collecting; entries form one chain (checked there, entry by entry).
+2. Each record of the closure: identity, commit, materials, signatures, statements.
+3. Each artifact of the closure: its bytes hash to its name (checked while collecting).
+4. Release: names this model, policy and verdict; the verdict is GO, and the thresholds of the gate's record, evaluated
+   again over the reports of this very model, agree.
+"""
+
+from collections.abc import Iterator
+
+from forge.admission.evidence import Evidence
+from forge.admission.verdict import Check, Finding, Rule
+from forge.attest.envelope import unseal
+from forge.attest.statements import link_of, release_statement, statement_name, statement_of
+from forge.attest.trust import TrustRoot
+from forge.contract.kinds import STEPS, StepKind
+from forge.contract.record import Record, Release
+from forge.contract.release import Release as ReleaseDocument
+from forge.contract.verdict import Decision, Report, check
+from forge.contract.verdict import Verdict as GateVerdict
+from forge.errors import TrustError
+from forge.plan.graph import FromCommit, Step, producers_of, step_key
+from forge.spec.deployment import Gate
+
+Judgement = Finding | Check
+
+
+def judge(evidence: Evidence, root: TrustRoot, release: Release | None) -> list[Judgement]:
+    """All checks and findings about the evidence."""
+    judgements: list[Judgement] = list(evidence.findings)
+    if not any(finding.rule is Rule.LEDGER for finding in evidence.findings):
+        judgements.append(Check(Rule.LEDGER, f"{len(evidence.entries)} entries form one chain; every object has its own bytes"))
+    for record in sorted(evidence.records.values(), key=lambda record: record.started):
+        found = list(_judge_record(record, evidence, root))
+        judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, root))])
+    whole = len(evidence.manifests)
+    size = sum(manifest.size for manifest in evidence.manifests.values())
+    judgements.append(Check(Rule.BYTES, f"{whole} artifacts hashed from their bytes ({size:,} bytes)"))
+    if release is not None:
+        found = list(_judge_release(release, evidence, root))
+        judgements.extend(
+            found or [Check(Rule.RELEASE, f"{release.environment} serves {release.release}, as its releaser signed")]
+        )
+    return judgements
+
+
+def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
+    """Whether a gate's verdict is GO for these weights, evaluated again from the reports."""
+    reports = []
+    for index in range(len(gate.inputs)):
+        digest = gate.inputs[f"report-{index}"]
+        maker = next((record for record in evidence.records.values() if digest in record.products.values()), None)
+        if maker is None or digest not in evidence.documents:
+            return [Finding(Rule.GATE, gate.step_id, f"report-{index} ({digest}) is not a report that could be read")]
+        if maker.step is not StepKind.EVALUATE or maker.inputs.get("weights") != weights:
+            message = f"report-{index} is about {maker.inputs.get('weights')}, not about these weights ({weights})"
+            return [Finding(Rule.GATE, gate.step_id, message)]
+        reports.append(Report.model_validate_json(evidence.documents[digest]))
+    again = check([Gate.model_validate(item) for item in gate.parameters["gates"]], reports)
+    stated = GateVerdict.model_validate_json(evidence.documents[gate.products["verdict"]])
+    if again != stated:
+        return [Finding(Rule.GATE, gate.step_id, f"it states {stated.verdict}, but its reports give {again.verdict}")]
+    figures = "; ".join(f"{c.task} {c.metric} {c.value} ({c.bound} {c.threshold:g})" for c in again.checks)
+    if again.verdict is not Decision.GO:
+        return [Finding(Rule.GATE, gate.step_id, f"{again.verdict}: {figures}")]
+    return [Check(Rule.GATE, f"{gate.step_id} is GO for these very weights: {figures}")]
+
+
+def _held(record: Record, root: TrustRoot) -> str:
+    role = STEPS[record.step].role
+    keyid = root.roles[role][0].keyid[:12]
+    return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value} {keyid}"
+
+
+def _judge_record(record: Record, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
+    name = record.step_id
+    if step_key(record.step, record.step_version, record.parameters, record.inputs) != record.key:
+        yield Finding(Rule.IDENTITY, name, f"its key {record.key} is not the digest of its step, parameters and inputs")
+    step = evidence.graphs.get(record.commit, {}).get(name)
+    if step is None:
+        if record.commit in evidence.graphs:
+            yield Finding(Rule.COMMIT, name, f"commit {record.commit} asks for no such step")
+        return
+    if dict(step.parameters) != record.parameters:
+        yield Finding(Rule.COMMIT, name, f"commit {record.commit} gives it other parameters than the record has")
+    yield from _judge_materials(record, step, evidence)
+    yield from _judge_attestations(record, step, evidence, root)
+
+
+def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator[Finding]:
+    if set(step.inputs) != set(record.inputs):
+        yield Finding(Rule.MATERIAL, record.step_id, "it reads other inputs than its commit asks for")
+        return
+    for name, digest in record.inputs.items():
+        source = step.inputs[name]
+        place = f"{record.step_id} {name}"
+        if isinstance(source, FromCommit):
+            expected = source.bundle.manifest.digest
+            if expected != digest:
+                message = f"the record read {digest}, but the files of commit {record.commit} give {expected}"
+                yield Finding(Rule.COMMIT, place, message)
+            if record.sources.get(name) != source.bundle.sources:
+                yield Finding(Rule.COMMIT, place, "the record names other files than the commit")
+            continue
+        makers = [other for other in evidence.records.values() if other.products.get(source.product) == digest]
+        if not any(other.step_id == source.step_id for other in makers):
+            yield Finding(Rule.MATERIAL, place, f"{digest} is no recorded product of {source.step_id}")
+
+
+def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
+    role = STEPS[record.step].role
+    if any(digest not in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
+        return  # the damaged artifact is a finding of its own; without its manifest nothing can be compared
+    producers = producers_of(step)
+    expected = {
+        "link": link_of(record, evidence.manifests, producers),
+        statement_name(record.step): statement_of(record, producers),
+    }
+    for name, payload in expected.items():
+        place = f"{record.step_id} {name}"
+        sealed = evidence.attestations.get(record.attestations.get(name, ""))
+        if sealed is None:
+            if name not in record.attestations:
+                yield Finding(Rule.SIGNATURE, place, "the record has no such attestation")
+            continue
+        try:
+            signed = unseal(sealed, role, root, place)
+        except TrustError as error:
+            yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
+            continue
+        if signed != payload:
+            yield Finding(Rule.STATEMENT, place, "what was signed is not what the record and its artifacts say")
+
+
+def _judge_release(release: Release, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
+    place = f"release of {release.environment}"
+    sealed = evidence.attestations.get(release.attestations.get("release", ""))
+    if sealed is None:
+        if "release" not in release.attestations:
+            yield Finding(Rule.SIGNATURE, place, "the pointer's move is not signed")
+    else:
+        try:
+            if unseal(sealed, STEPS[StepKind.RELEASE].role, root, place) != release_statement(release):
+                yield Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")
+        except TrustError as error:
+            yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
+    record = evidence.records.get(release.key)
+    if record is None or record.products.get("release") != release.release:
+        yield Finding(Rule.RELEASE, place, f"{release.release} is no product of a recorded release step")
+        return
+    if release.release not in evidence.documents:
+        return  # its bytes are a finding of their own
+    document = ReleaseDocument.model_validate_json(evidence.documents[release.release])
+    stated = {"weights": document.weights, "policy": document.policy, "verdict": document.verdict}
+    for name, digest in stated.items():
+        if record.inputs.get(name) != digest:
+            yield Finding(Rule.RELEASE, place, f"the release names {name} {digest}, its step read {record.inputs.get(name)}")
+    if (document.environment, document.deployment) != (release.environment, release.deployment):
+        yield Finding(Rule.RELEASE, place, f"the release is for {document.environment}/{document.deployment}")

@@ -1,0 +1,66 @@
+"""What a verification found: checks that held, findings that did not, and the trust root that all of it rests on."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Rule(StrEnum):
+    """What is checked; every finding names the rule that it breaks."""
+
+    LEDGER = "ledger"
+    """Every object of the ledger has the bytes its name says; entries follow each other without gap or fork."""
+    SIGNATURE = "signature"
+    """Each attestation is signed by a key that the trust root gives to the role of its step."""
+    STATEMENT = "statement"
+    """What was signed is what the record says, and the record is about these inputs and products."""
+    IDENTITY = "identity"
+    """A record's key is the digest of its step, parameters and inputs."""
+    COMMIT = "commit"
+    """The commit asks for this step with these parameters and holds these very files."""
+    MATERIAL = "material"
+    """Every input is a product of a recorded step, or lies in the commit."""
+    BYTES = "bytes"
+    """The store's files hash to what the manifests say."""
+    GATE = "gate"
+    """The reports, of this very model, meet the thresholds; evaluated again here."""
+    RELEASE = "release"
+    """The release names this model, this policy and this verdict."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that does not hold."""
+
+    rule: Rule
+    object: str
+    """What is at fault: an artifact, an attestation, a ledger entry, a file."""
+    message: str
+
+    def __str__(self) -> str:
+        return f"[{self.rule}] {self.object}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """Something that holds."""
+
+    rule: Rule
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer about one subject."""
+
+    subject: str
+    trust: str
+    """One line: which trust root this rests on."""
+    checks: tuple[Check, ...]
+    findings: tuple[Finding, ...]
+    release: str | None = None
+    """Digest of the release artifact, when the subject is released."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is at fault."""
+        return not self.findings

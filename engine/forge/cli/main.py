@@ -1,0 +1,79 @@
+"""``forge``: the application, its global options, and the one place where an error becomes a message and an exit code.
+
+Commands import what they need when they run, so that ``forge plan`` loads nothing heavy.
+"""
+
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forge import __version__
+from forge.cli import build, serving, trust
+from forge.errors import ForgeError
+
+app = typer.Typer(
+    help="Turn a Git repository into a private model factory.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(build.validate)
+app.command()(build.plan)
+app.command()(build.apply)
+app.command()(build.status)
+app.command()(build.schema)
+app.command()(trust.verify)
+app.add_typer(trust.keys, name="keys")
+app.command()(serving.serve)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands before the verb."""
+
+    repo: Path
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"forge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    repo: Annotated[Path, typer.Option(help="A folder of the configuration repository.")] = Path(),
+    _version_wanted: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Forge: data recipes, tokenizers, models, evaluations, policies and deployments as YAML in Git."""
+    context.obj = Options(repo)
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    """A runner that is told to stop ends its steps as Ctrl-C does; without this they would outlive it."""
+    raise KeyboardInterrupt
+
+
+def run() -> None:
+    """Entry point: a user's mistake ends with a message and its exit code, never with a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=True)
+    except ForgeError as error:
+        sys.stdout.flush()
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; `forge apply` goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,251 @@
+"""Steps as processes on this machine.
+
+Invariant: at most one live process per step key. The launcher takes an flock on ``work/KEY/lock`` and hands the open file
+to the child, so the lock lives exactly as long as the step does, whatever happens to the launcher: a step that outlived
+its parent is seen by the lock it holds, awaited, and never doubled. This is no security boundary: a step runs as the
+same user; its environment is an allow-list, and its home an empty folder.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from pydantic import ValidationError
+
+from forge.canonical import hex_of
+from forge.contract.messages import (
+    EVENTS_FILE,
+    FAILURE_FILE,
+    REQUEST_FILE,
+    RESULT_FILE,
+    Event,
+    FailureCause,
+    StepFailure,
+    StepRequest,
+    StepResult,
+)
+from forge.errors import StepError
+
+_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
+_LOG_FILE = "step.log"
+_PROCESS_FILE = "process.json"
+_POLL_SECONDS = 0.1
+_GRACE_SECONDS = 30
+
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one step key; attempts lie below it."""
+
+    folder: Path
+
+    @property
+    def inputs(self) -> Path:
+        """Where input artifacts are laid out."""
+        return self.folder / "inputs"
+
+    @property
+    def scratch(self) -> Path:
+        """What attempts share."""
+        return self.folder / "scratch"
+
+    def attempts(self) -> list[int]:
+        """Numbers of the attempts so far."""
+        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
+
+    def attempt(self, number: int) -> Path:
+        """The folder of one attempt."""
+        return self.folder / f"{number:06d}"
+
+    def finished(self) -> tuple[StepResult, Path] | None:
+        """A result that is in place but not recorded yet, with the folder its products lie in."""
+        for number in reversed(self.attempts()):
+            path = self.attempt(number) / RESULT_FILE
+            if path.exists():
+                return StepResult.model_validate_json(path.read_bytes()), self.attempt(number) / "output"
+        return None
+
+    def clear(self) -> None:
+        """Drop what a recorded step leaves behind; logs, events and the result's words stay.
+
+        The result is renamed first: a kill in between must not leave a result whose products are gone.
+        """
+        for number in self.attempts():
+            result = self.attempt(number) / RESULT_FILE
+            if result.exists():
+                result.replace(result.with_name("recorded-" + RESULT_FILE))
+            shutil.rmtree(self.attempt(number) / "output", ignore_errors=True)
+        for folder in (self.inputs, self.scratch, self.folder / "home"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def workspace(work: Path, key: str) -> Workspace:
+    """The workspace of a step key, made if need be."""
+    folder = work / hex_of(key)
+    folder.mkdir(parents=True, exist_ok=True)
+    return Workspace(folder)
+
+
+@contextmanager
+def step_lock(space: Workspace) -> Iterator[int | None]:
+    """The key's lock as an open file to hand to a child; None while a live step process holds it."""
+    descriptor = os.open(space.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield None
+        else:
+            yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def run(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent) -> tuple[StepResult, Path]:
+    """Launch an attempt and wait for it; raises StepFailedError with the step's own words, or its last log lines."""
+    folder = space.attempt(request.attempt)
+    folder.mkdir(parents=True)
+    (folder / REQUEST_FILE).write_text(request.model_dump_json(indent=1) + "\n")
+    home = space.folder / "home"
+    home.mkdir(exist_ok=True)
+    with (folder / _LOG_FILE).open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "forge.steps", str(folder / REQUEST_FILE)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=_environment(request, home),
+            cwd=folder,
+            pass_fds=(lock,),
+            start_new_session=True,
+        )
+    _write_process_file(folder, process.pid)
+    tail = _EventTail(folder, on_event)
+    try:
+        while process.poll() is None:
+            tail.read()
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        _end(process)
+        raise
+    tail.read()
+    return _outcome(space, request.attempt, process.returncode)
+
+
+def adopt(space: Workspace, on_event: OnEvent) -> None:
+    """Wait for a step process that outlived its launcher; what it made is then found by ``Workspace.finished``."""
+    attempts = space.attempts()
+    tail = _EventTail(space.attempt(attempts[-1]), on_event) if attempts else None
+    while True:
+        with step_lock(space) as lock:
+            if lock is not None:
+                return
+        if tail is not None:
+            tail.read()
+        time.sleep(_POLL_SECONDS)
+
+
+def living_process(space: Workspace) -> int | None:
+    """The pid of the newest attempt's process, if that very process (pid and start time) still lives."""
+    for number in reversed(space.attempts()):
+        path = space.attempt(number) / _PROCESS_FILE
+        if path.exists():
+            with suppress(psutil.NoSuchProcess, ValueError):
+                known = json.loads(path.read_text())
+                if abs(psutil.Process(known["pid"]).create_time() - known["started"]) < 1:
+                    return int(known["pid"])
+            return None
+    return None
+
+
+class StepFailedError(StepError):
+    """A step ended without a result."""
+
+    def __init__(self, message: str, cause: FailureCause, attempt: int) -> None:
+        self.cause = cause
+        self.attempt = attempt
+        super().__init__(message)
+
+
+def _outcome(space: Workspace, attempt: int, status: int) -> tuple[StepResult, Path]:
+    folder = space.attempt(attempt)
+    if (folder / RESULT_FILE).exists():
+        return StepResult.model_validate_json((folder / RESULT_FILE).read_bytes()), folder / "output"
+    log = folder / _LOG_FILE
+    try:
+        failure = StepFailure.model_validate_json((folder / FAILURE_FILE).read_bytes())
+    except (OSError, ValidationError):
+        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        lines = log.read_text(errors="replace").splitlines()[-8:]
+        message = "\n".join([f"the step process {how} without a word; its log ({log}) ends:", *lines])
+        raise StepFailedError(message, FailureCause.INTERNAL, attempt) from None
+    where = f" (log: {log})" if failure.cause is FailureCause.INTERNAL else ""
+    raise StepFailedError(failure.message + where, failure.cause, attempt)
+
+
+def _environment(request: StepRequest, home: Path) -> dict[str, str]:
+    threads = str(request.resources.threads)
+    return {
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        "HOME": str(home),
+        "HF_HOME": str(home / "huggingface"),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTHONHASHSEED": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _write_process_file(folder: Path, pid: int) -> None:
+    with suppress(psutil.NoSuchProcess):  # it ended already: nothing to find later
+        started = psutil.Process(pid).create_time()
+        (folder / _PROCESS_FILE).write_text(json.dumps({"schema_version": 1, "pid": pid, "started": started}))
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the step to stop (a train step writes a checkpoint first), then insist."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(_GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+class _EventTail:
+    """Reads what was appended to a step's events since the last look; an incomplete last line waits."""
+
+    def __init__(self, folder: Path, on_event: OnEvent) -> None:
+        self._path = folder / EVENTS_FILE
+        self._on_event = on_event
+        self._position = 0
+
+    def read(self) -> None:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                self._position += len(line)
+                with suppress(ValidationError):  # a display must not fail for a torn or foreign line
+                    self._on_event(Event.model_validate_json(line))

@@ -1,0 +1,1 @@
+"""What people see while things happen: progress on stderr, tables on stdout."""

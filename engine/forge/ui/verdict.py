@@ -1,0 +1,32 @@
+"""A verification's verdict for people and for programs."""
+
+from typing import Any
+
+from forge.admission.verdict import Verdict
+
+
+def to_text(verdict: Verdict) -> str:
+    """The answer first, then what held and what did not."""
+    answer = "holds" if verdict.holds else f"DOES NOT HOLD ({len(verdict.findings)} findings)"
+    lines = [f"{verdict.subject}: the chain {answer}", f"rests on: {verdict.trust}"]
+    if verdict.release:
+        lines.append(f"released as {verdict.release}")
+    lines.append("")
+    lines += [f"  FAIL {finding}" for finding in verdict.findings]
+    lines += [f"  ok   [{check.rule}] {check.message}" for check in verdict.checks]
+    return "\n".join(lines) + "\n"
+
+
+def to_data(verdict: Verdict) -> dict[str, Any]:
+    """The JSON form."""
+    return {
+        "schema_version": 1,
+        "subject": verdict.subject,
+        "holds": verdict.holds,
+        "trust_root": verdict.trust,
+        "release": verdict.release,
+        "findings": [
+            {"rule": finding.rule.value, "object": finding.object, "message": finding.message} for finding in verdict.findings
+        ],
+        "checks": [{"rule": check.rule.value, "message": check.message} for check in verdict.checks],
+    }
