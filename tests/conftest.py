@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def forge(config_home: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 def run_forge(folder: Path, config_home: Path, *arguments: str, code: int | None = 0) -> subprocess.CompletedProcess[str]:
     """Run ``forge`` as a user would, and check its exit code."""
     done = subprocess.run(
-        [shutil.which("forge") or "forge", *arguments],
+        [Path(sys.executable).with_name("forge"), *arguments],
         cwd=folder,
         env={**os.environ, "FORGE_CONFIG_HOME": str(config_home)},
         capture_output=True,

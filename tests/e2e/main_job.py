@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,12 +33,14 @@ def main() -> None:
     forge("apply")
     applied = time.monotonic() - began
     environment = {f"FORGE_KEY_{role}": secrets.token_hex(24) for role in ("READER", "EDITOR", "AUDITOR", "ENGINE")}
-    with agent(environment) as status:
+    engine_port = free_port()
+    with agent(environment, engine_port) as status:
         gateway = f"http://127.0.0.1:{status['port']}"
         answered = answer_for_a_reader(gateway, environment["FORGE_KEY_READER"])
         refused = refusal_for_an_auditor(gateway, environment["FORGE_KEY_AUDITOR"])
-        engine = f"http://127.0.0.1:{status['engine_port']}"
-        raw, redacted = redaction_for_an_editor(gateway, environment["FORGE_KEY_EDITOR"], engine, environment["FORGE_KEY_ENGINE"])
+        engine = f"http://127.0.0.1:{engine_port}"
+        keys = environment["FORGE_KEY_EDITOR"], environment["FORGE_KEY_ENGINE"]
+        raw, redacted = redaction_for_an_editor(gateway, engine, *keys)
     forge("verify", "model/handbook")
     print(
         f"""
@@ -62,9 +65,10 @@ def forge(*arguments: str) -> None:
 
 
 @contextmanager
-def agent(environment: dict[str, str]) -> Iterator[dict[str, Any]]:
+def agent(environment: dict[str, str], engine_port: int) -> Iterator[dict[str, Any]]:
     """The serving agent on free ports, ready; ended however the block ends."""
-    command = ["serve", "--env", "local", "--port", "0", "--engine-key", "env:FORGE_KEY_ENGINE"]
+    command = ["serve", "--env", "local", "--port", "0", "--engine-port", str(engine_port)]
+    command += ["--engine-key", "env:FORGE_KEY_ENGINE"]
     print(f"\n$ forge {' '.join(command)}", flush=True)
     status_file = Path(".forge/serve/local.json")
     status_file.unlink(missing_ok=True)
@@ -109,7 +113,7 @@ def refusal_for_an_auditor(gateway: str, key: str) -> str:
     return f"{status} {message}"
 
 
-def redaction_for_an_editor(gateway: str, key: str, engine: str, engine_key: str) -> tuple[str, str]:
+def redaction_for_an_editor(gateway: str, engine: str, key: str, engine_key: str) -> tuple[str, str]:
     """An answer that is forced to be an e-mail address: the engine says it, the gateway does not pass it on."""
     request = {
         "model": "handbook",
@@ -130,12 +134,19 @@ def redaction_for_an_editor(gateway: str, key: str, engine: str, engine_key: str
 def post(url: str, key: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
     """POST JSON with a bearer key; returns status and JSON, also for refusals."""
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers)  # noqa: S310 (loopback, by construction)
+    request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
-        with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=120) as response:
             return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def check(holds: bool, message: str) -> None:

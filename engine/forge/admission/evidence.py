@@ -3,10 +3,8 @@
 This half reads; ``rules`` decides. What cannot be read is a finding, not an exception: one run names every fault.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-
-from git.exc import GitCommandError
 
 from forge.admission.verdict import Finding, Rule
 from forge.contract.kinds import StepKind
@@ -49,10 +47,22 @@ _DOCUMENTS = {
 }
 
 
-def collect(repository: Repository, snapshot: Snapshot, store: Store, roots: list[Record], release: Release | None) -> Evidence:
-    """Load the closure of some records over their inputs; every artifact in it is hashed from its bytes."""
+def collect_ledger(repository: Repository, snapshot: Snapshot) -> Evidence:
+    """Read every object that the ledger's head reaches, each re-hashed, then all entries in order."""
     evidence = Evidence()
     _collect_ledger(repository, snapshot, evidence)
+    return evidence
+
+
+def collect(
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    evidence: Evidence,
+    roots: list[Record],
+    release: Release | None,
+) -> None:
+    """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes."""
     makers = {
         digest: entry.body
         for entry in evidence.entries
@@ -70,17 +80,10 @@ def collect(repository: Repository, snapshot: Snapshot, store: Store, roots: lis
         _collect_record(repository, snapshot, store, record, evidence)
     if release is not None:
         _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
-    return evidence
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
-    """Read every object that the ledger's head reaches, each re-hashed, then the entries in order."""
-    for name, path in _objects(repository, snapshot, evidence):
-        try:
-            if repository.read_object(name) is None:
-                evidence.findings.append(Finding(Rule.LEDGER, path or name, "the object is absent from the repository"))
-        except RepoError as error:
-            evidence.findings.append(Finding(Rule.LEDGER, path or name, str(error)))
+    _read_objects(repository, snapshot, evidence)
     if evidence.findings:
         return
     listing = snapshot.paths()
@@ -111,31 +114,46 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
             evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
 
 
-def _objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> Iterator[tuple[str, str]]:
-    if snapshot.commit is None:
-        return
-    try:
-        listing = str(repository.git.rev_list("--objects", snapshot.commit))
-    except GitCommandError as error:
-        evidence.findings.append(Finding(Rule.LEDGER, snapshot.commit, f"its objects cannot be listed: {error.stderr.strip()}"))
-        return
-    for line in listing.splitlines():
-        name, _, path = line.partition(" ")
-        yield name, path
+def _read_objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+    """Walk commits, trees and blobs from the head, each read once; git's own walk does not re-hash what it meets."""
+    pending = [(snapshot.commit, "the head")] if snapshot.commit else []
+    seen: set[str] = set()
+    while pending:
+        name, path = pending.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            found = repository.read_object(name)
+        except RepoError as error:
+            evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
+            continue
+        if found is None:
+            evidence.findings.append(Finding(Rule.LEDGER, path, f"Git object {name} is absent"))
+        elif found.kind == "commit":
+            pending += [
+                (line.split()[1], f"commit {name}") for line in _headers(found.data) if line.startswith(("tree ", "parent "))
+            ]
+        elif found.kind == "tree":
+            pending += [(row.name, row.path) for row in repository.children(name)]
+
+
+def _headers(commit: bytes) -> list[str]:
+    return commit.split(b"\n\n", 1)[0].decode("utf-8", "replace").splitlines()
 
 
 def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, record: Record, evidence: Evidence) -> None:
     _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
-    for name, digest in {**record.inputs, **record.products}.items():
-        if digest in evidence.manifests:
-            continue
-        try:
-            evidence.manifests[digest] = store.check(digest)
-            document = _DOCUMENTS.get((name, record.step))
-            if document is not None and digest == record.products.get(name):
-                evidence.documents[digest] = store.read_file(digest, document)
-        except StoreError as error:
-            evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
+    for name, digest in [*record.inputs.items(), *record.products.items()]:
+        if digest not in evidence.manifests:
+            try:
+                evidence.manifests[digest] = store.check(digest)
+            except StoreError as error:
+                evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
+    for name, digest in record.products.items():
+        document = _DOCUMENTS.get((name, record.step))
+        if document is not None and digest in evidence.manifests:
+            evidence.documents[digest] = store.read_file(digest, document)
     if record.commit not in evidence.graphs:
         try:
             desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(record.commit)))

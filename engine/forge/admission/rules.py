@@ -58,6 +58,8 @@ def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement
             return [Finding(Rule.GATE, gate.step_id, message)]
         reports.append(Report.model_validate_json(evidence.documents[digest]))
     again = check([Gate.model_validate(item) for item in gate.parameters["gates"]], reports)
+    if gate.products["verdict"] not in evidence.documents:
+        return [Finding(Rule.GATE, gate.step_id, f"its verdict ({gate.products['verdict']}) could not be read")]
     stated = GateVerdict.model_validate_json(evidence.documents[gate.products["verdict"]])
     if again != stated:
         return [Finding(Rule.GATE, gate.step_id, f"it states {stated.verdict}, but its reports give {again.verdict}")]

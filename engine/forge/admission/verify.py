@@ -3,7 +3,7 @@
 import tempfile
 from pathlib import Path
 
-from forge.admission.evidence import Evidence, collect
+from forge.admission.evidence import Evidence, collect, collect_ledger
 from forge.admission.rules import Judgement, judge, judge_gate
 from forge.admission.verdict import Check, Finding, Rule, Verdict
 from forge.attest.trust import TrustRoot
@@ -12,6 +12,7 @@ from forge.canonical import is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release
 from forge.errors import StoreError, TrustError, UsageError
+from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
 from forge.store.store import Store
@@ -22,32 +23,12 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
 
     A model must have passed a gate to hold: use its digest to check a chain that ends before one.
     """
-    kind, _, name = subject.partition("/")
-    release: Release | None = None
-    if is_digest(subject):
-        roots = _makers(snapshot, subject)
-        weights = None
-    elif kind == "release" and name:
-        release = snapshot.release(name)
-        if release is None:
-            raise UsageError(f"nothing was ever released to {name!r}")
-        record = snapshot.record(release.key)
-        if record is None:
-            raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
-        roots, weights = [record], record.inputs["weights"]
-    elif kind == "model" and name:
-        trained = snapshot.latest(f"{StepKind.TRAIN}/{name}")
-        if trained is None:
-            raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
-        weights = trained.products["weights"]
-        release = _release_of(snapshot, weights)
-        roots = [trained]
-        if release is not None:
-            released = snapshot.record(release.key)
-            roots = [trained, *([released] if released else [])]
-    else:
-        raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
-    evidence = collect(repository, snapshot, store, roots, release)
+    evidence = collect_ledger(repository, snapshot)
+    if evidence.findings:  # nothing is looked up in a ledger that is at fault
+        return Verdict(subject, root.describe(), (), tuple(evidence.findings))
+    history = _History(evidence.entries)
+    roots, weights, release = _resolve(subject, history)
+    collect(repository, snapshot, store, evidence, roots, release)
     judgements = judge(evidence, root, release)
     judgements += _judge_weights(evidence, store, root)
     if weights is not None:
@@ -61,31 +42,54 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     )
 
 
-def _makers(snapshot: Snapshot, digest: str) -> list[Record]:
-    for sequence in range(snapshot.head[0], 0, -1):
-        entry = snapshot.entry(sequence)
-        if entry is not None and isinstance(entry.body, Record) and digest in entry.body.products.values():
-            return [entry.body]
-    raise UsageError(f"no recorded step made {digest}")
+class _History:
+    """The entries of a whole ledger, by what a subject is looked up with; later entries win."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        bodies = [entry.body for entry in entries]
+        self.records = [body for body in bodies if isinstance(body, Record)]
+        self.releases = [body for body in bodies if isinstance(body, Release)]
+        self.by_key = {record.key: record for record in self.records}
+        self.by_step = {record.step_id: record for record in self.records}
+        self.makers = {digest: record for record in self.records for digest in record.products.values()}
 
 
-def _release_of(snapshot: Snapshot, weights: str) -> Release | None:
-    """The newest release of these weights, of whichever environment."""
-    for sequence in range(snapshot.head[0], 0, -1):
-        entry = snapshot.entry(sequence)
-        if entry is not None and isinstance(entry.body, Release):
-            record = snapshot.record(entry.body.key)
-            if record is not None and record.inputs.get("weights") == weights:
-                return entry.body
-    return None
+def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None, Release | None]:
+    """The records that a subject stands for, the weights that gates must be about, and the release, if any."""
+    kind, _, name = subject.partition("/")
+    if is_digest(subject):
+        if subject not in history.makers:
+            raise UsageError(f"no recorded step made {subject}")
+        return [history.makers[subject]], None, None
+    if kind == "release" and name:
+        release = next((move for move in reversed(history.releases) if move.environment == name), None)
+        if release is None:
+            raise UsageError(f"nothing was ever released to {name!r}")
+        record = history.by_key.get(release.key)
+        if record is None:
+            raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
+        return [record], record.inputs["weights"], release
+    if kind == "model" and name:
+        trained = history.by_step.get(f"{StepKind.TRAIN}/{name}")
+        if trained is None:
+            raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
+        weights = trained.products["weights"]
+        release = next((move for move in reversed(history.releases) if _serves(move, weights, history)), None)
+        released = [history.by_key[release.key]] if release else []
+        return [trained, *released], weights, release
+    raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
+
+
+def _serves(release: Release, weights: str, history: _History) -> bool:
+    record = history.by_key.get(release.key)
+    return record is not None and record.inputs.get("weights") == weights
 
 
 def _judge_gates(evidence: Evidence, weights: str) -> list[Judgement]:
     gates = [record for record in evidence.records.values() if record.step is StepKind.GATE]
     if not gates:
         return [Finding(Rule.GATE, weights, "these weights have passed no gate")]
-    readable = [gate for gate in gates if gate.products["verdict"] in evidence.documents]
-    return [judgement for gate in readable for judgement in judge_gate(gate, weights, evidence)]
+    return [judgement for gate in gates for judgement in judge_gate(gate, weights, evidence)]
 
 
 def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Judgement]:

@@ -25,10 +25,11 @@ def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
     """The payload of an envelope; raises TrustError unless a key of the role signed it. ``name`` is for the message."""
     try:
         document: dict[str, Any] = json.loads(data)
-        envelope = Envelope.from_dict(document)
+        is_canonical = canonical_json(document) == data
+        envelope = Envelope.from_dict(document)  # takes the document apart
     except (ValueError, KeyError, TypeError) as error:
         raise TrustError(f"{name}: not a DSSE envelope: {error}") from error
-    if canonical_json(document) != data:
+    if not is_canonical:
         raise TrustError(f"{name}: the envelope is not in its canonical form")
     if envelope.payload_type != PAYLOAD_TYPE:
         raise TrustError(f"{name}: payload type {envelope.payload_type!r}, expected {PAYLOAD_TYPE!r}")

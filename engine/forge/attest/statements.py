@@ -67,7 +67,7 @@ def statement_of(record: Record, predecessors: Mapping[str, str]) -> bytes:
     return canonical_json(
         {
             "_type": STATEMENT_TYPE,
-            "subject": [{"name": f"{prefix}/{name}", "digest": _sha256(digest)} for name, digest in subject.items()],
+            "subject": [{"name": f"{prefix}/{name}", "digest": _sha256(digest)} for name, digest in sorted(subject.items())],
             "predicateType": TEST_RESULT_TYPE if evaluate else PROVENANCE_TYPE,
             "predicate": _test_result(record, predecessors) if evaluate else _provenance(record, predecessors),
         }
@@ -93,7 +93,7 @@ def digest_of_record(record: Record) -> str:
 
 def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[str, Any]]:
     commit = {"name": "commit", "digest": {"gitCommit": record.commit}}
-    inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in record.inputs.items()]
+    inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in sorted(record.inputs.items())]
     return [commit, *inputs]
 
 

@@ -111,6 +111,9 @@ def apply(
         with apply_lock(repository.state_folder, wait):
             try:
                 final = reconcile(place, shown, chosen)
+            except KeyboardInterrupt:
+                typer.echo("interrupted; `forge apply` goes on where it stopped", err=True)
+                raise typer.Exit(130) from None
             finally:
                 shown.close()
         if final.blocked:

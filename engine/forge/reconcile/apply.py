@@ -19,7 +19,7 @@ from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.messages import Event, InputArtifact, Resources, StepRequest, StepResult
+from forge.contract.messages import Event, FailureCause, InputArtifact, Resources, StepRequest, StepResult
 from forge.contract.record import Attempt, Record, Release, Spent
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
@@ -127,10 +127,24 @@ def _run(place: Place, action: Action, snapshot: Snapshot, observer: Observer) -
                 done = local.run(request, space, lock, lambda event: observer.progressed(action, event))
             except local.StepFailedError as error:
                 _record_failure(place, action, error, request, (place.now() - began).total_seconds())
-                raise local.StepFailedError(f"{action.step.id} failed: {error}", error.cause, error.attempt) from error
+                message = f"{action.step.id} failed: {error}{_where_inputs_lie(action, error)}"
+                raise local.StepFailedError(message, error.cause, error.attempt) from error
     record = _record(place, action, snapshot, *done)
     space.clear()
     observer.finished(action, record)
+
+
+def _where_inputs_lie(action: Action, error: local.StepFailedError) -> str:
+    """A step knows its inputs by number; whoever has to mend one needs its path in the repository."""
+    if error.cause is not FailureCause.INPUT:
+        return ""
+    rows = [
+        f"\n  {name}/{path} is {origin}"
+        for name, source in sorted(action.step.inputs.items())
+        if isinstance(source, FromCommit)
+        for path, origin in source.bundle.sources.items()
+    ]
+    return "".join(rows[:20])
 
 
 def _known(action: Action) -> str:

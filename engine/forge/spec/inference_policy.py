@@ -14,7 +14,7 @@ from forge.spec.meaning import RELOAD
 from forge.spec.pattern import widest_match
 
 MAX_MATCH_CHARACTERS = 256
-"""Longest text that a redaction may match: a stream holds back as many characters, so no split hides a match."""
+"""Longest text that a redaction may match: a stream holds back as much, so no split hides a match."""
 
 CEDAR_SCHEMA = """
 entity Role;

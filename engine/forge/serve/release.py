@@ -1,0 +1,30 @@
+"""What the serving agent is given: a release that somebody else has verified, down to the bytes of its weights.
+
+Invariant: nothing in this package verifies and nothing fetches. Whoever makes a ServableRelease answers for it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.spec.deployment import Engine
+from forge.spec.inference_policy import InferencePolicySpec
+
+
+@dataclass(frozen=True)
+class ServableRelease:
+    """A verified release, ready to be served."""
+
+    environment: str
+    deployment: str
+    model: str
+    """Name of the Model resource: what requests name, and what the engine serves it as."""
+    policy_name: str
+    policy: InferencePolicySpec
+    policy_digest: str
+    weights_digest: str
+    release_digest: str
+    model_path: Path
+    """A Hugging Face folder: config, safetensors, tokenizer and chat template."""
+    engine: Engine
+    trust: str
+    """One line: the trust root that the verdict rests on."""
