@@ -1,0 +1,115 @@
+"""Keys, envelopes and signatures, checked with software that is not Forge's where there is some."""
+
+import base64
+import json
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from forge.attest.envelope import seal, unseal
+from forge.attest.keys import make_development_keys, signer_for, weights_key
+from forge.attest.trust import config_folder, read_trust_root
+from forge.attest.weights import sign_weights, verify_weights
+from forge.contract.kinds import Role
+from forge.errors import TrustError
+
+PAYLOAD = b'{"a":1}'
+
+
+def test_keys_are_private_and_made_once(tmp_path: Path) -> None:
+    root, new = make_development_keys(tmp_path / "config")
+    assert new
+    assert set(root.roles) == set(Role)
+    for key in (tmp_path / "config" / "keys").iterdir():
+        assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert make_development_keys(tmp_path / "config") == (root, False)
+    assert read_trust_root(tmp_path / "config") == root
+    assert "DEVELOPMENT" in root.describe()
+
+
+def test_the_configuration_folder_follows_the_environment() -> None:
+    assert config_folder({"FORGE_CONFIG_HOME": "/a"}) == Path("/a")
+    assert config_folder({"XDG_CONFIG_HOME": "/b"}) == Path("/b/forge")
+    assert config_folder({}) == Path.home() / ".config" / "forge"
+
+
+def test_without_a_root_nothing_is_trusted(tmp_path: Path) -> None:
+    with pytest.raises(TrustError, match="no trust root is pinned"):
+        read_trust_root(tmp_path)
+    (tmp_path / "trust-root.json").write_text('{"schema_version": 2}')
+    with pytest.raises(TrustError, match="not a trust root"):
+        read_trust_root(tmp_path)
+
+
+def test_an_envelope_opens_for_its_role_only(config_home: Path) -> None:
+    root = read_trust_root(config_home)
+    sealed = seal(PAYLOAD, signer_for(Role.TRAINER, config_home))
+    assert unseal(sealed, Role.TRAINER, root, "x") == PAYLOAD
+    with pytest.raises(TrustError, match="x: no valid signature of the role evaluator"):
+        unseal(sealed, Role.EVALUATOR, root, "x")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d | {"payload": base64.b64encode(b'{"a":2}').decode()},
+        lambda d: d | {"payloadType": "text/plain"},
+        lambda d: d | {"signatures": []},
+        lambda d: d | {"signatures": [{**d["signatures"][0], "sig": base64.b64encode(b"0" * 64).decode()}]},
+        lambda d: {"nothing": "here"},
+        lambda d: d | {"payload": "%%%"},
+    ],
+)
+def test_a_changed_envelope_does_not_open(config_home: Path, change: object) -> None:
+    sealed = json.loads(seal(PAYLOAD, signer_for(Role.TRAINER, config_home)))
+    data = json.dumps(change(sealed), sort_keys=True, separators=(",", ":")).encode()  # type: ignore[operator]
+    with pytest.raises(TrustError):
+        unseal(data, Role.TRAINER, read_trust_root(config_home), "x")
+
+
+def test_no_flipped_bit_of_an_envelope_goes_unnoticed(config_home: Path) -> None:
+    root = read_trust_root(config_home)
+    sealed = seal(PAYLOAD, signer_for(Role.TRAINER, config_home))
+    for position in range(len(sealed)):
+        damaged = sealed[:position] + bytes([sealed[position] ^ 1]) + sealed[position + 1 :]
+        try:
+            opened = unseal(damaged, Role.TRAINER, root, "x")
+        except (TrustError, UnicodeDecodeError):
+            continue
+        assert opened == PAYLOAD, position  # the key id is a hint: it may change, the payload may not
+
+
+def test_openssl_accepts_the_signature(config_home: Path, tmp_path: Path) -> None:
+    """The bytes that are signed are DSSE's pre-authentication encoding; openssl knows nothing of Forge."""
+    sealed = json.loads(seal(PAYLOAD, signer_for(Role.TRAINER, config_home)))
+    kind = sealed["payloadType"].encode()
+    (tmp_path / "pae").write_bytes(b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(PAYLOAD), PAYLOAD))
+    (tmp_path / "sig").write_bytes(base64.b64decode(sealed["signatures"][0]["sig"]))
+    key = config_home / "keys" / "trainer.pem"
+    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", tmp_path / "pub"], check=True)
+    command = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", tmp_path / "pub"]
+    command += ["-sigfile", tmp_path / "sig", "-in", tmp_path / "pae"]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == 0
+    (tmp_path / "pae").write_bytes(b"other")
+    assert subprocess.run(command, check=False, capture_output=True).returncode != 0
+
+
+def test_weights_carry_an_openssf_signature_that_breaks_with_a_byte(config_home: Path, tmp_path: Path) -> None:
+    root = read_trust_root(config_home)
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(bytes(1000))
+    (weights / "config.json").write_text("{}")
+    signature = sign_weights(weights, weights_key(config_home))
+    verify_weights(weights, signature, root.weights)
+    with pytest.raises(TrustError, match="no key is trusted"):
+        verify_weights(weights, signature, ())
+    (weights / "extra.bin").write_bytes(b"smuggled")
+    with pytest.raises(TrustError, match=r"extra\.bin"):
+        verify_weights(weights, signature, root.weights)
+    (weights / "extra.bin").unlink()
+    (weights / "model.safetensors").write_bytes(bytes(999) + b"\1")
+    with pytest.raises(TrustError, match=r"model\.safetensors"):
+        verify_weights(weights, signature, root.weights)

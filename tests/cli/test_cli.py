@@ -1,0 +1,111 @@
+"""The command line as an interface: exit codes, formats, what it loads, what a typo says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from ruamel.yaml import YAML
+from tests.conftest import MODEL, ROOT, SPECS, commit_all, run_forge
+
+HEAVY = ("torch", "transformers", "datatrove", "vllm", "lm_eval", "numpy", "model_signing", "sigstore")
+
+
+@pytest.mark.parametrize("command", [["plan"], ["validate"], ["status"], ["schema"], ["apply"]])
+def test_deciding_loads_nothing_heavy(applied: Path, config_home: Path, command: list[str]) -> None:
+    program = (
+        "import sys, atexit\n"
+        "from forge.cli.main import run\n"
+        f"heavy = {HEAVY!r}\n"
+        "atexit.register(lambda: print('LOADED', [m for m in heavy if m in sys.modules], file=sys.stderr))\n"
+        f"sys.argv = ['forge', *{command!r}]\n"
+        "run()\n"
+    )
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
+    done = subprocess.run([sys.executable, "-c", program], cwd=applied, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.splitlines()[-1] == "LOADED []"
+
+
+def test_json_goes_to_stdout_and_nothing_else(applied: Path, config_home: Path) -> None:
+    done = run_forge(applied, config_home, "plan", "--format", "json")
+    plan = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert plan["schema_version"] == 1
+    assert plan["summary"]["nothing"] == 7
+    status = json.loads(run_forge(applied, config_home, "status", "--format", "json").stdout)
+    assert status["environments"]["local"]["deployment"] == "small-local"
+
+
+def test_plan_exit_codes(repository: Path, config_home: Path) -> None:
+    run_forge(repository, config_home, "plan")
+    run_forge(repository, config_home, "plan", "--exit-code", code=3)
+
+
+def test_faults_go_to_stderr_with_exit_code_2(repository: Path, config_home: Path) -> None:
+    (repository / "models" / "model.yaml").write_text(MODEL.replace("hidden_size: 32", "hiden_size: 32"))
+    commit_all(repository)
+    for command in ("validate", "plan", "apply"):
+        done = run_forge(repository, config_home, command, code=2)
+        assert "models/model.yaml:8:33: unknown key `hiden_size`; did you mean `hidden_size`?" in done.stderr
+        assert done.stdout == ""
+    github = run_forge(repository, config_home, "validate", "--format", "github", code=2).stdout
+    assert github.startswith("::error file=models/model.yaml,line=8,col=17::missing key `hidden_size`")
+    data = json.loads(run_forge(repository, config_home, "validate", "--format", "json", code=2).stdout)
+    assert [row["line"] for row in data["diagnostics"]] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["plam"], "Did you mean 'plan'"),
+        (["plan", "--ref", "nowhere"], "no commit is named 'nowhere'"),
+        (["plan", "--target", "Model/smal"], "there is no Model/smal; did you mean `Model/small`?"),
+        (["plan", "--worktree", "--ref", "HEAD~0"], "exclude each other"),
+        (["--repo", "/nowhere", "plan"], "not in a Git repository"),
+        (["verify", "model/none"], "was ever trained here"),
+    ],
+)
+def test_a_mistake_gets_one_clear_message(repository: Path, config_home: Path, command: list[str], said: str) -> None:
+    done = run_forge(repository, config_home, *command, code=2)
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("[stor]\nurl = 'x'\n", "forge.toml: stor: Extra inputs are not permitted"),
+        ("required_version = '>=9'\n", "required_version is '>=9', this is Forge 0.1.0"),
+        ("required_version = 'new'\n", "required_version"),
+        ("a = \n", "not valid TOML"),
+        ("[ledger]\nref = 'refs/heads/main'\n", "ledger.ref"),
+        ("[specs]\ninclude = ['nothing/*']\n", "no spec is found by specs.include"),
+    ],
+)
+def test_forge_toml_is_checked(repository: Path, config_home: Path, settings: str, said: str) -> None:
+    (repository / "forge.toml").write_text(settings)
+    commit_all(repository)
+    assert said in run_forge(repository, config_home, "plan", code=2).stderr
+
+
+def test_schemas_accept_the_specs_and_refuse_a_typo(repository: Path, config_home: Path) -> None:
+    run_forge(repository, config_home, "schema")
+    for text in SPECS.values():
+        spec = YAML(typ="safe", pure=True).load(text)
+        schema = json.loads((repository / ".forge" / "schemas" / f"{spec['kind']}.json").read_text())
+        jsonschema.validate(spec, schema)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**spec, "specs": {}}, schema)
+
+
+def test_this_repository_is_a_valid_configuration_and_its_specs_name_their_schemas(config_home: Path) -> None:
+    assert "resources are valid" in run_forge(ROOT, config_home, "validate", "--worktree").stdout
+    run_forge(ROOT, config_home, "schema")
+    files = [*ROOT.glob("models/**/*.yaml"), *ROOT.glob("policies/*.yaml"), *ROOT.glob("evals/*.yaml")]
+    assert len(files) == 6
+    for file in files:
+        first = file.read_text().splitlines()[0]
+        assert (file.parent / first.removeprefix("# yaml-language-server: $schema=")).resolve().is_file(), file
