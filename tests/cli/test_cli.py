@@ -25,7 +25,9 @@ def test_deciding_loads_nothing_heavy(applied: Path, config_home: Path, command:
         "run()\n"
     )
     environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
-    done = subprocess.run([sys.executable, "-c", program], cwd=applied, env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=applied, env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stderr.splitlines()[-1] == "LOADED []"
 
 

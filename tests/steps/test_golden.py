@@ -74,7 +74,9 @@ def essence(kind: StepKind, folder: Path, products: dict[str, str], scratch: Pat
         said: dict[str, Any] = {
             path.name: digest_of_bytes(path.read_bytes()) for path in scratch.iterdir() if path.suffix != ".safetensors"
         }
-        said |= {name: [list(t.shape), rounded(float(abs(t).mean()))] for name, t in load_file(scratch / "model.safetensors").items()}
+        said |= {
+            name: [list(t.shape), rounded(float(abs(t).mean()))] for name, t in load_file(scratch / "model.safetensors").items()
+        }
         return str(digest_of_json(said))
     name = {StepKind.EVALUATE: "report", StepKind.GATE: "verdict", StepKind.RELEASE: "release"}[kind]
     document = json.loads(store.read_file(products[name], f"{name}.json"))

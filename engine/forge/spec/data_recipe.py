@@ -36,13 +36,30 @@ class GopherQuality(Part):
     min_stop_words: Annotated[int | None, Field(ge=0), REBUILD] = 2
 
 
+class NGramLimit(Part):
+    """How much of a document's characters repeated runs of n words may make up."""
+
+    n: Annotated[int, Field(ge=1, le=32), REBUILD]
+    max_fraction: Annotated[float, Field(ge=0, le=1), REBUILD]
+
+
+def _limits(*pairs: tuple[int, float]) -> list[NGramLimit]:
+    return [NGramLimit(n=n, max_fraction=fraction) for n, fraction in pairs]
+
+
 class GopherRepetition(Part):
-    """Rae et al. 2021, table A1; datatrove's GopherRepetitionFilter. None switches a rule off."""
+    """Rae et al. 2021, table A1; datatrove's GopherRepetitionFilter. None, or an empty list, switches a rule off."""
 
     dup_line_fraction: Annotated[float | None, Field(ge=0, le=1), REBUILD] = 0.3
     dup_paragraph_fraction: Annotated[float | None, Field(ge=0, le=1), REBUILD] = 0.3
     dup_line_character_fraction: Annotated[float | None, Field(ge=0, le=1), REBUILD] = 0.2
     dup_paragraph_character_fraction: Annotated[float | None, Field(ge=0, le=1), REBUILD] = 0.2
+    top_n_grams: Annotated[list[NGramLimit], REBUILD] = _limits((2, 0.20), (3, 0.18), (4, 0.16))
+    """Characters in the most frequent n-gram of a document. An n-gram that occurs once counts too: short texts fail."""
+    dup_n_grams: Annotated[list[NGramLimit], REBUILD] = _limits(
+        (5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10)
+    )
+    """Characters in all n-grams that occurred before in the same document."""
 
 
 class Filters(Part):

@@ -28,7 +28,7 @@ Parameter = Literal[
     "frequency_penalty", "logit_bias", "min_p", "n", "presence_penalty", "repetition_penalty", "response_format",
     "seed", "stop", "stream", "stream_options", "structured_outputs", "temperature", "top_k", "top_p",
 ]  # fmt: skip
-"""Request parameters that a role may be allowed; ``model``, ``messages``, ``prompt``, ``max_tokens`` and ``user`` always are."""
+"""Request parameters that a role may be allowed; ``model``, ``messages``, ``prompt``, ``max_tokens``, ``user`` always are."""
 
 
 class Limits(Part):

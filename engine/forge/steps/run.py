@@ -1,0 +1,62 @@
+"""What a step's code is given: its request, a place for its products, and a way to say how far it is.
+
+A step module offers ``run(run: StepRun) -> Metrics``. It writes every product of its kind under ``run.product(NAME)``,
+raises ``StepError`` for what a user can mend, and lets everything else surface as an internal fault.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from forge.contract.kinds import STEPS
+from forge.contract.messages import EVENTS_FILE, Event, StepRequest
+from forge.errors import StepError
+
+Metrics = dict[str, float | int | str]
+
+
+class StepRun:
+    """One attempt, seen from inside its process."""
+
+    def __init__(self, request: StepRequest, folder: Path) -> None:
+        self.request = request
+        self.folder = folder
+        self._events = (folder / EVENTS_FILE).open("a", encoding="utf-8", buffering=1)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The meaningful fields of the spec, those at their default left out."""
+        return self.request.parameters
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Fields of the spec that do not shape the products."""
+        return self.request.settings
+
+    @property
+    def scratch(self) -> Path:
+        """The folder that attempts at the same key share (checkpoints live there); created when first asked for."""
+        path = Path(self.request.scratch)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def input(self, product: str) -> Path:
+        """The folder of an input product; treat it as read-only."""
+        artifact = self.request.inputs.get(product)
+        if artifact is None or artifact.path is None:
+            raise StepError(f"{self.request.subject}: the request lays out no input {product!r}")
+        return Path(artifact.path)
+
+    def product(self, name: str) -> Path:
+        """The folder to write a product to, created empty."""
+        if name not in STEPS[self.request.step].products:
+            raise StepError(f"a {self.request.step} step makes no product {name!r}")
+        path = Path(self.request.output) / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def emit(self, **fields: Any) -> None:
+        """Append one event: keyword arguments are the fields of ``contract.messages.Event``."""
+        event = Event(time=time.time(), **fields)
+        self._events.write(json.dumps(event.model_dump(mode="json", exclude_none=True)) + "\n")

@@ -1,0 +1,186 @@
+"""Checkpoints: everything that the next step depends on, in a folder per step and attempt.
+
+Rules:
+1. ``step-<8 digits>-attempt-<n>/`` appears whole: it is written under a temporary name, flushed to disk, then renamed.
+2. Tensors are safetensors, the rest is JSON; nothing is unpickled. ``manifest.json`` lists size and sha256 of every file.
+3. A checkpoint is loaded only if its bytes are those of its manifest. A damaged one is set aside under the suffix
+   ``.damaged``, an event says so, and the one before it is used.
+4. A sound checkpoint of another step key, or of a run whose environment would compute other bits (threads, processes,
+   torch, processor), is refused: training on from it would not equal an uninterrupted run.
+5. The two newest of a lineage are kept: after writing one, those before its predecessor are removed. Checkpoints that an
+   attempt neither read nor wrote and that are further on are not touched: they may be a stale attempt's.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as bytes_from_tensors
+
+from forge.canonical import canonical_json, digest_of_bytes
+from forge.contract.manifest import Manifest, manifest_of
+from forge.errors import StepError
+
+MANIFEST_FILE = "manifest.json"
+STATE_FILE = "state.json"
+_NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
+_DAMAGED = ".damaged"
+_TEMPORARY = ".tmp"
+
+
+class CheckpointState(BaseModel):
+    """``state.json``: where the training stands, and whose it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    key: str
+    """The step key: it covers parameters, data and tokenizer."""
+    attempt: int
+    step: int
+    """Optimiser steps done."""
+    tokens: int
+    sequences: int
+    """Position in the data order: windows consumed over all processes."""
+    train_loss: float
+    """Nats per token of the last step."""
+    environment: dict[str, str]
+    """What else the bits depend on."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose bytes were verified."""
+
+    path: Path
+    state: CheckpointState
+    groups: dict[str, dict[str, torch.Tensor]]
+    """File stem (model, optimizer, rng) -> tensors by name."""
+
+
+def checkpoint_name(step: int, attempt: int) -> str:
+    """The folder's name."""
+    return f"step-{step:08d}-attempt-{attempt}"
+
+
+def save_checkpoint(folder: Path, state: CheckpointState, groups: dict[str, dict[str, torch.Tensor]]) -> Path:
+    """Write a checkpoint and make it visible at once; raises ``OSError`` where the disk does not take it."""
+    final = folder / checkpoint_name(state.step, state.attempt)
+    temporary = final.with_name(final.name + _TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    files: dict[str, tuple[int, str]] = {}
+    for stem, tensors in groups.items():
+        _write(temporary, f"{stem}.safetensors", bytes_from_tensors(_plain(tensors)), files)
+    _write(temporary, STATE_FILE, canonical_json(state.model_dump(mode="json")), files)
+    _write(temporary, MANIFEST_FILE, manifest_of(files).to_bytes(), {})
+    _flush_folder(temporary)
+    if final.exists():  # only a leftover of this very attempt can bear the name
+        shutil.rmtree(final)
+    temporary.replace(final)
+    _flush_folder(folder)
+    return final
+
+
+def remove_before(folder: Path, step: int) -> None:
+    """Remove every checkpoint of an earlier step than ``step``, and what attempts before left half-written."""
+    for path, found_step, _attempt in _listed(folder):
+        if found_step < step:
+            shutil.rmtree(path)
+    for path in folder.glob(f"*{_TEMPORARY}"):
+        shutil.rmtree(path)
+
+
+def load_newest(folder: Path, key: str, environment: dict[str, str], report: Callable[[str], None]) -> Checkpoint | None:
+    """The newest sound checkpoint, or None; ``report`` is told of each damaged one.
+
+    Raises ``StepError`` where the newest sound one belongs to another key or environment.
+    """
+    for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True):
+        try:
+            checkpoint = load_checkpoint(path)
+        except DamagedCheckpointError as error:
+            aside = path.with_name(path.name + _DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.replace(aside)
+            report(f"{error}; set aside as {aside.name}, using the one before it")
+            continue
+        _check_identity(checkpoint, key, environment)
+        return checkpoint
+    return None
+
+
+class DamagedCheckpointError(StepError):
+    """A checkpoint's bytes are not those of its manifest."""
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify one checkpoint; raises ``DamagedCheckpointError``."""
+    try:
+        manifest = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
+        contents: dict[str, bytes] = {}
+        for file in manifest.files:
+            contents[file.path] = (path / file.path).read_bytes()
+            found = digest_of_bytes(contents[file.path])
+            if found != file.sha256:
+                raise DamagedCheckpointError(
+                    f"checkpoint {path.name} is damaged: {file.path} has {found}, its manifest says {file.sha256}"
+                )
+        state = CheckpointState.model_validate_json(contents.pop(STATE_FILE))
+    except (FileNotFoundError, NotADirectoryError, KeyError, ValidationError) as error:
+        raise DamagedCheckpointError(f"checkpoint {path.name} is damaged: {error}") from error
+    groups = {name.removesuffix(".safetensors"): tensors_from_bytes(data) for name, data in contents.items()}
+    return Checkpoint(path, state, groups)
+
+
+def _check_identity(checkpoint: Checkpoint, key: str, environment: dict[str, str]) -> None:
+    if checkpoint.state.key != key:
+        raise StepError(
+            f"checkpoint {checkpoint.path} belongs to step key {checkpoint.state.key}, this step is {key}; "
+            "it was copied or the scratch folder is shared by mistake: remove it"
+        )
+    before = checkpoint.state.environment
+    if before != environment:
+        differences = ", ".join(
+            f"{name} was {before.get(name)}, is {environment.get(name)}"
+            for name in sorted(before.keys() | environment.keys())
+            if before.get(name) != environment.get(name)
+        )
+        raise StepError(
+            f"checkpoint {checkpoint.path} was made in another environment ({differences}): training on from it would "
+            "not give what an uninterrupted run gives; restore the environment, or remove the folder to start again"
+        )
+
+
+def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+
+
+def _write(folder: Path, name: str, data: bytes, files: dict[str, tuple[int, str]]) -> None:
+    with (folder / name).open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    files[name] = (len(data), digest_of_bytes(data))
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _listed(folder: Path) -> list[tuple[Path, int, int]]:
+    if not folder.is_dir():
+        return []
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
+    return [(path, int(match[1]), int(match[2])) for path, match in named if match]

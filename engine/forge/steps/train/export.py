@@ -1,0 +1,91 @@
+"""The product ``weights``: a Hugging Face folder that transformers and vLLM load without code of ours.
+
+Invariant: the bytes are a function of weights, tokenizer and chat template; no time, path or host enters.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as bytes_from_tensors
+from tokenizers import Tokenizer
+
+from forge.errors import StepError
+from forge.spec.model import Architecture
+from forge.steps.train.data import TokensMeta
+from forge.steps.train.job import TrainJob
+
+_COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
+_REQUIRED = ("tokenizer.json", "tokenizer_config.json")
+
+
+def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
+    """Refuse a tokenizer that did not make these tokens; raises ``StepError``."""
+    for name in _REQUIRED:
+        if not (folder / name).is_file():
+            raise StepError(f"{folder}: the tokenizer lacks {name}")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    found = tokenizer.get_vocab_size(with_added_tokens=True)
+    if found != meta.vocab_size:
+        raise StepError(
+            f"{folder / 'tokenizer.json'}: holds {found} tokens, the token files were made for {meta.vocab_size}; "
+            "tokenize with this tokenizer first"
+        )
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    for name, expected in (("bos_token", meta.bos_token_id), ("eos_token", meta.eos_token_id)):
+        token = config.get(name)
+        text = token["content"] if isinstance(token, dict) else token
+        if text is None or tokenizer.token_to_id(text) != expected:
+            raise StepError(f"{folder / 'tokenizer_config.json'}: {name} {text!r} is not token {expected} of the token files")
+
+
+def export_weights(folder: Path, state: dict[str, torch.Tensor], job: TrainJob, meta: TokensMeta, tokenizer: Path) -> None:
+    """Write the whole folder; weights stay in the type they have."""
+    dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    (folder / "model.safetensors").write_bytes(bytes_from_tensors(tensors, metadata={"format": "pt"}))
+    _write_json(folder / "config.json", model_config(job.architecture, meta, dtype))
+    _write_json(folder / "generation_config.json", {"bos_token_id": meta.bos_token_id, "eos_token_id": meta.eos_token_id})
+    for name in _COPIED:
+        if (tokenizer / name).is_file():
+            (folder / name).write_bytes((tokenizer / name).read_bytes())
+    config = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
+    config["model_max_length"] = job.architecture.max_position_embeddings
+    config["chat_template"] = job.chat_template
+    _write_json(folder / "tokenizer_config.json", config)
+
+
+def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> dict[str, Any]:
+    """Hugging Face's ``config.json``; the rotary base in the old and the new spelling, for readers of either."""
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": meta.vocab_size,
+        "hidden_size": architecture.hidden_size,
+        "intermediate_size": architecture.intermediate_size,
+        "num_hidden_layers": architecture.num_hidden_layers,
+        "num_attention_heads": architecture.num_attention_heads,
+        "num_key_value_heads": architecture.num_key_value_heads,
+        "head_dim": architecture.hidden_size // architecture.num_attention_heads,
+        "max_position_embeddings": architecture.max_position_embeddings,
+        "rope_theta": architecture.rope_theta,
+        "rope_parameters": {"rope_theta": architecture.rope_theta, "rope_type": "default"},
+        "rms_norm_eps": architecture.rms_norm_eps,
+        "initializer_range": architecture.initializer_range,
+        "tie_word_embeddings": architecture.tie_word_embeddings,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "mlp_bias": False,
+        "pretraining_tp": 1,
+        "use_cache": True,
+        "bos_token_id": meta.bos_token_id,
+        "eos_token_id": meta.eos_token_id,
+        "dtype": dtype,
+        "torch_dtype": dtype,
+    }
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")

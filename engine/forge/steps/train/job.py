@@ -1,0 +1,105 @@
+"""What a train request asks for, as one checked value; everything that is derived from it is derived here."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from forge.contract.messages import StepRequest
+from forge.errors import StepError
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training
+
+_CHECKPOINTS_OF_A_RUN = 10
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """One training, as the spec has it, and the process count that it is spread over."""
+
+    subject: str
+    key: str
+    attempt: int
+    architecture: Architecture
+    training: Training
+    chat_template: str
+    processes: int
+    threads: int
+    accelerator: str
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences of one optimiser step, over all processes."""
+        return self.training.batch_tokens // self.training.sequence_length
+
+    @property
+    def process_sequences(self) -> int:
+        """Sequences of one optimiser step in one process."""
+        return self.batch_sequences // self.processes
+
+    @property
+    def micro_batch_sequences(self) -> int:
+        """Sequences of one forward pass."""
+        return min(self.training.micro_batch_sequences, self.process_sequences)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps: the tokens asked for, rounded up to whole steps."""
+        return -(-self.training.tokens // self.training.batch_tokens)
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens that those steps see; the schedule ends there."""
+        return self.total_steps * self.training.batch_tokens
+
+    @property
+    def validate_every_steps(self) -> int:
+        """Steps between two validations; there is always one at the end."""
+        return self._steps_of(self.training.validate_every_tokens) or self.total_steps
+
+    @property
+    def checkpoint_every_steps(self) -> int:
+        """Steps between two checkpoints; there is always one at the end."""
+        return self._steps_of(self.training.checkpoint_every_tokens) or -(-self.total_steps // _CHECKPOINTS_OF_A_RUN)
+
+    def _steps_of(self, tokens: int | None) -> int | None:
+        return None if tokens is None else max(1, round(tokens / self.training.batch_tokens))
+
+
+def read_job(request: StepRequest) -> TrainJob:
+    """Rebuild the spec's values from a request; raises ``StepError`` where they do not fit the engine or each other."""
+    parameters = request.parameters
+    objective = parameters.get("objective")
+    if objective != "pretrain":
+        raise StepError(f"{request.subject}: objective {objective!r} is unknown to this engine; expected 'pretrain'")
+    settings: dict[str, Any] = request.settings.get("training", {})
+    try:
+        architecture = Architecture.model_validate(parameters["architecture"])
+        training = Training.model_validate({**parameters["training"], **settings})
+    except (KeyError, ValidationError) as error:
+        raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
+    job = TrainJob(
+        subject=request.subject,
+        key=request.key,
+        attempt=request.attempt,
+        architecture=architecture,
+        training=training,
+        chat_template=parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE),
+        processes=request.resources.processes,
+        threads=request.resources.threads,
+        accelerator=request.resources.accelerator,
+    )
+    _check_split(job)
+    return job
+
+
+def _check_split(job: TrainJob) -> None:
+    if job.batch_sequences % job.processes:
+        raise StepError(
+            f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.processes} processes; "
+            "make batch_tokens / sequence_length a multiple of resources.count"
+        )
+    if job.process_sequences % job.micro_batch_sequences:
+        raise StepError(
+            f"{job.subject}: the {job.process_sequences} sequences of one process and step are no multiple of "
+            f"micro_batch_sequences ({job.micro_batch_sequences}); change one of them"
+        )

@@ -1,0 +1,229 @@
+"""The training loop: optimiser steps, validations, checkpoints and events, from wherever the last checkpoint stands.
+
+Rules:
+1. A step reads only weights, optimiser state, its position and the seed; so a resumed run takes the same steps.
+2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps.
+3. All ranks agree on stopping, because the request to stop travels with the loss of the same step.
+4. Validation and checkpoints depend on the step number alone and change no state of the training.
+"""
+
+import errno
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+from forge.errors import StepError
+from forge.steps.train.checkpoint import CheckpointState, load_checkpoint, load_newest, remove_before, save_checkpoint
+from forge.steps.train.data import Corpus, TokenFile, training_batch, validation_batches
+from forge.steps.train.distributed import World, sum_gradients, sum_values, text_of_main
+from forge.steps.train.interruption import StopReason, StopRequest
+from forge.steps.train.job import TrainJob
+from forge.steps.train.model import LlamaForCausalLM
+from forge.steps.train.optimizer import load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from forge.steps.train.schedule import learning_rate
+from forge.steps.train.throughput import Throughput
+
+Emit = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a model makes of the whole validation split."""
+
+    loss: float
+    """Nats per token."""
+    bits_per_byte: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished loop has to say."""
+
+    train_loss: float
+    """Nats per token of the last step."""
+    validation: Validation
+    resumed_from_step: int
+    """0 for a run from scratch."""
+    tokens_per_second: float
+    """Of the steps of this attempt, validations and checkpoints not counted."""
+
+
+@dataclass
+class _Progress:
+    """Where the training stands."""
+
+    step: int = 0
+    train_loss: float = math.nan
+    previous_checkpoint: int | None = None
+
+
+@dataclass
+class Trainer:
+    """One rank's model and optimiser on their way from the first step, or the last checkpoint, to the end."""
+
+    job: TrainJob
+    corpus: Corpus
+    world: World
+    model: LlamaForCausalLM
+    optimizer: torch.optim.Optimizer
+    checkpoints: Path
+    emit: Emit
+    progress: _Progress = field(default_factory=_Progress)
+
+    def fit(self, stop: StopRequest) -> Outcome:
+        """Train to the end; raises ``StepError`` for a loss that is not finite and for a request to stop."""
+        job = self.job
+        resumed_from = self._resume()
+        clock = Throughput()
+        while self.progress.step < job.total_steps:
+            clock.start()
+            reason = self._step(stop, clock)
+            clock.stop(job.training.batch_tokens)
+            step = self.progress.step
+            if reason or step % job.checkpoint_every_steps == 0 or step == job.total_steps:
+                self._checkpoint()
+            if reason:
+                raise StepError(
+                    f"{job.subject}: stopped by {reason} after step {step} of {job.total_steps}; "
+                    "a checkpoint is written and the next attempt goes on from there"
+                ) from InterruptedError(errno.EINTR, reason)
+            if step % job.validate_every_steps == 0 and step < job.total_steps:
+                self._validate()
+        return Outcome(self.progress.train_loss, self._validate(), resumed_from, clock.tokens_per_second)
+
+    def _step(self, stop: StopRequest, clock: Throughput) -> StopReason | None:
+        """One optimiser step; returns why to stop, or None."""
+        job, training, step = self.job, self.job.training, self.progress.step
+        rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        summed_loss = self._accumulate(step * job.batch_sequences + self.world.rank * job.process_sequences)
+        asked = stop.reason
+        summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
+        loss = summed_loss / training.batch_tokens
+        sum_gradients(self.model.parameters(), self.world)
+        norm = self._clip()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise StepError(
+                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
+                f"expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in the last "
+                "checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+            )
+        self.optimizer.step()
+        self.progress.step, self.progress.train_loss = step + 1, loss
+        if clock.event_is_due() or step + 1 in {1, job.total_steps}:
+            self._emit_progress(
+                loss=loss,
+                learning_rate=rate,
+                gradient_norm=norm,
+                tokens_per_second=clock.recent_tokens_per_second(training.batch_tokens),
+            )
+        return next((each for each, count in zip(StopReason, askers, strict=True) if count), None)
+
+    def _accumulate(self, position: int) -> float:
+        """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
+        job, training = self.job, self.job.training
+        losses: list[torch.Tensor] = []
+        for first in range(0, job.process_sequences, job.micro_batch_sequences):
+            batch = training_batch(
+                self.corpus.train, training.sequence_length, training.seed, position + first, job.micro_batch_sequences
+            ).to(self.world.device)
+            with self._autocast():
+                loss = self.model(batch.inputs, batch.targets)
+            (loss / training.batch_tokens).backward()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).double().sum())
+
+    def _clip(self) -> float:
+        limit = self.job.training.optimizer.gradient_clip_norm
+        if limit is None:
+            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+            return float(get_total_norm(gradients))
+        return float(clip_grad_norm_(self.model.parameters(), limit))
+
+    @torch.no_grad()
+    def _validate(self) -> Validation:
+        tokens = self.corpus.validation
+        summed, count = 0.0, 0
+        batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
+        for index, batch in enumerate(batches):
+            count += batch.targets.numel()
+            if index % self.world.size == self.world.rank:
+                on_device = batch.to(self.world.device)
+                with self._autocast():
+                    summed += float(self.model(on_device.inputs, on_device.targets))
+        summed = sum_values([summed], self.world)[0]
+        result = Validation(summed / count, _bits_per_byte(summed, tokens))
+        self._emit_progress(message="validation", loss=result.loss, bits_per_byte=result.bits_per_byte)
+        return result
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self.job.training.precision == "bfloat16"
+        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _checkpoint(self) -> None:
+        """Write a checkpoint of the present step and remove those before the one before it."""
+        if self.world.is_main:
+            state = CheckpointState(
+                key=self.job.key,
+                attempt=self.job.attempt,
+                step=self.progress.step,
+                tokens=self.progress.step * self.job.training.batch_tokens,
+                sequences=self.progress.step * self.job.batch_sequences,
+                train_loss=self.progress.train_loss,
+                environment=bit_environment(self.job, self.world),
+            )
+            groups = {
+                "model": self.model.state_dict(),
+                "optimizer": optimizer_tensors(self.model, self.optimizer),
+                "rng": {"cpu": torch.get_rng_state()},
+            }
+            path = save_checkpoint(self.checkpoints, state, groups)
+            if self.progress.previous_checkpoint is not None:
+                remove_before(self.checkpoints, self.progress.previous_checkpoint)
+            self._emit_progress(message=f"checkpoint {path.name}")
+        self.progress.previous_checkpoint = self.progress.step
+
+    def _resume(self) -> int:
+        """Take up the newest sound checkpoint; returns its step, 0 where there is none."""
+        found = None
+        if self.world.is_main:
+            environment = bit_environment(self.job, self.world)
+            found = load_newest(self.checkpoints, self.job.key, environment, lambda text: self.emit(message=text))
+        path = text_of_main("" if found is None else str(found.path), self.world)
+        if not path:
+            return 0
+        checkpoint = found or load_checkpoint(Path(path))
+        state = checkpoint.state
+        if state.sequences != state.step * self.job.batch_sequences:
+            raise StepError(f"checkpoint {path}: its data position {state.sequences} does not belong to step {state.step}")
+        self.model.load_state_dict(checkpoint.groups["model"])
+        load_optimizer_tensors(self.model, self.optimizer, checkpoint.groups["optimizer"])
+        torch.set_rng_state(checkpoint.groups["rng"]["cpu"])
+        self.progress = _Progress(state.step, state.train_loss, state.step)
+        self._emit_progress(message=f"resumed from checkpoint {checkpoint.path.name}")
+        return state.step
+
+    def _emit_progress(self, **fields: Any) -> None:
+        step = self.progress.step
+        self.emit(step=step, tokens=step * self.job.training.batch_tokens, fraction=step / self.job.total_steps, **fields)
+
+
+def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
+    """What the bits of a step depend on beside its key."""
+    return {
+        "torch": torch.__version__,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": world.device.type,
+        "threads": str(job.threads),
+        "processes": str(job.processes),
+    }
+
+
+def _bits_per_byte(summed_nats: float, tokens: TokenFile) -> float:
+    return summed_nats / math.log(2) / tokens.split.bytes

@@ -1,0 +1,120 @@
+"""One rank of a training: from a request to trained weights.
+
+It runs in the step's own process, or under torchrun as ``python -m forge.steps.train.worker REQUEST RESULT``, where
+REQUEST lies in the attempt's folder. Under torchrun rank 0 leaves its metrics in RESULT; a rank that fails leaves why
+beside it, for the step process to say.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forge.contract.messages import StepRequest
+from forge.errors import StepError
+from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
+from forge.steps.run import Metrics, StepRun
+from forge.steps.train.data import count_windows, open_corpus
+from forge.steps.train.distributed import open_world
+from forge.steps.train.export import check_tokenizer, export_weights
+from forge.steps.train.interruption import stop_requests
+from forge.steps.train.job import TrainJob, read_job
+from forge.steps.train.loop import Outcome, Trainer
+from forge.steps.train.model import build_model
+from forge.steps.train.optimizer import build_optimizer
+
+
+def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
+    """Train one rank's share; rank 0 writes events, checkpoints and the product.
+
+    ``meeting_point`` is the file where ranks under torchrun find each other, None for a single process.
+    """
+    job = read_job(run.request)
+    make_deterministic(job)
+    corpus = open_corpus(run.input("tokens"))
+    windows = count_windows(corpus.train, job.training.sequence_length)
+    check_tokenizer(run.input("tokenizer"), corpus.meta)
+    with (
+        stop_requests(watch_stdin=meeting_point is not None) as stop,
+        open_world(job.accelerator, job.processes, meeting_point) as world,
+    ):
+        emit = run.emit if world.is_main else _discard
+        model = build_model(job.architecture, corpus.meta.vocab_size, job.training.seed).to(world.device)
+        optimizer = build_optimizer(model, job.training.optimizer)
+        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch / "checkpoints", emit)
+        outcome = trainer.fit(stop)
+        if world.is_main:
+            export_weights(run.product("weights"), model.state_dict(), job, corpus.meta, run.input("tokenizer"))
+    return _metrics(job, outcome, corpus.meta.vocab_size, windows)
+
+
+def make_deterministic(job: TrainJob) -> None:
+    """Pin everything in this process that could make the same step give other bits."""
+    torch.set_num_threads(job.threads)
+    torch.manual_seed(job.training.seed % 2**63)
+    torch.use_deterministic_algorithms(True)
+    # Filling fresh memory with NaN finds reads of uninitialised memory; it makes no result more deterministic.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
+
+
+def main(argv: list[str]) -> int:
+    """Run one rank under torchrun; returns the exit status."""
+    request_path, result_path = (Path(argument) for argument in argv)
+    request = StepRequest.model_validate_json(request_path.read_bytes())
+    rank = int(os.environ["RANK"])
+    try:
+        metrics = train(StepRun(request, request_path.parent), result_path.with_suffix(".group"))
+    except (StepError, OSError, MemoryError) as error:
+        failure = {"rank": rank, "message": str(error), "errno": _errno_of(error)}
+        _write_json(result_path.with_suffix(f".failure-{rank}"), failure)
+        print(f"rank {rank}: {error}", file=sys.stderr)
+        return 1
+    if rank == 0:
+        _write_json(result_path, metrics)
+    return 0
+
+
+def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> Metrics:
+    per_token = flops_per_token(job.architecture, vocab_size, job.training.sequence_length)
+    return {
+        "train_loss": outcome.train_loss,
+        "validation_loss": outcome.validation.loss,
+        "validation_bits_per_byte": outcome.validation.bits_per_byte,
+        "tokens": job.total_tokens,
+        "epochs": job.total_steps * job.batch_sequences / windows,
+        "parameters": num_parameters(job.architecture, vocab_size),
+        "optimizer_steps": job.total_steps,
+        "resumed_from_step": outcome.resumed_from_step,
+        "tokens_per_second": outcome.tokens_per_second,
+        # A float, because canonical JSON holds no integer above 2**53.
+        "flops": float(per_token * job.total_tokens),
+        "flops_per_second": per_token * outcome.tokens_per_second,
+        "flops_formula": FLOPS_FORMULA,
+    }
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The first error number down the chain of causes: it says whether the machine or the input is at fault."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError):
+            return link.errno
+        link = link.__cause__
+    return None
+
+
+def _write_json(path: Path, value: Any) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(value), encoding="utf-8")
+    temporary.replace(path)
+
+
+def _discard(**_fields: Any) -> None:
+    """Events of a rank that writes none."""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,93 @@
+"""The main job as a user gets it: a fresh clone, no network, from the commit to served and verified answers.
+
+Also: the example's gate stops a model that learnt nothing, and one that learnt for a tenth of the time.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.conftest import ROOT, commit_all, git, run_forge
+
+pytestmark = pytest.mark.e2e
+
+MODEL_FILE = "models/handbook/model.yaml"
+
+
+def without_network() -> list[str]:
+    """A prefix that gives a command an empty network namespace with only loopback."""
+    for unshare in (["unshare", "-n"], ["unshare", "-rn"]):
+        if subprocess.run([*unshare, "ip", "link", "set", "lo", "up"], check=False, capture_output=True).returncode == 0:
+            return [*unshare, "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+    return []
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clone") / "forge"
+    git(ROOT, "clone", "--quiet", str(ROOT), str(folder))
+    git(folder, "config", "user.name", "Tester")
+    git(folder, "config", "user.email", "tester@forge.invalid")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def main_job(clone: Path, config_home: Path) -> str:
+    prefix = without_network()
+    if not prefix:
+        pytest.skip("this machine gives no network namespace")
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
+    command = [*prefix, sys.executable, "tests/e2e/main_job.py"]
+    done = subprocess.run(command, cwd=clone, env=environment, capture_output=True, text=True, check=False, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_commit_becomes_a_served_and_verified_model(main_job: str) -> None:
+    for step in ("curate", "tokenizer", "tokenize", "train"):
+        assert f"{step}/handbook: done in " in main_job
+    assert "gate/handbook-local: done in" in main_job
+    assert "verdict GO" in main_job
+    assert "model/handbook: the chain holds" in main_job
+    assert "rests on: DEVELOPMENT trust root" in main_job
+
+
+def test_one_request_is_answered_one_refused_one_redacted(main_job: str) -> None:
+    assert re.search(r"answered   '.*\w.*'", main_job)
+    assert re.search(r"refused    403 .*auditors-do-not-generate", main_job)
+    assert re.search(r"redacted   '\[email\]' \(the engine itself said '[a-z]+@[a-z]+\.org'\)", main_job)
+
+
+def test_nothing_that_was_started_is_left(main_job: str, clone: Path) -> None:
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(clone) not in running
+
+
+def test_a_second_apply_finds_everything_in_sync(main_job: str, clone: Path, config_home: Path) -> None:
+    assert "7 in sync" in run_forge(clone, config_home, "apply").stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("untrained", {"tokens: 2M": "tokens: 8192", "100k": "0", "500k": "0", "lr: 3.0e-3": "lr: 1.0e-9"}),
+        ("a tenth of the tokens", {"tokens: 2M": "tokens: 200k", "100k": "10k", "500k": "50k"}),
+    ],
+)
+def test_the_gate_stops_a_model_that_learnt_too_little(
+    main_job: str, clone: Path, config_home: Path, name: str, changes: dict[str, str]
+) -> None:
+    git(clone, "checkout", "--quiet", "origin/HEAD")
+    text = (clone / MODEL_FILE).read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    (clone / MODEL_FILE).write_text(text)
+    commit_all(clone, name)
+    done = run_forge(clone, config_home, "apply", code=1)
+    assert "release/handbook-local is blocked: gate/handbook-local says NO-GO" in done.stderr
+    assert re.search(r"FAIL  handbook_cloze +acc +>= 0\.\d+ +0\.\d+", done.stderr), done.stderr
+    assert re.search(r"FAIL  handbook_bpb +bits_per_byte +<= \d\.\d+ +\d\.\d+", done.stderr), done.stderr

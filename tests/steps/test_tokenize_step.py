@@ -1,0 +1,86 @@
+"""The tokenize step: token files that hold the documents and nothing of the machine."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.steps.conftest import MakeRun, RunStep
+from tokenizers import Tokenizer, models
+
+from forge.errors import StepError
+from forge.steps import tokenize as step
+
+
+def texts_of(curated: Path, split: str) -> list[str]:
+    return [json.loads(line)["text"] for line in (curated / split / "00000.jsonl").open(encoding="utf-8")]
+
+
+def test_two_runs_in_two_processes_give_equal_products(curated: Path, tokenizer: Path, run_step: RunStep) -> None:
+    inputs = {"documents": curated, "tokenizer": tokenizer}
+    one, other = run_step("tokenize", {}, inputs), run_step("tokenize", {}, inputs, attempt=2)
+    assert one.digests() == other.digests()
+    product = one.product("tokens")
+    names = {"train.ds", "train.ds.index", "validation.ds", "validation.ds.index", "meta.json"}
+    assert {path.name for path in product.iterdir()} == names
+    for path in product.iterdir():
+        assert str(one.folder).encode() not in path.read_bytes()
+        assert str(tokenizer).encode() not in path.read_bytes()
+
+
+def test_files_hold_the_documents_in_order_each_ended(curated: Path, tokenizer: Path, make_run: MakeRun) -> None:
+    run = make_run("tokenize", {}, {"documents": curated, "tokenizer": tokenizer})
+    metrics = step.run(run)
+    library = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    meta = json.loads((run.product("tokens") / "meta.json").read_text())
+    assert {key: meta[key] for key in ("schema_version", "dtype", "vocab_size", "eos_token_id", "bos_token_id")} == {
+        "schema_version": 1, "dtype": "uint16", "vocab_size": 600, "eos_token_id": 2, "bos_token_id": 1,
+    }  # fmt: skip
+    for split in ("train", "validation"):
+        ids = np.fromfile(run.product("tokens") / f"{split}.ds", dtype="<u2")
+        ends = np.fromfile(run.product("tokens") / f"{split}.ds.index", dtype="<u8")
+        texts = texts_of(curated, split)
+        assert meta["splits"][split] == {
+            "documents": len(texts),
+            "tokens": len(ids),
+            "bytes": sum(len(text.encode()) for text in texts),
+        }
+        assert ends[-1] == len(ids)
+        start = 0
+        for text, end in zip(texts, ends.tolist(), strict=True):
+            assert ids[end - 1] == 2
+            assert library.decode(ids[start : end - 1].tolist(), skip_special_tokens=False) == text
+            start = end
+        assert (ids == 2).sum() == len(texts)
+    assert metrics["tokens_train"] == meta["splits"]["train"]["tokens"]
+
+
+def test_more_than_65536_ids_take_four_bytes(curated: Path, tokenizer: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    large = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    large.add_tokens([f"zzz{number}q" for number in range(65_536)])
+    (tmp_path / "large").mkdir()
+    large.save(str(tmp_path / "large" / "tokenizer.json"))
+    run = make_run("tokenize", {}, {"documents": curated, "tokenizer": tmp_path / "large"})
+    step.run(run)
+    meta = json.loads((run.product("tokens") / "meta.json").read_text())
+    assert meta["dtype"] == "uint32"
+    assert meta["vocab_size"] == 66_136
+    assert (run.product("tokens") / "train.ds").stat().st_size == 4 * meta["splits"]["train"]["tokens"]
+
+
+def test_a_tokenizer_that_loses_text_is_refused(curated: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    lossy = Tokenizer(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2}, unk_token="<unk>"))
+    lossy.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(StepError, match=r"train document .* does not come back"):
+        step.run(make_run("tokenize", {}, {"documents": curated, "tokenizer": tmp_path}))
+
+
+def test_other_control_ids_are_refused(curated: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "<s>": 2}, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(StepError, match=r"have ids \[2, 1\], expected \[1, 2\]"):
+        step.run(make_run("tokenize", {}, {"documents": curated, "tokenizer": tmp_path}))
+
+
+def test_a_tokenizer_without_its_file_is_refused(curated: Path, make_run: MakeRun, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"holds no tokenizer.json"):
+        step.run(make_run("tokenize", {}, {"documents": curated, "tokenizer": tmp_path}))

@@ -1,0 +1,114 @@
+"""What becomes of a checkpoint that is damaged, half-written, or another run's."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from forge.errors import StepError
+from forge.steps.train.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    checkpoint_name,
+    load_newest,
+    remove_before,
+    save_checkpoint,
+)
+
+KEY = "sha256:" + "a" * 64
+ENVIRONMENT = {"torch": "1", "threads": "2"}
+
+
+def _save(folder: Path, step: int, attempt: int = 1, key: str = KEY) -> Path:
+    state = CheckpointState(
+        key=key, attempt=attempt, step=step, tokens=step * 8, sequences=step, train_loss=1 / 3, environment=ENVIRONMENT
+    )
+    tensors = {"w": torch.full((4, 4), float(step)).T, "step": torch.tensor(float(step))}
+    return save_checkpoint(folder, state, {"model": tensors, "rng": {"cpu": torch.arange(5, dtype=torch.uint8)}})
+
+
+def _load(folder: Path, told: list[str] | None = None) -> Checkpoint | None:
+    return load_newest(folder, KEY, ENVIRONMENT, (told if told is not None else []).append)
+
+
+def test_what_was_saved_is_loaded_to_the_last_bit(tmp_path: Path) -> None:
+    _save(tmp_path, 5)
+    loaded = _load(tmp_path)
+    assert loaded is not None
+    assert loaded.state.train_loss == 1 / 3
+    assert torch.equal(loaded.groups["model"]["w"], torch.full((4, 4), 5.0))
+    assert loaded.groups["rng"]["cpu"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_furthest_step_is_taken_and_of_equal_steps_the_latest_attempt(tmp_path: Path) -> None:
+    for step, attempt in ((9, 1), (100, 2), (100, 10), (20, 11)):
+        _save(tmp_path, step, attempt)
+    loaded = _load(tmp_path)
+    assert loaded is not None
+    assert loaded.path.name == checkpoint_name(100, 10)
+
+
+def test_there_is_no_checkpoint_in_an_empty_or_absent_folder(tmp_path: Path) -> None:
+    assert _load(tmp_path) is None
+    assert _load(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "rng.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncated", "bit flipped", "removed", "emptied"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: Path, name: str, damage: str) -> None:
+    _save(tmp_path, 10)
+    file = _save(tmp_path, 20) / name
+    data = file.read_bytes()
+    flipped = bytes([*data[:-3], data[-3] ^ 1, *data[-2:]])
+    file.write_bytes({"truncated": data[:-1], "bit flipped": flipped, "removed": b"", "emptied": b""}[damage])
+    if damage == "removed":
+        file.unlink()
+    told: list[str] = []
+    loaded = _load(tmp_path, told)
+    assert loaded is not None
+    assert loaded.state.step == 10
+    assert len(told) == 1
+    assert told[0].startswith(f"checkpoint {checkpoint_name(20, 1)} is damaged")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        checkpoint_name(10, 1),
+        f"{checkpoint_name(20, 1)}.damaged",
+    ]
+
+
+def test_a_half_written_checkpoint_is_never_taken_and_cleared_later(tmp_path: Path) -> None:
+    _save(tmp_path, 10)
+    _save(tmp_path, 20).rename(tmp_path / f"{checkpoint_name(20, 1)}.tmp")
+    loaded = _load(tmp_path)
+    assert loaded is not None
+    assert loaded.state.step == 10
+    remove_before(tmp_path, 10)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint_name(10, 1)]
+
+
+def test_a_checkpoint_of_another_step_key_is_refused_and_kept(tmp_path: Path) -> None:
+    other = "sha256:" + "b" * 64
+    path = _save(tmp_path, 10, key=other)
+    with pytest.raises(StepError, match=f"belongs to step key {other}, this step is {KEY}"):
+        _load(tmp_path)
+    assert path.is_dir()
+
+
+def test_a_checkpoint_of_another_environment_is_refused_with_the_difference(tmp_path: Path) -> None:
+    _save(tmp_path, 10)
+    with pytest.raises(StepError, match=r"another environment \(threads was 2, is 4\)"):
+        load_newest(tmp_path, KEY, {**ENVIRONMENT, "threads": "4"}, lambda _: None)
+
+
+def test_removal_leaves_what_is_not_earlier(tmp_path: Path) -> None:
+    for step, attempt in ((10, 1), (20, 1), (30, 2), (90, 1)):
+        _save(tmp_path, step, attempt)
+    remove_before(tmp_path, 20)
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [20, 30, 90]
+
+
+def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
+    (_save(tmp_path, 10) / "model.safetensors").write_bytes(b"")
+    _save(tmp_path, 10)
+    told: list[str] = []
+    assert _load(tmp_path, told) is not None
+    assert told == []
