@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from forge.spec.fields import Count, DataRecipeRef, Part, TokenizerRef
 from forge.spec.meaning import NONE, REBUILD
 
-DEFAULT_CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}\n\n{% endif %}{% endfor %}"
+DEFAULT_CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
+)
 
 
 class Architecture(Part):

@@ -31,7 +31,7 @@ _MODULES = {
     StepKind.GATE: ("forge.steps.gate", ()),
     StepKind.RELEASE: ("forge.steps.release", ()),
 }
-_OUT_OF_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+_TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.EINTR}
 
 
 def main(argv: list[str]) -> int:
@@ -85,10 +85,10 @@ def _carry_out(request: StepRequest, folder: Path) -> int:
 
 
 def _cause_of(error: BaseException) -> FailureCause:
-    """A step's own word counts; else look down the chain of causes for a machine that ran out of something."""
+    """A step's own word counts; else look down the chain of causes for a machine that ran out of something, or a stop."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno in _OUT_OF_ROOM):
+        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno in _TRANSIENT):
             return FailureCause.RESOURCE
         link = link.__cause__ or link.__context__
     return FailureCause.INPUT if isinstance(error, ForgeError) else FailureCause.INTERNAL
