@@ -1,9 +1,11 @@
 """Specs that are wrong: every fault in one run, each with its place and what to do."""
 
+import pytest
 from tests.conftest import MODEL, SPECS
 
+from forge.errors import PlanError
 from forge.spec.load import load
-from forge.spec.resolve import resolve
+from forge.spec.resolve import order, resolve
 
 
 def faults(text: str, path: str = "m.yaml") -> list[str]:
@@ -43,6 +45,16 @@ def test_all_faults_of_all_files_are_reported_at_once() -> None:
         "unknown key `sed`; did you mean `seed`?",
         "`vocab_size`: expected a count such as 2000000",
         "`max_tokens`: Input should be greater than or equal to 1",
+    ]
+
+
+def test_the_references_of_a_broken_spec_are_checked_too() -> None:
+    broken = MODEL.replace("hidden_size: 32", "hiden_size: 32").replace("Tokenizer/small", "Tokenizer/smal")
+    found = all_faults({"models/model.yaml": (MODEL, broken)})
+    assert [fault.split(": ", 1)[1] for fault in found] == [
+        "there is no Tokenizer/smal; did you mean `Tokenizer/small`?",
+        "missing key `hidden_size`",
+        "unknown key `hiden_size`; did you mean `hidden_size`?",
     ]
 
 
@@ -101,3 +113,9 @@ def test_numbers_are_normalised() -> None:
         assert not loaded.diagnostics
         values.append(loaded.resources[0].resource.spec.training.tokens)
     assert values == [40_000] * 4
+
+
+def test_a_circle_of_references_is_named() -> None:
+    with pytest.raises(PlanError, match=r"refer to each other in a circle: a -> c -> b -> a|a -> b -> c -> a"):
+        order({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()})
+    assert order({"b": {"a"}, "c": set(), "a": set()}) == ["a", "c", "b"]

@@ -64,13 +64,20 @@ def to_data(plan: Plan) -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: ``45 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    """A length of time for people: ``0.4 s``, ``45 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def money(cost: float, currency: str) -> str:
+    """A price for people, in the currency's main unit."""
+    return f"{cost:.4f} {currency}" if cost >= 0.0001 else f"<0.0001 {currency}"
 
 
 def quantity(number: float) -> str:
@@ -134,7 +141,7 @@ def _effort(action: Action, currency: str) -> str:
     if estimate.seconds is not None:
         parts.append(f"~{duration(estimate.seconds)}")
     if estimate.cost is not None:
-        parts.append(f"{estimate.cost:.4f} {currency}")
+        parts.append(money(estimate.cost, currency))
     return ", ".join(parts)
 
 
@@ -147,7 +154,7 @@ def _totals(plan: Plan) -> Iterable[str]:
     unknown = len(estimates) - len(seconds)
     if seconds:
         line = f"Estimated, at most: {duration(sum(seconds))}"
-        line += f", {sum(costs):.4f} {plan.currency}" if costs else ", no price known"
+        line += f", {money(sum(costs), plan.currency)}" if costs else ", no price known"
         yield line + (f"; {unknown} steps never ran here and have no estimate yet." if unknown else ".")
     else:
         yield "No estimate: none of these steps ran here before, and forge.toml describes no accelerator."

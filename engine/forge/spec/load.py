@@ -31,15 +31,15 @@ class Loaded:
 
     resources: tuple[Located, ...]
     diagnostics: tuple[Diagnostic, ...]
-    broken: frozenset[str] = frozenset()
-    """Addresses of resources that are there but not valid: a reference to one is no second fault."""
+    broken: tuple[Document, ...] = ()
+    """Documents that are there but not valid."""
 
 
 def load(files: Iterable[tuple[str, bytes]]) -> Loaded:
     """Validate spec files, given as (path, bytes); references between resources are the matter of ``resolve``."""
     resources: list[Located] = []
     diagnostics: list[Diagnostic] = []
-    broken: set[str] = set()
+    broken: list[Document] = []
     for path, data in files:
         documents, faults = read_documents(path, data)
         diagnostics.extend(faults)
@@ -49,8 +49,8 @@ def load(files: Iterable[tuple[str, bytes]]) -> Loaded:
             if resource is not None:
                 resources.append(Located(resource, document))
             else:
-                broken.add(_address(document.value))
-    return Loaded(tuple(resources), tuple(diagnostics), frozenset(broken))
+                broken.append(document)
+    return Loaded(tuple(resources), tuple(diagnostics), tuple(broken))
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
@@ -62,8 +62,9 @@ def did_you_mean(name: str, candidates: Iterable[str]) -> str:
     return f"; known here: {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
 
-def _address(value: Any) -> str:
+def address_of(document: Document) -> str:
     """What a broken document would be called, as far as it says."""
+    value = document.value
     metadata = value.get("metadata") if isinstance(value, dict) else None
     return f"{value.get('kind')}/{metadata.get('name')}" if isinstance(metadata, dict) else ""
 

@@ -1,6 +1,7 @@
 """Resources that refer to each other: names exist once, references lead somewhere, nothing refers to itself in a circle."""
 
 import graphlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from forge.errors import Diagnostic, PlanError
-from forge.spec.document import Location
-from forge.spec.fields import ReferenceTo
-from forge.spec.load import Located, did_you_mean
+from forge.spec.document import Document, Location
+from forge.spec.fields import KINDS, ReferenceTo
+from forge.spec.load import Located, address_of, did_you_mean
 from forge.spec.resource import Deployment, EvalSuite, Model, Resource
+
+_REFERENCE = re.compile(rf"({'|'.join(KINDS)})/[a-z0-9-]+")
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,13 @@ class Resolved:
     diagnostics: tuple[Diagnostic, ...]
 
 
-def resolve(located: Iterable[Located], broken: frozenset[str] = frozenset()) -> Resolved:
-    """Check what only shows when all resources are seen together; ``broken`` names those that had faults of their own."""
+def resolve(located: Iterable[Located], broken: Iterable[Document] = ()) -> Resolved:
+    """Check what only shows when all resources are seen together.
+
+    ``broken`` are documents with faults of their own: a reference to one is no second fault, and their own references
+    are checked as far as they can be read, so that one run names everything.
+    """
+    broken = tuple(broken)
     by_address: dict[str, Located] = {}
     diagnostics: list[Diagnostic] = []
     for item in located:
@@ -35,18 +43,37 @@ def resolve(located: Iterable[Located], broken: frozenset[str] = frozenset()) ->
             diagnostics.append(item.document.diagnostic(("metadata", "name"), message))
         else:
             by_address[address] = item
+    known = {*by_address, *(address_of(document) for document in broken)}
+    for document in broken:
+        for location, target in _written_references(document):
+            if target not in known:
+                diagnostics.append(_missing(document, location, target, known))
     edges: dict[str, set[str]] = {}
     for address, item in by_address.items():
         edges[address] = set()
         for location, target in references(item.resource):
             if target in by_address:
                 edges[address].add(target)
-            elif target not in broken:
-                kind = target.split("/")[0]
-                near = did_you_mean(target, (known for known in by_address if known.startswith(kind + "/")))
-                diagnostics.append(item.document.diagnostic(location, f"there is no {target}{near}"))
+            elif target not in known:
+                diagnostics.append(_missing(item.document, location, target, known))
     diagnostics.extend(_across(by_address))
     return Resolved({address: by_address[address].resource for address in order(edges)}, tuple(diagnostics))
+
+
+def _missing(document: Document, location: Location, target: str, known: set[str]) -> Diagnostic:
+    near = did_you_mean(target, (name for name in known if name.startswith(target.split("/", maxsplit=1)[0] + "/")))
+    return document.diagnostic(location, f"there is no {target}{near}")
+
+
+def _written_references(document: Document) -> Iterable[tuple[Location, str]]:
+    """What looks like a reference in a document that could not be validated: any ``Kind/name`` below ``spec``."""
+    for location in document.values:
+        value: Any = document.value
+        if location[:1] == ("spec",):
+            for part in location:
+                value = value[part]
+            if isinstance(value, str) and _REFERENCE.fullmatch(value):
+                yield location, value
 
 
 def references(resource: Resource) -> list[tuple[Location, str]]:
