@@ -9,7 +9,9 @@ import sys
 
 def main(profile: str) -> int:
     """Return 0 when the profile can be used, else 1 after saying what to do."""
-    import forge.cli.main  # noqa: F401 (importing it is the check)
+    import forge.admission.verify
+    import forge.cli.main
+    import forge.reconcile.apply  # noqa: F401 (importing them is the check)
 
     if profile != "cpu":
         return 0

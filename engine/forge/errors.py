@@ -19,6 +19,11 @@ class UsageError(ForgeError):
     exit_code = 2
 
 
+def printable(text: str) -> str:
+    """Text from a file as one line that neither a terminal nor a CI log takes for a command of its own."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
 @dataclass(frozen=True, order=True)
 class Diagnostic:
     """One fault in one place of one file; line and column count from 1, as editors do."""
@@ -29,7 +34,7 @@ class Diagnostic:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.path}:{self.line}:{self.column}: {self.message}"
+        return printable(f"{self.path}:{self.line}:{self.column}: {self.message}")
 
 
 class SpecError(ForgeError):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import MODEL, SETTINGS, commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
@@ -187,13 +187,58 @@ def test_another_trust_root_accepts_nothing(applied: Path, tmp_path: Path) -> No
     assert len(verdict.findings) == 7 * 2 + 1 + 1  # link and statement of seven steps, the release's move, the weights
 
 
-def test_a_gate_for_other_weights_does_not_count(copy_of_applied: Path, config_home: Path) -> None:
-    """The model is trained again under another seed; the report of the first must not speak for the second."""
+def test_a_model_that_is_trained_but_not_served_has_passed_no_gate(copy_of_applied: Path, config_home: Path) -> None:
+    """The served model still holds; the new weights' chain holds up to the training, and no gate of the old speaks for them."""
     (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("seed: 5", "seed: 6"))
+    (copy_of_applied / "models" / "other.yaml").write_text(MODEL.replace("name: small}", "name: other}"))
     commit_all(copy_of_applied)
-    run_forge(copy_of_applied, config_home, "apply", "--target", "Model/small")
+    run_forge(copy_of_applied, config_home, "apply", "--target", "Model/small", "--target", "Model/other")
+    assert verdict_of(copy_of_applied, config_home).holds
+    assert verdict_of(copy_of_applied, config_home, newest(copy_of_applied, "train/small").products["weights"]).holds
+    assert newest(copy_of_applied, "train/small").products != newest(copy_of_applied, "train/other").products
+    done = run_forge(copy_of_applied, config_home, "verify", "model/other", code=4)
+    assert "these weights have passed no gate" in done.stdout
+
+
+def test_a_second_environment_shares_steps_and_holds(copy_of_applied: Path, config_home: Path) -> None:
+    prod = DEPLOYMENT.replace("small-local", "small-prod").replace("environment: local", "environment: prod")
+    (copy_of_applied / "models" / "prod.yaml").write_text(prod)
+    commit_all(copy_of_applied)
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "evaluate/small.small: started" not in done.stderr
+    for subject in ("release/prod", "release/local", "model/small"):
+        assert verdict_of(copy_of_applied, config_home, subject).findings == ()
+
+
+def test_two_models_with_the_same_report_and_a_revert_hold(copy_of_applied: Path, config_home: Path) -> None:
+    """Another chat template gives other weights folders, but the same report to the byte."""
+    first = newest(copy_of_applied, "release/small-local")
+    changed = MODEL.replace("objective: pretrain", "objective: pretrain\n  chat_template: '{{ messages[0].content }}'")
+    (copy_of_applied / "models" / "model.yaml").write_text(changed)
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply")
+    assert verdict_of(copy_of_applied, config_home, "release/local").findings == ()
+    git(copy_of_applied, "revert", "--no-edit", "HEAD")
+    run_forge(copy_of_applied, config_home, "apply")
     verdict = verdict_of(copy_of_applied, config_home)
-    assert "these weights have passed no gate" in text(verdict)
+    assert verdict.findings == ()
+    assert verdict.release == first.products["release"]
+
+
+def test_what_the_store_lost_is_put_back_by_the_next_apply(copy_of_applied: Path, config_home: Path) -> None:
+    """A lost input bundle comes from the commit again; a damaged blob is written again when its step runs."""
+    policy = newest(copy_of_applied, "release/small-local").inputs["policy"].removeprefix("sha256:")
+    tokens = newest(copy_of_applied, "tokenize/small").products["tokens"]
+    manifests = copy_of_applied / ".forge" / "store" / "manifests"
+    blobs = copy_of_applied / ".forge" / "store" / "blobs"
+    damaged = Store(".forge/store", copy_of_applied).manifest(tokens).files[0].sha256.removeprefix("sha256:")
+    (manifests / policy[:2] / f"{policy}.json").unlink()
+    (manifests / tokens[7:9] / f"{tokens[7:]}.json").unlink()
+    (blobs / damaged[:2] / damaged).chmod(0o644)
+    (blobs / damaged[:2] / damaged).write_bytes(bytes((blobs / damaged[:2] / damaged).stat().st_size))
+    assert not verdict_of(copy_of_applied, config_home).holds
+    run_forge(copy_of_applied, config_home, "apply")
+    assert verdict_of(copy_of_applied, config_home).findings == ()
 
 
 def test_a_history_rewritten_under_the_record_is_found(copy_of_applied: Path, config_home: Path) -> None:

@@ -35,6 +35,17 @@ def test_the_configuration_folder_follows_the_environment() -> None:
     assert config_folder({}) == Path.home() / ".config" / "forge"
 
 
+def test_keys_are_never_made_inside_a_work_tree_nor_over_others(tmp_path: Path) -> None:
+    (tmp_path / "tree" / ".git").mkdir(parents=True)
+    with pytest.raises(TrustError, match="lies in the Git work tree"):
+        make_development_keys(tmp_path / "tree" / "config")
+    make_development_keys(tmp_path / "config")
+    (tmp_path / "config" / "trust-root.json").unlink()
+    with pytest.raises(TrustError, match="holds keys, but no trust-root.json"):
+        make_development_keys(tmp_path / "config")
+    assert config_folder({"FORGE_CONFIG_HOME": "", "XDG_CONFIG_HOME": "/b"}) == Path("/b/forge")
+
+
 def test_without_a_root_nothing_is_trusted(tmp_path: Path) -> None:
     with pytest.raises(TrustError, match="no trust root is pinned"):
         read_trust_root(tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
-from tests.conftest import MODEL, ROOT, SPECS, commit_all, run_forge
+from tests.conftest import MODEL, ROOT, SPECS, commit_all, git, run_forge
 
 HEAVY = ("torch", "transformers", "datatrove", "vllm", "lm_eval", "numpy", "model_signing", "sigstore")
 
@@ -74,6 +74,30 @@ def test_a_mistake_gets_one_clear_message(repository: Path, config_home: Path, c
     done = run_forge(repository, config_home, *command, code=2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_a_stranger_wrote_gives_a_log_no_commands(repository: Path, config_home: Path) -> None:
+    (repository / "models" / "model.yaml").write_text('kind: "x\\n::error::boo\\e[2J"\n')
+    commit_all(repository)
+    for command in (["plan"], ["validate", "--format", "github"]):
+        done = run_forge(repository, config_home, *command, code=2)
+        assert not [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("::error::boo")]
+        assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_git_s_own_environment_never_chooses_the_repository(copy_of_applied: Path, repository: Path, config_home: Path) -> None:
+    """Hooks run with GIT_DIR set; a ledger must not land in whatever repository that is."""
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home), "GIT_DIR": str(repository / ".git")}
+    done = subprocess.run(
+        [Path(sys.executable).with_name("forge"), "--repo", str(copy_of_applied), "plan"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "7 in sync" in done.stdout
+
+
+def test_a_linked_work_tree_shares_ledger_and_store(copy_of_applied: Path, config_home: Path, tmp_path: Path) -> None:
+    git(copy_of_applied, "worktree", "add", "--quiet", str(tmp_path / "linked"))
+    assert "7 in sync" in run_forge(tmp_path / "linked", config_home, "plan").stdout
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.steps.conftest import NO_DIGEST, MakeRun, RunStep
 
-from forge.contract.release import Release
+from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Verdict
 from forge.errors import StepError
 from forge.steps import gate, release
@@ -104,7 +104,7 @@ def test_a_release_names_digests_and_every_setting_of_the_engine(make_run: MakeR
         "verdict": NO_DIGEST,
         "engine": {"dtype": "auto", "max_model_len": 512, "max_num_seqs": 32, "kv_cache_gib": 1},
     }
-    assert Release.model_validate_json(text).to_bytes() == text
+    assert ReleaseDocument.model_validate_json(text).to_bytes() == text
 
 
 def test_a_no_go_is_never_released(run_step: RunStep, make_run: MakeRun, tmp_path: Path) -> None:

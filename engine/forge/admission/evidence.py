@@ -3,6 +3,7 @@
 This half reads; ``rules`` decides. What cannot be read is a finding, not an exception: one run names every fault.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -63,19 +64,18 @@ def collect(
     release: Release | None,
 ) -> None:
     """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes."""
-    makers = {
-        digest: entry.body
-        for entry in evidence.entries
-        if isinstance(entry.body, Record)
-        for digest in entry.body.products.values()
-    }
+    makers: dict[str, list[Record]] = defaultdict(list)  # two models may give the same report: both made it
+    for entry in evidence.entries:
+        if isinstance(entry.body, Record):
+            for digest in entry.body.products.values():
+                makers[digest].append(entry.body)
     pending = list(roots)
     while pending:
         record = pending.pop()
         if record.key in evidence.records:
             continue
         evidence.records[record.key] = record
-        pending.extend(makers[digest] for digest in record.inputs.values() if digest in makers)
+        pending.extend(maker for digest in record.inputs.values() for maker in makers.get(digest, ()))
     for record in evidence.records.values():
         _collect_record(repository, snapshot, store, record, evidence)
     if release is not None:

@@ -16,7 +16,7 @@ from forge.attest.statements import link_of, release_statement, statement_name, 
 from forge.attest.trust import TrustRoot
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.record import Record, Release
-from forge.contract.release import Release as ReleaseDocument
+from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
@@ -50,11 +50,12 @@ def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement
     reports = []
     for index in range(len(gate.inputs)):
         digest = gate.inputs[f"report-{index}"]
-        maker = next((record for record in evidence.records.values() if digest in record.products.values()), None)
-        if maker is None or digest not in evidence.documents:
+        makers = [record for record in evidence.records.values() if digest in record.products.values()]
+        if not makers or digest not in evidence.documents:
             return [Finding(Rule.GATE, gate.step_id, f"report-{index} ({digest}) is not a report that could be read")]
-        if maker.step is not StepKind.EVALUATE or maker.inputs.get("weights") != weights:
-            message = f"report-{index} is about {maker.inputs.get('weights')}, not about these weights ({weights})"
+        if not any(maker.step is StepKind.EVALUATE and maker.inputs.get("weights") == weights for maker in makers):
+            about = ", ".join(sorted(maker.inputs.get("weights", "nothing") for maker in makers))
+            message = f"report-{index} is about {about}, not about these weights ({weights})"
             return [Finding(Rule.GATE, gate.step_id, message)]
         reports.append(Report.model_validate_json(evidence.documents[digest]))
     again = check([Gate.model_validate(item) for item in gate.parameters["gates"]], reports)
@@ -105,8 +106,9 @@ def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator
             if record.sources.get(name) != source.bundle.sources:
                 yield Finding(Rule.COMMIT, place, "the record names other files than the commit")
             continue
+        kind = source.step_id.split("/", 1)[0]  # one key may be recorded under another step's name: same work, same products
         makers = [other for other in evidence.records.values() if other.products.get(source.product) == digest]
-        if not any(other.step_id == source.step_id for other in makers):
+        if not any(other.step == kind for other in makers):
             yield Finding(Rule.MATERIAL, place, f"{digest} is no recorded product of {source.step_id}")
 
 

@@ -21,7 +21,8 @@ from forge.store.store import Store
 def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot) -> Verdict:
     """Check everything that a subject rests on; raises UsageError for a subject that the ledger does not know.
 
-    A model must have passed a gate to hold: use its digest to check a chain that ends before one.
+    A model is the one that an environment serves now under that name; where none does, the one that was trained last, which
+    cannot hold, for it has passed no gate: use its digest to check a chain that ends before one.
     """
     evidence = collect_ledger(repository, snapshot)
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
@@ -32,7 +33,7 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     judgements = judge(evidence, root, release)
     judgements += _judge_weights(evidence, store, root)
     if weights is not None:
-        judgements += _judge_gates(evidence, weights)
+        judgements += _judge_gates(evidence, weights, release)
     return Verdict(
         subject,
         root.describe(),
@@ -53,6 +54,11 @@ class _History:
         self.by_step = {record.step_id: record for record in self.records}
         self.makers = {digest: record for record in self.records for digest in record.products.values()}
 
+    def current_releases(self) -> list[Release]:
+        """What each environment's pointer names now, the newest move first."""
+        newest = {move.environment: move for move in self.releases}
+        return sorted(newest.values(), key=self.releases.index, reverse=True)
+
 
 def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None, Release | None]:
     """The records that a subject stands for, the weights that gates must be about, and the release, if any."""
@@ -70,26 +76,27 @@ def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None,
             raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
         return [record], record.inputs["weights"], release
     if kind == "model" and name:
+        for release in history.current_releases():
+            record = history.by_key.get(release.key)
+            if record is not None and record.parameters.get("model") == name:
+                return [record], record.inputs["weights"], release
         trained = history.by_step.get(f"{StepKind.TRAIN}/{name}")
         if trained is None:
             raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
-        weights = trained.products["weights"]
-        release = next((move for move in reversed(history.releases) if _serves(move, weights, history)), None)
-        released = [history.by_key[release.key]] if release else []
-        return [trained, *released], weights, release
+        return [trained], trained.products["weights"], None
     raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
 
 
-def _serves(release: Release, weights: str, history: _History) -> bool:
-    record = history.by_key.get(release.key)
-    return record is not None and record.inputs.get("weights") == weights
-
-
-def _judge_gates(evidence: Evidence, weights: str) -> list[Judgement]:
-    gates = [record for record in evidence.records.values() if record.step is StepKind.GATE]
-    if not gates:
+def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> list[Judgement]:
+    """The gate that made the release's verdict must be GO for these weights; one that does so is enough."""
+    released = evidence.records.get(release.key) if release else None
+    verdict = released.inputs.get("verdict") if released else None
+    gates = [record for record in evidence.records.values() if record.products.get("verdict") == verdict and verdict]
+    judged = [judge_gate(gate, weights, evidence) for gate in gates if gate.step is StepKind.GATE]
+    if not judged:
         return [Finding(Rule.GATE, weights, "these weights have passed no gate")]
-    return [judgement for gate in gates for judgement in judge_gate(gate, weights, evidence)]
+    passed = [judgements for judgements in judged if not any(isinstance(item, Finding) for item in judgements)]
+    return passed[0] if passed else judged[0]
 
 
 def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Judgement]:

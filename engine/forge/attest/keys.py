@@ -26,6 +26,11 @@ def make_development_keys(folder: Path) -> tuple[TrustRoot, bool]:
     if root_file.exists():
         return TrustRoot.model_validate_json(root_file.read_bytes()), False
     keys = folder / "keys"
+    if keys.exists() and any(keys.iterdir()):
+        raise TrustError(f"{keys} holds keys, but no {TRUST_FILE} lies beside it: restore that file, or move the keys away")
+    for parent in (folder.absolute(), *folder.absolute().parents):
+        if (parent / ".git").exists():
+            raise TrustError(f"{folder} lies in the Git work tree {parent}: keys are kept outside (set FORGE_CONFIG_HOME)")
     keys.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     keys.chmod(0o700)

@@ -54,7 +54,7 @@ class TrustRoot(BaseModel):
 def config_folder(environment: Mapping[str, str] | None = None) -> Path:
     """Where keys and the trust root lie: $FORGE_CONFIG_HOME, else $XDG_CONFIG_HOME/forge, else ~/.config/forge."""
     environment = os.environ if environment is None else environment
-    if "FORGE_CONFIG_HOME" in environment:
+    if environment.get("FORGE_CONFIG_HOME"):  # empty, as an unset CI variable is, means unset
         return Path(environment["FORGE_CONFIG_HOME"])
     base = environment.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "forge"

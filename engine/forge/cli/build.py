@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from forge.cli.place import place_of, repository_of, targets, tree_of
-from forge.errors import SpecError
+from forge.cli.place import forge_folder, place_of, repository_of, targets, tree_of
+from forge.errors import SpecError, printable
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -112,6 +112,7 @@ def apply(
             try:
                 final = reconcile(place, shown, chosen)
             except KeyboardInterrupt:
+                shown.close()
                 typer.echo("interrupted; `forge apply` goes on where it stopped", err=True)
                 raise typer.Exit(130) from None
             finally:
@@ -152,7 +153,7 @@ def schema(
     from forge.spec.schema import schemas
 
     with repository_of(context) as repository:
-        folder = out or repository.root / ".forge" / "schemas"
+        folder = out or forge_folder(repository) / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in schemas().items():
         (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n")
@@ -163,9 +164,9 @@ def _machine_readable(error: SpecError, output: ValidateFormat) -> str:
     if output is ValidateFormat.JSON:
         rows = [{"path": d.path, "line": d.line, "column": d.column, "message": d.message} for d in error.diagnostics]
         return json.dumps({"schema_version": 1, "diagnostics": rows}, indent=2)
-    escapes = {"%": "%25", "\r": "%0D", "\n": "%0A"}
     lines = []
     for fault in error.diagnostics:
-        message = "".join(escapes.get(character, character) for character in fault.message)
-        lines.append(f"::error file={fault.path},line={fault.line},col={fault.column}::{message}")
+        message, path = (printable(text).replace("%", "%25") for text in (fault.message, fault.path))
+        path = path.replace(":", "%3A").replace(",", "%2C")
+        lines.append(f"::error file={path},line={fault.line},col={fault.column}::{message}")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that ``forge plan`` loads nothing heavy.
 """
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -14,6 +15,18 @@ import typer
 from forge import __version__
 from forge.cli import build, serving, trust
 from forge.errors import ForgeError
+
+_GIT_ENVIRONMENT = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_COMMON_DIR",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+)
+"""Set in hooks. The repository is the one that --repo or the current folder names, never one that git's environment names."""
 
 app = typer.Typer(
     help="Turn a Git repository into a private model factory.",
@@ -65,9 +78,17 @@ def _interrupt(_number: int, _frame: object) -> None:
 def run() -> None:
     """Entry point: a user's mistake ends with a message and its exit code, never with a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
+    for name in _GIT_ENVIRONMENT:
+        os.environ.pop(name, None)
     try:
         app(standalone_mode=True)
     except ForgeError as error:
         sys.stdout.flush()
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        print(f"{error}: this command needs the whole installation (make setup PROFILE=cpu)", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        print(f"{error.filename or 'forge'}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)

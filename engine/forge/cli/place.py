@@ -42,7 +42,7 @@ def store_of(repository: "Repository", desired: "Desired") -> "Store":
     """The artifact store that forge.toml names."""
     from forge.store.store import Store
 
-    return Store(desired.settings.store.url, repository.root)
+    return Store(desired.settings.store.url, repository.home)
 
 
 def place_of(repository: "Repository", tree: "Tree", desired: "Desired") -> "Place":
@@ -64,7 +64,16 @@ def place_of(repository: "Repository", tree: "Tree", desired: "Desired") -> "Pla
 
 def work_folder(repository: "Repository") -> Path:
     """Where steps work on this machine; never in Git."""
-    return repository.root / ".forge" / "work"
+    return forge_folder(repository) / "work"
+
+
+def forge_folder(repository: "Repository") -> Path:
+    """``.forge``, which ignores itself: nothing in it is ever committed."""
+    folder = repository.home / ".forge"
+    folder.mkdir(exist_ok=True)
+    if not (folder / ".gitignore").exists():
+        (folder / ".gitignore").write_text("*\n")
+    return folder
 
 
 def targets(desired: "Desired", target: list[str]) -> frozenset[str]:
@@ -74,4 +83,6 @@ def targets(desired: "Desired", target: list[str]) -> frozenset[str]:
     for address in target:
         if address not in desired.resources:
             raise UsageError(f"--target: there is no {address}{did_you_mean(address, desired.resources)}")
+        if address.split("/")[0] in ("EvalSuite", "InferencePolicy"):
+            raise UsageError(f"--target: {address} has no steps of its own: name the Deployment that uses it")
     return frozenset(target)

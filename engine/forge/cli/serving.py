@@ -4,14 +4,16 @@ from typing import Annotated
 
 import typer
 
-from forge.cli.place import repository_of, store_of, tree_of
+from forge.cli.place import forge_folder, repository_of, store_of, tree_of
 
 
 def serve(
     context: typer.Context,
     environment: Annotated[str, typer.Option("--env", help="The environment to serve.")],
     host: Annotated[str, typer.Option(help="Address of the gateway.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port of the gateway; 0: a free one, named in .forge/serve/ENV.json.")] = 8080,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the gateway; 0: a free one, named in .forge/serve/ENV.json.")
+    ] = 8080,
     expose: Annotated[bool, typer.Option("--expose", help="Allow a host other than loopback (put TLS before it).")] = False,
     engine_port: Annotated[int | None, typer.Option(help="Port of vLLM on loopback; default: a free one.")] = None,
     engine_key: Annotated[
@@ -33,7 +35,7 @@ def serve(
     with repository_of(context) as repository:
         desired = read_desired(tree_of(repository, "HEAD", worktree=False))
         snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        state = repository.root / ".forge" / "serve"
+        state = forge_folder(repository) / "serve"
         release = pull(environment, repository, snapshot, store_of(repository, desired), root, state / "weights")
     settings = ServeSettings(
         audit_folder=state / "audit",

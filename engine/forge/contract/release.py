@@ -12,7 +12,7 @@ RELEASE_FILE = "release.json"
 POLICY_FILE = "policy.json"
 
 
-class Release(BaseModel):
+class ReleaseDocument(BaseModel):
     """The ``release.json`` of a release step; it names bytes by digest only and says nothing of time or place."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -188,6 +188,8 @@ class Ledger:
         stream = _import_stream(temporary, snapshot.commit, new, blobs, int(self._clock()))
         self._git(["fast-import", "--quiet", "--done", "--date-format=raw"], stream)
         commit = self._repository.ref_target(temporary)
+        if commit is None:
+            raise LedgerError(f"cannot append to {self.ref}: git fast-import left no commit")
         moves = [f"update {self.ref} {commit} {snapshot.commit or _NO_COMMIT}"]
         moves += [f"delete {ref}" for ref in self._temporary_refs()]
         try:
@@ -210,7 +212,11 @@ class Ledger:
 
     def _git(self, arguments: Sequence[str], stdin: bytes) -> None:
         done = subprocess.run(
-            ["git", *_FSYNC, *arguments], input=stdin, capture_output=True, cwd=self._repository.common_dir, check=False
+            ["git", f"--git-dir={self._repository.common_dir}", *_FSYNC, *arguments],
+            input=stdin,
+            capture_output=True,
+            cwd=self._repository.common_dir,
+            check=False,
         )
         if done.returncode:
             reason = done.stderr.decode(errors="replace").strip()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release
+from forge.errors import printable
 from forge.plan.cost import NO_ESTIMATE, Estimate, estimate_from_history, estimate_training
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, step_key, version_of
@@ -234,7 +235,8 @@ def _changed_fields(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, A
 
 
 def _shown(value: Any) -> str:
-    return "default" if value is _ABSENT else str(value)
+    text = "default" if value is _ABSENT else printable(str(value))
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def _estimate(step: Step, desired: Desired, latest: Record | None) -> Estimate:

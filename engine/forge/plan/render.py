@@ -157,7 +157,7 @@ def _totals(plan: Plan) -> Iterable[str]:
         line += f", {money(sum(costs), plan.currency)}" if costs else ", no price known"
         yield line + (f"; {unknown} steps never ran here and have no estimate yet." if unknown else ".")
     else:
-        yield "No estimate: none of these steps ran here before, and forge.toml describes no accelerator."
+        yield "No estimate: none of these steps ran here before."
     if any(estimate.flops is not None for estimate in estimates):
         yield f"FLOPs: {FLOPS_FORMULA}."
 

@@ -23,7 +23,7 @@ from forge.contract.messages import Event, FailureCause, InputArtifact, Resource
 from forge.contract.record import Attempt, Record, Release, Spent
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
-from forge.errors import RefusedError, StoreError
+from forge.errors import LedgerError, RefusedError, StoreError
 from forge.executors import local
 from forge.ledger.ledger import Draft, Ledger, Snapshot
 from forge.plan.cost import price, spent
@@ -86,9 +86,14 @@ def apply(place: Place, observer: Observer, target: frozenset[str] = frozenset()
         raise RefusedError("only a commit can be applied: commit your changes first")
     plan, snapshot = current_plan(place, target)
     observer.planned(plan)
-    if plan.changes:
-        for action in plan.changes:
-            signer_for(STEPS[action.step.kind].role, place.config)  # fail before the work, not after it
+    for action in plan.changes:  # fail before the work, not after it
+        signer_for(STEPS[action.step.kind].role, place.config)
+        if action.step.kind is StepKind.TRAIN:
+            weights_key(place.config)
+    for action in plan.actions:  # what a finished step read stays verifiable, whatever the store has lost
+        for source in action.step.inputs.values():
+            if isinstance(source, FromCommit) and action.kind is ActionKind.NOTHING:
+                _store_bundle(place, source)
     waiting = {action.step.id for action in plan.changes}
     while plan.changes:
         action = next(action for action in plan.changes if action.key is not None)
@@ -126,7 +131,12 @@ def _run(place: Place, action: Action, snapshot: Snapshot, observer: Observer) -
             try:
                 done = local.run(request, space, lock, lambda event: observer.progressed(action, event))
             except local.StepFailedError as error:
-                _record_failure(place, action, error, request, (place.now() - began).total_seconds())
+                try:
+                    _record_failure(place, action, error, request, (place.now() - began).total_seconds())
+                except LedgerError as unrecorded:
+                    raise LedgerError(
+                        f"{action.step.id} failed: {error}\nand the attempt is not recorded: {unrecorded}"
+                    ) from error
                 message = f"{action.step.id} failed: {error}{_where_inputs_lie(action, error)}"
                 raise local.StepFailedError(message, error.cause, error.attempt) from error
     record = _record(place, action, snapshot, *done)

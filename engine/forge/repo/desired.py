@@ -88,6 +88,9 @@ def _paths(
 def _bundle(tree: Tree, names: Mapping[str, str], document: Document, diagnostics: list[Diagnostic]) -> Bundle:
     files = {}
     for name, path in names.items():
+        if "\\" in name:
+            diagnostics.append(document.diagnostic((), f"{path!r}: a file name with a backslash cannot be part of an artifact"))
+            continue
         try:
             data = tree.read(path)
         except RepoError as error:

@@ -70,11 +70,21 @@ class Repository:
         return Path(self._repo.working_tree_dir or self._repo.common_dir)
 
     @property
+    def home(self) -> Path:
+        """The folder that ``.forge`` lies in: the main work tree's top, which linked work trees share with its refs."""
+        return self.common_dir.parent.resolve() if self.common_dir.name == ".git" else self.root
+
+    @property
     def state_folder(self) -> Path:
         """Where Forge keeps what belongs to this clone and must not be fetched: locks and the last ledger head seen."""
         path = self.common_dir / "forge"
         path.mkdir(exist_ok=True)
         return path
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there is no working tree."""
+        return bool(self._repo.bare)
 
     @property
     def is_shallow(self) -> bool:
@@ -88,6 +98,8 @@ class Repository:
         try:
             return str(self.git.rev_parse("--verify", "--quiet", "--end-of-options", ref + "^{commit}"))
         except GitCommandError as error:
+            if error.stderr.strip():
+                raise RepoError(f"{self.root}: git: {error.stderr.strip().removeprefix('stderr: ')}") from error
             hint = "; this clone is shallow: `git fetch --unshallow` brings its history" if self.is_shallow else ""
             if ref == "HEAD":
                 raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree") from error

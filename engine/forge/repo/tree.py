@@ -41,7 +41,7 @@ class CommitTree:
     def __init__(self, repository: Repository, commit: str) -> None:
         self.commit: str | None = commit
         self._repository = repository
-        self._entries = {entry.path: entry for entry in repository.tree_entries(commit)}
+        self._entries = {entry.path: entry for entry in repository.tree_entries(commit) if _is_text(entry.path)}
 
     def paths(self) -> Iterable[str]:
         """Every path, links and submodules included."""
@@ -69,8 +69,11 @@ class WorkTree:
         self.commit: str | None = None
         self._repository = repository
         self._root = repository.root
+        if repository.is_bare:
+            raise RepoError(f"{repository.root}: a bare repository has no working tree: name a commit with --ref")
         listing = str(repository.git.ls_files("-z", "--cached", "--others", "--exclude-standard"))
-        self._paths = [path for path in listing.split("\0") if path and (self._root / path).exists()]
+        names = dict.fromkeys(listing.split("\0"))  # a path in conflict is listed three times
+        self._paths = [path for path in names if path and _is_text(path) and (self._root / path).exists()]
 
     def paths(self) -> Iterable[str]:
         """Every path, links included."""
@@ -104,6 +107,15 @@ def submodules_matching(tree: Tree, pattern: str) -> list[str]:
         for path, entry in tree._entries.items()  # noqa: SLF001 (same module, same subject)
         if entry.mode == _SUBMODULE and pattern.startswith(path + "/")
     ]
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path is UTF-8; no pattern matches one that is not."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _follow_lfs(repository: Repository, path: str, data: bytes) -> bytes:

@@ -12,8 +12,7 @@ from pydantic import ValidationError
 
 from forge.admission.verify import verify
 from forge.attest.trust import TrustRoot
-from forge.contract.release import POLICY_FILE, RELEASE_FILE
-from forge.contract.release import Release as ReleaseDocument
+from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.errors import RefusedError, ServeError, TrustError
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository

@@ -19,6 +19,7 @@ from forge.errors import Diagnostic, SpecError
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 64
+MAX_INTEGER = 2**53 - 1
 _TAG = "tag:yaml.org,2002:"
 
 Location = tuple[str | int, ...]
@@ -160,12 +161,13 @@ def _scalar(node: ScalarNode) -> Any:
 
 
 def _integer(node: ScalarNode, text: str) -> int:
-    if len(text) > 30:
-        raise _FaultError(node, "the number has more than 30 digits")
     try:
-        return int(text.replace("_", ""), 0 if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
+        number = int(text[:40].replace("_", ""), 0 if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
     except ValueError as error:
         raise _FaultError(node, f"not a whole number: {text}") from error
+    if abs(number) > MAX_INTEGER:
+        raise _FaultError(node, f"a whole number may be {MAX_INTEGER:,} at most: JSON keeps no larger one exactly")
+    return number
 
 
 def _float(node: ScalarNode, text: str) -> float:

@@ -1,12 +1,14 @@
 """Field types that several kinds share: counts with suffixes, names, references, paths, secrets."""
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_COUNT = re.compile(r"(\d+(?:\.\d+)?)([kMBT])?")
+_COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
+_LARGEST = 2**53 - 1
 _DNS_1123 = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 KINDS = ("DataRecipe", "Tokenizer", "Model", "EvalSuite", "InferencePolicy", "Deployment")
 
@@ -23,10 +25,12 @@ def _parse_count(value: Any) -> Any:
         if match is None:
             raise ValueError("expected a count such as 2000000, 100k, 2M or 1.5B")
         number, suffix = match.groups()
-        scaled = round(float(number) * _SUFFIXES.get(suffix or "", 1) * 1000)
-        if scaled % 1000:
+        scaled = Decimal(number) * _SUFFIXES.get(suffix or "", 1)
+        if scaled != scaled.to_integral_value():
             raise ValueError(f"{value!r} is not a whole number")
-        return scaled // 1000
+        if scaled > _LARGEST:
+            raise ValueError(f"larger than {_LARGEST:,}")
+        return int(scaled)
     return value
 
 

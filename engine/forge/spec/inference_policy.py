@@ -5,6 +5,7 @@ is checked against the schema below when the spec is read, and again by the gate
 """
 
 import json
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -23,6 +24,8 @@ type Request = { stream: Bool, max_tokens: Long, parameters: Set<String> };
 action "chat", "complete" appliesTo { principal: Role, resource: Model, context: Request };
 action "list-models" appliesTo { principal: Role, resource: Model, context: {} };
 """
+
+_CEDAR_ROLE = re.compile(r'Role\s*::\s*"([^"]*)"')
 
 Parameter = Literal[
     "frequency_penalty", "logit_bias", "min_p", "n", "presence_penalty", "repetition_penalty", "response_format",
@@ -124,6 +127,10 @@ class InferencePolicySpec(Part):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"{what} {twice[0]!r} stands twice")
+        known = {role.name for role in self.roles}
+        unknown = sorted(set(_CEDAR_ROLE.findall(self.access)) - known)
+        if unknown:
+            raise ValueError(f"access names the role {unknown[0]!r}, which is not among the roles: {', '.join(sorted(known))}")
         keys = [key for role in self.roles for key in role.keys]
         if len(set(keys)) != len(keys):
             raise ValueError("a key stands under two roles, or twice under one")

@@ -11,7 +11,7 @@ SETTINGS_FILE = "forge.toml"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class SpecsSection(_Section):
@@ -24,14 +24,14 @@ class SpecsSection(_Section):
 class StoreSection(_Section):
     """Where bytes lie."""
 
-    url: str = ".forge/store"
+    url: Annotated[str, Field(pattern="^[^~]")] = ".forge/store"
     """A folder relative to the repository's root, or any fsspec URL."""
 
 
 class LedgerSection(_Section):
     """Where history lies."""
 
-    ref: Annotated[str, Field(pattern=r"^refs/forge/[a-z0-9-]+$")] = "refs/forge/ledger"
+    ref: Annotated[str, Field(pattern=r"^refs/forge/ledger[a-z0-9-]*$")] = "refs/forge/ledger"
 
 
 class LocalExecutorSection(_Section):

@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from forge.canonical import Digest
-from forge.contract.release import POLICY_FILE, RELEASE_FILE, Release
+from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.contract.verdict import VERDICT_FILE, Decision, Verdict
 from forge.errors import StepError
 from forge.spec.deployment import Engine
@@ -20,7 +20,7 @@ def run(run: StepRun) -> Metrics:
     if not (run.input("policy") / POLICY_FILE).is_file():
         raise StepError(f"{subject}: the policy input holds no {POLICY_FILE}")
     try:
-        release = Release(
+        release = ReleaseDocument(
             environment=parameters["environment"],
             deployment=parameters["deployment"],
             model=parameters["model"],

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from forge.canonical import Digest, digest_of_bytes, digest_of_chunks, hex_of
 from forge.contract.manifest import Manifest, manifest_of
-from forge.errors import StoreError
+from forge.errors import StoreError, UsageError
 
 _CHUNK = 1 << 20
 
@@ -28,7 +28,10 @@ class Store:
     def __init__(self, url: str, base: Path) -> None:
         """Open the store; a URL without a scheme is a folder, relative to ``base``."""
         location = url if "://" in url else str((base / url).resolve())
-        self._fs, self._root = fsspec.core.url_to_fs(location)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(location)
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"forge.toml: store.url: {url!r} cannot be opened: {error}") from error
         self._is_local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
 
     def put_folder(self, folder: Path) -> Manifest:
@@ -145,8 +148,8 @@ class Store:
 
     def _put_blob(self, digest: Digest, path: Path) -> None:
         target = self._blob_path(digest)
-        if self._fs.exists(target) and self._fs.size(target) == path.stat().st_size:
-            return
+        if self._fs.exists(target) and digest_of_chunks(self._blob_chunks(digest)) == digest:
+            return  # one that is damaged is written again
         temporary = self._temporary(target)
         try:
             self._fs.put_file(str(path), temporary)

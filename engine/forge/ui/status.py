@@ -41,7 +41,7 @@ def to_text(data: dict[str, Any]) -> str:
 
 
 def _step(action: Action, recorded: Recorded) -> dict[str, Any]:
-    last = recorded.latest(action.step.id)
+    last = recorded.record(action.key) if action.key else recorded.latest(action.step.id)
     return {
         "step": action.step.id,
         "subject": action.step.subject,
