@@ -41,7 +41,7 @@ def test_keys_are_never_made_inside_a_work_tree_nor_over_others(tmp_path: Path) 
         make_development_keys(tmp_path / "tree" / "config")
     make_development_keys(tmp_path / "config")
     (tmp_path / "config" / "trust-root.json").unlink()
-    with pytest.raises(TrustError, match="holds keys, but no trust-root.json"):
+    with pytest.raises(TrustError, match=r"holds keys, but no trust-root\.json"):
         make_development_keys(tmp_path / "config")
     assert config_folder({"FORGE_CONFIG_HOME": "", "XDG_CONFIG_HOME": "/b"}) == Path("/b/forge")
 

@@ -8,8 +8,7 @@ from typing import Any
 from google.protobuf import json_format
 from in_toto.models.link import Link
 from in_toto.models.metadata import Metadata
-from in_toto_attestation.predicates.provenance.v1.provenance import Provenance
-from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance as ProvenanceMessage
+from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 from securesystemslib.signer import SSlibKey
@@ -65,5 +64,5 @@ def test_in_toto_attestation_reads_every_statement(applied: Path) -> None:
         statement = Statement.copy_from_pb(json_format.ParseDict(payload(envelope), StatementMessage()))
         statement.validate()
     for _, envelope in provenances:
-        predicate = json_format.ParseDict(payload(envelope)["predicate"], ProvenanceMessage())
-        Provenance.copy_from_pb(predicate).validate()
+        predicate = json_format.ParseDict(payload(envelope)["predicate"], Provenance())  # refuses an unknown field
+        assert predicate.build_definition.build_type.startswith("urn:forge:step:")

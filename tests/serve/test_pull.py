@@ -7,6 +7,7 @@ from tests.conftest import commit_all, new_repository, run_forge, write_small
 
 from forge.attest.keys import make_development_keys
 from forge.attest.trust import read_trust_root
+from forge.canonical import digest_of_bytes
 from forge.errors import RefusedError, TrustError
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
@@ -35,11 +36,13 @@ def test_a_release_that_holds_is_laid_out(copy_of_applied: Path, config_home: Pa
 
 
 def test_a_changed_byte_of_the_weights_is_refused(copy_of_applied: Path, config_home: Path) -> None:
-    weights = pulled(copy_of_applied, config_home).model_path / "model.safetensors"
-    weights.chmod(0o644)  # laid out as a hard link: writing through it damages the store itself
-    data = bytearray(weights.read_bytes())
+    laid_out = pulled(copy_of_applied, config_home).model_path / "model.safetensors"
+    name = digest_of_bytes(laid_out.read_bytes()).removeprefix("sha256:")
+    blob = copy_of_applied / ".forge" / "store" / "blobs" / name[:2] / name
+    blob.chmod(0o644)
+    data = bytearray(blob.read_bytes())
     data[-1] ^= 1
-    weights.write_bytes(data)
+    blob.write_bytes(data)
     with pytest.raises(TrustError, match=r"release/local may not serve(.|\n)*model\.safetensors should be sha256:"):
         pulled(copy_of_applied, config_home)
 

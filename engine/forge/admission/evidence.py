@@ -4,7 +4,7 @@ This half reads; ``rules`` decides. What cannot be read is a finding, not an exc
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from forge.admission.verdict import Finding, Rule
@@ -80,12 +80,16 @@ def collect(
         _collect_record(repository, snapshot, store, record, evidence)
     if release is not None:
         _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
+        _collect_graph(repository, release.commit, evidence)
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
-    _read_objects(repository, snapshot, evidence)
+    commits = _read_objects(repository, snapshot, evidence)
     if evidence.findings:
         return
+    for older, newer in commits:
+        for path in _lost(repository, f"{older}^{{tree}}", f"{newer}^{{tree}}"):
+            evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {newer} removes or changes it"))
     listing = snapshot.paths()
     previous: str | None = None
     listed: set[str] = set()
@@ -106,6 +110,7 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
                 evidence.findings.append(Finding(Rule.LEDGER, index, f"it should be the same object as {path}"))
         listed.add(path)
         previous = entry.digest
+        evidence.findings.extend(_replays(entry, evidence.entries))
         evidence.entries.append(entry)
     if (last, previous) != snapshot.head:
         evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), "the head names another last entry than there is"))
@@ -114,10 +119,41 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
             evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
 
 
-def _read_objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
-    """Walk commits, trees and blobs from the head, each read once; git's own walk does not re-hash what it meets."""
+def _replays(entry: Entry, before: list[Entry]) -> Iterator[Finding]:
+    """A signed body says nothing of its place in the chain, so whoever can write the ref could append an old one again."""
+    body, path = entry.body, sequence_path(entry.sequence)
+    if isinstance(body, Record):
+        known = next((old for old in reversed(before) if isinstance(old.body, Record) and old.body.key == body.key), None)
+        if body.supersedes != (known.digest if known else None):
+            place = f"entry {known.sequence}" if known else "none"
+            yield Finding(Rule.LEDGER, path, f"the record of {body.step_id} does not supersede the one before it ({place})")
+    elif isinstance(body, Release):
+        moves = [old.body.moved for old in before if isinstance(old.body, Release) and old.body.environment == body.environment]
+        if moves and body.moved <= moves[-1]:
+            yield Finding(Rule.LEDGER, path, f"a release of {body.environment} moved {body.moved} follows one of {moves[-1]}")
+
+
+def _lost(repository: Repository, older: str, newer: str, prefix: str = "") -> Iterator[str]:
+    """Paths of the older tree that the newer lacks or has other bytes for; equal subtrees are not entered."""
+    kept = {row.path: row for row in repository.children(newer)}
+    for row in repository.children(older):
+        now = kept.get(row.path)
+        if now == row:
+            continue
+        if now is not None and now.mode == row.mode == "40000":
+            yield from _lost(repository, row.name, now.name, f"{prefix}{row.path}/")
+        else:
+            yield prefix + row.path
+
+
+def _read_objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> list[tuple[str, str]]:
+    """Walk commits, trees and blobs from the head, each read once; git's own walk does not re-hash what it meets.
+
+    Returns the commits as (parent, child).
+    """
     pending = [(snapshot.commit, "the head")] if snapshot.commit else []
     seen: set[str] = set()
+    steps: list[tuple[str, str]] = []
     while pending:
         name, path = pending.pop()
         if name in seen:
@@ -131,11 +167,17 @@ def _read_objects(repository: Repository, snapshot: Snapshot, evidence: Evidence
         if found is None:
             evidence.findings.append(Finding(Rule.LEDGER, path, f"Git object {name} is absent"))
         elif found.kind == "commit":
-            pending += [
-                (line.split()[1], f"commit {name}") for line in _headers(found.data) if line.startswith(("tree ", "parent "))
-            ]
+            names = [line.split(" ", 1) for line in _headers(found.data) if line.startswith(("tree ", "parent "))]
+            pending += [(target, f"commit {name}") for _, target in names]
+            steps += [(target, name) for kind, target in names if kind == "parent"]
         elif found.kind == "tree":
-            pending += [(row.name, row.path) for row in repository.children(name)]
+            try:
+                pending += [(row.name, row.path) for row in repository.children(name)]
+            except RepoError as error:
+                evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
+        elif found.kind != "blob":
+            evidence.findings.append(Finding(Rule.LEDGER, path, f"Git object {name} is a {found.kind}"))
+    return steps
 
 
 def _headers(commit: bytes) -> list[str]:
@@ -153,13 +195,20 @@ def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, re
     for name, digest in record.products.items():
         document = _DOCUMENTS.get((name, record.step))
         if document is not None and digest in evidence.manifests:
-            evidence.documents[digest] = store.read_file(digest, document)
-    if record.commit not in evidence.graphs:
+            try:
+                evidence.documents[digest] = store.read_file(digest, document)
+            except StoreError as error:
+                evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
+    _collect_graph(repository, record.commit, evidence)
+
+
+def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:
+    if commit not in evidence.graphs:
         try:
-            desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(record.commit)))
-            evidence.graphs[record.commit] = build_graph(desired)
+            desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(commit)))
+            evidence.graphs[commit] = build_graph(desired)
         except ForgeError as error:
-            evidence.findings.append(Finding(Rule.COMMIT, record.commit, f"cannot be read again: {error}"))
+            evidence.findings.append(Finding(Rule.COMMIT, commit, f"cannot be read again: {error}"))
 
 
 def _collect_attestations(snapshot: Snapshot, names: Mapping[str, str], owner: str, evidence: Evidence) -> None:

@@ -7,7 +7,9 @@
    again over the reports of this very model, agree.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from pydantic import ValidationError
 
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Check, Finding, Rule
@@ -20,8 +22,9 @@ from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
-from forge.plan.graph import FromCommit, Step, producers_of, step_key
+from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
+from forge.spec.meaning import RELOAD, meaningful
 
 Judgement = Finding | Check
 
@@ -47,6 +50,13 @@ def judge(evidence: Evidence, root: TrustRoot, release: Release | None) -> list[
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
     """Whether a gate's verdict is GO for these weights, evaluated again from the reports."""
+    try:
+        return _judge_gate(gate, weights, evidence)
+    except (KeyError, ValueError) as error:  # a ValidationError is a ValueError
+        return [Finding(Rule.GATE, gate.step_id, f"its record, reports or verdict cannot be read: {error!r}")]
+
+
+def _judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
     reports = []
     for index in range(len(gate.inputs)):
         digest = gate.inputs[f"report-{index}"]
@@ -85,16 +95,19 @@ def _judge_record(record: Record, evidence: Evidence, root: TrustRoot) -> Iterat
         if record.commit in evidence.graphs:
             yield Finding(Rule.COMMIT, name, f"commit {record.commit} asks for no such step")
         return
+    if record.step is not step.kind or record.products.keys() != set(STEPS[step.kind].products):
+        yield Finding(Rule.COMMIT, name, f"a {step.kind.value} step is asked for; the record is of a {record.step.value} step")
+        return
     if dict(step.parameters) != record.parameters:
         yield Finding(Rule.COMMIT, name, f"commit {record.commit} gives it other parameters than the record has")
+    if set(step.inputs) != set(record.inputs):
+        yield Finding(Rule.MATERIAL, name, "it reads other inputs than its commit asks for")
+        return  # no statement can be made of it
     yield from _judge_materials(record, step, evidence)
     yield from _judge_attestations(record, step, evidence, root)
 
 
 def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator[Finding]:
-    if set(step.inputs) != set(record.inputs):
-        yield Finding(Rule.MATERIAL, record.step_id, "it reads other inputs than its commit asks for")
-        return
     for name, digest in record.inputs.items():
         source = step.inputs[name]
         place = f"{record.step_id} {name}"
@@ -106,10 +119,32 @@ def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator
             if record.sources.get(name) != source.bundle.sources:
                 yield Finding(Rule.COMMIT, place, "the record names other files than the commit")
             continue
-        kind = source.step_id.split("/", 1)[0]  # one key may be recorded under another step's name: same work, same products
-        makers = [other for other in evidence.records.values() if other.products.get(source.product) == digest]
-        if not any(other.step == kind for other in makers):
+        if not _is_made_by(source, digest, evidence.graphs[record.commit], evidence):
             yield Finding(Rule.MATERIAL, place, f"{digest} is no recorded product of {source.step_id}")
+
+
+def _is_made_by(source: FromStep, digest: str, graph: Mapping[str, Step], evidence: Evidence) -> bool:
+    """Whether a record made it that this very commit asks for: same kind, parameters and inputs, all the way up.
+
+    Not the step's id: two deployments with equal gates share one record. Not merely a recorded product: a gate of another
+    commit could have laxer thresholds.
+    """
+    makers = [record for record in evidence.records.values() if record.products.get(source.product) == digest]
+    return any(_is_asked_for(record, graph[source.step_id], graph, evidence) for record in makers)
+
+
+def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidence: Evidence) -> bool:
+    return (
+        record.step is step.kind
+        and record.parameters == dict(step.parameters)
+        and record.inputs.keys() == step.inputs.keys()
+        and all(
+            source.bundle.manifest.digest == record.inputs[name]
+            if isinstance(source, FromCommit)
+            else _is_made_by(source, record.inputs[name], graph, evidence)
+            for name, source in step.inputs.items()
+        )
+    )
 
 
 def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
@@ -153,9 +188,27 @@ def _judge_release(release: Release, evidence: Evidence, root: TrustRoot) -> Ite
     if record is None or record.products.get("release") != release.release:
         yield Finding(Rule.RELEASE, place, f"{release.release} is no product of a recorded release step")
         return
-    if release.release not in evidence.documents:
-        return  # its bytes are a finding of their own
-    document = ReleaseDocument.model_validate_json(evidence.documents[release.release])
+    graph = evidence.graphs.get(release.commit, {})
+    step = graph.get(f"{StepKind.RELEASE}/{release.deployment}")
+    if step is None or not _is_asked_for(record, step, graph, evidence):
+        yield Finding(Rule.COMMIT, place, f"commit {release.commit} does not ask for this release")
+    if release.release in evidence.documents:  # else its bytes are a finding of their own
+        yield from _judge_document(release, record, evidence.documents[release.release])
+
+
+def _judge_document(release: Release, record: Record, data: bytes) -> Iterator[Finding]:
+    """Whether the release artifact says what its step was given: the agent serves by it."""
+    place = f"release of {release.environment}"
+    try:
+        document = ReleaseDocument.model_validate_json(data)
+    except ValidationError as error:
+        yield Finding(Rule.RELEASE, place, f"{release.release} is no release document: {error}")
+        return
+    if record.parameters.get("engine", {}) != meaningful(document.engine, RELOAD) or (
+        document.model,
+        document.policy_name,
+    ) != (record.parameters.get("model"), record.parameters.get("policy")):
+        yield Finding(Rule.RELEASE, place, "the release's model, policy name or engine is not what its step was given")
     stated = {"weights": document.weights, "policy": document.policy, "verdict": document.verdict}
     for name, digest in stated.items():
         if record.inputs.get(name) != digest:

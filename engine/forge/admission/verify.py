@@ -72,16 +72,16 @@ def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None,
         if release is None:
             raise UsageError(f"nothing was ever released to {name!r}")
         record = history.by_key.get(release.key)
-        if record is None:
+        if record is None or "weights" not in record.inputs:
             raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
         return [record], record.inputs["weights"], release
     if kind == "model" and name:
         for release in history.current_releases():
             record = history.by_key.get(release.key)
-            if record is not None and record.parameters.get("model") == name:
+            if record is not None and "weights" in record.inputs and record.parameters.get("model") == name:
                 return [record], record.inputs["weights"], release
         trained = history.by_step.get(f"{StepKind.TRAIN}/{name}")
-        if trained is None:
+        if trained is None or "weights" not in trained.products:
             raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
         return [trained], trained.products["weights"], None
     raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
@@ -102,7 +102,7 @@ def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> l
 def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Judgement]:
     judgements: list[Judgement] = []
     for record in evidence.records.values():
-        if record.step is not StepKind.TRAIN or record.products["weights"] not in evidence.manifests:
+        if record.step is not StepKind.TRAIN or record.products.get("weights") not in evidence.manifests:
             continue
         signature = evidence.attestations.get(record.attestations.get("weights-signature", ""))
         if signature is None:

@@ -27,7 +27,7 @@ def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
         document: dict[str, Any] = json.loads(data)
         is_canonical = canonical_json(document) == data
         envelope = Envelope.from_dict(document)  # takes the document apart
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise TrustError(f"{name}: not a DSSE envelope: {error}") from error
     if not is_canonical:
         raise TrustError(f"{name}: the envelope is not in its canonical form")
@@ -37,7 +37,7 @@ def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
     try:
         envelope.verify(keys, 1)
     except (VerificationError, ValueError) as error:
-        signed_by = ", ".join(keyid[:12] for keyid in envelope.signatures) or "nobody"
+        signed_by = ", ".join(str(keyid)[:12] for keyid in envelope.signatures) or "nobody"
         raise TrustError(f"{name}: no valid signature of the role {role.value} (signed by {signed_by})") from error
     payload: bytes = envelope.payload
     return payload

@@ -3,16 +3,19 @@
 A record is never rewritten. What it says of bytes is what the control plane hashed, not what the step claimed.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from forge.contract.kinds import StepKind
 from forge.contract.messages import FailureCause
 
+_Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Spent(_Value):
@@ -27,30 +30,30 @@ class Record(_Value):
     """A finished step."""
 
     kind: Literal["record"] = "record"
-    key: str
+    key: _Digest
     step: StepKind
     step_version: int
     step_id: str
     """``KIND/NAME``: the place in the step graph, the same for every commit."""
     subject: str
     parameters: dict[str, Any]
-    inputs: dict[str, str]
+    inputs: dict[str, _Digest]
     """Product name -> artifact digest."""
-    products: dict[str, str]
+    products: dict[str, _Digest]
     """Product name -> artifact digest."""
     sources: dict[str, dict[str, str]] = {}
     """Input name -> file in the artifact -> path in the repository at ``commit``; for inputs that no step made."""
     metrics: dict[str, float | int | str] = {}
-    commit: str
+    commit: _Commit
     attempt: int
     started: str
     finished: str
     environment: dict[str, str]
     estimate: Spent | None = None
     actual: Spent
-    attestations: dict[str, str]
+    attestations: dict[str, _Digest]
     """``link``, ``provenance`` or ``test-result``, ``weights-signature`` -> digest of the attestation's bytes."""
-    supersedes: str | None = None
+    supersedes: _Digest | None = None
     """Digest of the entry whose products this record replaces (the artifact was lost and the step gave other bytes)."""
 
 
@@ -58,11 +61,11 @@ class Attempt(_Value):
     """A step that failed; it made nothing, and is kept so that nobody has to guess."""
 
     kind: Literal["attempt"] = "attempt"
-    key: str
+    key: _Digest
     step: StepKind
     step_id: str
     subject: str
-    commit: str
+    commit: _Commit
     attempt: int
     cause: FailureCause
     message: str
@@ -75,11 +78,11 @@ class Release(_Value):
     kind: Literal["release"] = "release"
     environment: str
     deployment: str
-    release: str
+    release: _Digest
     """Digest of the release artifact."""
-    key: str
+    key: _Digest
     """Key of the release step that made it."""
-    commit: str
+    commit: _Commit
     moved: str
     """UTC, RFC 3339."""
-    attestations: dict[str, str] = {}
+    attestations: dict[str, _Digest] = {}

@@ -9,6 +9,7 @@ Rules of the state machine:
 """
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 from filelock import FileLock
 from git.exc import GitCommandError
 from pydantic import ValidationError
+from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
 from forge.contract.record import Attempt, Record, Release
@@ -30,7 +32,7 @@ from forge.ledger.entry import Entry, attestation_path, index_paths, key_folder,
 from forge.repo.repository import Repository, TreeEntry
 
 _FSYNC = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
-_TRAILER = re.compile(r"^Forge-Head: (\d+) (sha256:[0-9a-f]{64})$", re.MULTILINE)
+_TRAILER = re.compile(r"^Forge-Head: ([0-9]{1,9}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 _TEMPORARY_REFS = "refs/forge/tmp/"
 _ATTEMPTS = 20
 _NO_COMMIT = "0" * 40
@@ -100,7 +102,11 @@ class Snapshot:
             entry = Entry.model_validate_json(data)
         except ValidationError as error:
             raise LedgerError(f"ledger entry {path} is not one this engine reads: {error}") from error
-        if entry.to_bytes() != data:
+        try:
+            is_canonical = entry.to_bytes() == data
+        except CanonicalizationError as error:
+            raise LedgerError(f"ledger entry {path} has no canonical form: {error}") from error
+        if not is_canonical:
             raise LedgerError(f"ledger entry {path} is not in its canonical form")
         return entry
 
@@ -155,8 +161,8 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """The ledger as it is now; raises LedgerError when its head does not descend from the last one seen here."""
-        commit = self._repository.ref_target(self.ref)
-        seen = self._seen_file.read_text().strip() if self._seen_file.exists() else None
+        seen = self._seen_file.read_text("utf-8", "replace").strip() if self._seen_file.exists() else None
+        commit = self._repository.ref_target(self.ref)  # after `seen`: a writer moves the ref first, and only forwards
         if seen and seen != commit and (commit is None or not self._repository.is_ancestor(seen, commit)):
             raise LedgerError(
                 f"the ledger was rewritten: {self.ref} is now {commit or 'absent'}, which does not descend from {seen}, "
@@ -280,6 +286,6 @@ def _lock_hint(reason: str) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)

@@ -90,9 +90,9 @@ def apply(place: Place, observer: Observer, target: frozenset[str] = frozenset()
         signer_for(STEPS[action.step.kind].role, place.config)
         if action.step.kind is StepKind.TRAIN:
             weights_key(place.config)
-    for action in plan.actions:  # what a finished step read stays verifiable, whatever the store has lost
+    for action in plan.actions:  # what a step read stays verifiable, whatever the store has lost since
         for source in action.step.inputs.values():
-            if isinstance(source, FromCommit) and action.kind is ActionKind.NOTHING:
+            if isinstance(source, FromCommit):
                 _store_bundle(place, source)
     waiting = {action.step.id for action in plan.changes}
     while plan.changes:
@@ -139,7 +139,12 @@ def _run(place: Place, action: Action, snapshot: Snapshot, observer: Observer) -
                     ) from error
                 message = f"{action.step.id} failed: {error}{_where_inputs_lie(action, error)}"
                 raise local.StepFailedError(message, error.cause, error.attempt) from error
-    record = _record(place, action, snapshot, *done)
+    result, output = done
+    for name in STEPS[action.step.kind].products:
+        folder = (output / result.products.get(name, name)).resolve()
+        if result.key != key or folder.parent != output.resolve():
+            raise RefusedError(f"{action.step.id}: the result in {output.parent} is not this step's: remove that folder")
+    record = _record(place, action, snapshot, result, output)
     space.clear()
     observer.finished(action, record)
 

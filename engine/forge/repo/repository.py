@@ -5,6 +5,9 @@ does. Objects come through one long-lived ``git cat-file --batch`` (GitPython's)
 """
 
 import hashlib
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from git import Git, Repo
 from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
 
 from forge.errors import RepoError
+
+_ROW = re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{20})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Repository:
         except (InvalidGitRepositoryError, NoSuchPathError) as error:
             raise RepoError(f"{folder}: not in a Git repository: run `git init` there, or name another with --repo") from error
         self.git: Git = self._repo.git
-        self.common_dir = Path(self._repo.common_dir)
+        self.git.update_environment(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE=os.devnull)  # objects as their names say
+        self.common_dir = Path(self._repo.common_dir).resolve()
         reader = self._repo.config_reader()
         object_format = reader.get_value("extensions", "objectformat", "sha1")
         if str(object_format).lower() != "sha1":
@@ -140,17 +146,19 @@ class Repository:
 
     def tree_entries(self, treeish: str) -> list[TreeEntry]:
         """All files below a commit or tree, with their paths, in git's order."""
-        try:
-            listing = str(self.git.ls_tree("-r", "-z", "--full-tree", treeish))
-        except GitCommandError as error:
-            raise RepoError(self._damaged(treeish, error.stderr.strip())) from error
-        entries = []
-        for row in listing.split("\0"):
-            if row:
-                meta, _, path = row.partition("\t")
-                mode, _, name = meta.split(" ")
-                entries.append(TreeEntry(path, mode, name))
-        return entries
+        found = self.read_object(treeish)
+        if found is not None and found.kind == "commit":
+            found = self.read_object(found.data[5:45].decode("ascii", "replace"))  # "tree <id>"
+        if found is None or found.kind != "tree":
+            raise RepoError(self._damaged(treeish, "it is no commit with a tree"))
+        return list(self._below(found.name, ""))
+
+    def _below(self, tree: str, prefix: str) -> Iterator[TreeEntry]:
+        for row in self.children(tree):
+            if row.mode == "40000":
+                yield from self._below(row.name, f"{prefix}{row.path}/")
+            else:
+                yield TreeEntry(prefix + row.path, row.mode.zfill(6), row.name)
 
     def children(self, name: str) -> list[TreeEntry]:
         """The rows of one tree object, by id or ``COMMIT:PATH``; empty when there is no such tree."""
@@ -159,14 +167,14 @@ class Repository:
             return []
         rows, position = [], 0
         while position < len(tree.data):
-            space = tree.data.index(b" ", position)
-            end = tree.data.index(b"\0", space)
-            mode, path = (
-                tree.data[position:space].decode(),
-                tree.data[space + 1 : end].decode("utf-8", "surrogateescape"),
-            )
-            rows.append(TreeEntry(path, mode, tree.data[end + 1 : end + 21].hex()))
-            position = end + 21
+            match = _ROW.match(tree.data, position)
+            if match is None:
+                raise RepoError(self._damaged(name, "it is no tree"))
+            mode, path, oid = match.groups()
+            rows.append(TreeEntry(path.decode("utf-8", "surrogateescape"), mode.decode(), oid.hex()))
+            position = match.end()
+        if len({row.path for row in rows}) != len(rows):
+            raise RepoError(self._damaged(name, "it lists a name twice"))  # git and we could read different ones
         return rows
 
     def _has_loose(self, name: str) -> bool:

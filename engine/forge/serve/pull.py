@@ -28,23 +28,24 @@ def pull(
 
     Raises TrustError naming every finding when the chain does not hold, RefusedError when nothing is released.
     """
-    pointer = snapshot.release(environment)
-    if pointer is None:
+    if snapshot.release(environment) is None:
         raise RefusedError(f"nothing is released to {environment!r}: `forge apply` releases what passes its gates")
     verdict = verify(f"release/{environment}", repository, snapshot, store, root)
     if not verdict.holds:
         findings = "\n".join(f"  {finding}" for finding in verdict.findings)
         raise TrustError(f"release/{environment} may not serve: its chain of evidence does not hold\n{findings}")
-    try:
-        document = ReleaseDocument.model_validate_json(store.read_file(pointer.release, RELEASE_FILE))
+    if verdict.release is None:
+        raise TrustError(f"release/{environment} may not serve: its verification names no release")
+    try:  # what was verified, never a second look-up: the ledger's index could answer otherwise
+        document = ReleaseDocument.model_validate_json(store.read_file(verdict.release, RELEASE_FILE))
         policy = json.loads(store.read_file(document.policy, POLICY_FILE))
         spec = InferencePolicySpec.model_validate(policy["spec"])
     except (ValidationError, KeyError, ValueError) as error:
-        raise ServeError(f"release {pointer.release} is not one this engine reads: {error}") from error
+        raise ServeError(f"release {verdict.release} is not one this engine reads: {error}") from error
     weights = folder / document.weights.removeprefix("sha256:")
     shutil.rmtree(weights, ignore_errors=True)
     weights.mkdir(parents=True)
-    store.lay_out(document.weights, weights)
+    store.lay_out(document.weights, weights, link=False)  # own bytes: a writer of the store must not reach them later
     return ServableRelease(
         environment=environment,
         deployment=document.deployment,
@@ -53,7 +54,7 @@ def pull(
         policy=spec,
         policy_digest=document.policy,
         weights_digest=document.weights,
-        release_digest=pointer.release,
+        release_digest=verdict.release,
         model_path=weights,
         engine=document.engine,
         trust=verdict.trust,

@@ -78,6 +78,8 @@ class Store:
             data = self._fs.cat_file(path)
         except FileNotFoundError as error:
             raise StoreError(f"artifact {digest} is not in the store ({path})") from error
+        except OSError as error:
+            raise StoreError(f"the manifest of artifact {digest} cannot be read: {error.strerror or error} ({path})") from error
         if digest_of_bytes(data) != digest:
             raise StoreError(
                 f"the manifest of artifact {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})"
@@ -87,14 +89,17 @@ class Store:
         except ValidationError as error:
             raise StoreError(f"artifact {digest}: not a manifest this engine reads: {error}") from error
 
-    def lay_out(self, digest: str, folder: Path) -> Manifest:
-        """Make an artifact's files appear in a new folder, each checked; on a local disk they are hard links."""
+    def lay_out(self, digest: str, folder: Path, *, link: bool = True) -> Manifest:
+        """Make an artifact's files appear in a new folder, each checked; on a local disk they are hard links, if wanted."""
         manifest = self.manifest(digest)
         for file in manifest.files:
             target = folder / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._fetch(file.sha256, target)
-            found = digest_of_chunks(_chunks_of(target))
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._fetch(file.sha256, target, link=link)
+                found = digest_of_chunks(_chunks_of(target))
+            except OSError as error:
+                raise StoreError(f"artifact {digest}: cannot lay out {file.path}: {error.strerror or error}") from error
             if found != file.sha256:
                 target.unlink()
                 raise StoreError(self._damaged(digest, file.path, file.sha256, found))
@@ -126,15 +131,17 @@ class Store:
                 yield from _chunks(file)
         except FileNotFoundError as error:
             raise StoreError(f"blob {digest} is not in the store ({path})") from error
+        except OSError as error:
+            raise StoreError(f"blob {digest} cannot be read: {error.strerror or error} ({path})") from error
 
     def _damaged(self, digest: str, path: str, expected: str, found: str) -> str:
         place = self._blob_path(expected)
         return f"artifact {digest} is damaged: {path} should be {expected}, its bytes hash to {found} ({place})"
 
-    def _fetch(self, digest: str, target: Path) -> None:
+    def _fetch(self, digest: str, target: Path, *, link: bool) -> None:
         source = self._blob_path(digest)
         try:
-            if self._is_local:
+            if link and self._is_local and not Path(source).is_symlink():
                 try:
                     target.hardlink_to(source)
                 except OSError as error:
