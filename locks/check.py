@@ -28,7 +28,7 @@ def fail(reason: str) -> int:
     """Say what is wrong and which variable mends it."""
     print(
         f"{reason}.\nGive pip a place with a CPU wheel of this torch, and install again: set PIP_FIND_LINKS to a folder or "
-        "page that lists one,\nor PIP_EXTRA_INDEX_URL to an index that serves CPU builds; then remove .venv and run make again.",
+        "page that lists one,\nor PIP_EXTRA_INDEX_URL to an index of CPU builds; then remove .venv and run make again.",
         file=sys.stderr,
     )
     return 1

@@ -11,7 +11,6 @@ from in_toto.models.metadata import Metadata
 from in_toto_attestation.predicates.provenance.v1.provenance_pb2 import Provenance
 from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
-from securesystemslib.signer import SSlibKey
 
 from forge.attest.trust import read_trust_root
 from forge.contract.kinds import STEPS
@@ -41,7 +40,8 @@ def test_in_toto_reads_and_verifies_every_link(applied: Path, config_home: Path,
         file.write_bytes(envelope)
         metadata = Metadata.load(str(file))
         (key,) = root.roles[STEPS[record.step].role]
-        metadata.verify_signature(SSlibKey(key.keyid, key.keytype, key.scheme, {"public": key.public}))
+        public = {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": {"public": key.public}}
+        metadata.verify_signature(public)
         link = metadata.get_payload()
         assert isinstance(link, Link)
         assert link.name == record.step_id
