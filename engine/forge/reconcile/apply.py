@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_key
@@ -19,7 +18,7 @@ from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.messages import Event, FailureCause, InputArtifact, Resources, StepRequest, StepResult
+from forge.contract.messages import FailureCause, InputArtifact, Resources, StepRequest, StepResult
 from forge.contract.record import Attempt, Record, Release, Spent
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
@@ -30,30 +29,9 @@ from forge.plan.cost import price, spent
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, Step, producers_of
 from forge.plan.plan import Action, ActionKind, Plan, make_plan
+from forge.reconcile.observer import Observer
 from forge.repo.tree import Tree
 from forge.store.store import Store
-
-
-class Observer(Protocol):
-    """Whoever watches: the command line's progress display."""
-
-    def planned(self, plan: Plan) -> None:
-        """The plan at the start."""
-
-    def started(self, action: Action, *, adopted: bool) -> None:
-        """A step begins; ``adopted`` when its process was already running."""
-
-    def progressed(self, action: Action, event: Event) -> None:
-        """A step said something."""
-
-    def finished(self, action: Action, record: Record) -> None:
-        """A step is recorded."""
-
-    def skipped(self, action: Action) -> None:
-        """A step that might have run need not: its inputs turned out the same."""
-
-    def released(self, action: Action, release: Release) -> None:
-        """An environment's pointer has moved."""
 
 
 @dataclass(frozen=True)

@@ -11,30 +11,13 @@ from forge.contract.messages import Event
 from forge.contract.record import Record, Release
 from forge.plan.plan import Action, Plan
 from forge.plan.render import duration, quantity, to_text
+from forge.reconcile.observer import Observer
 
 _PLAIN_EVERY_SECONDS = 10.0
 
 
-class Display(Protocol):
-    """Either display; the methods are those of ``reconcile.apply.Observer``, and a way to stop."""
-
-    def planned(self, plan: Plan) -> None:
-        """See Observer."""
-
-    def started(self, action: Action, *, adopted: bool) -> None:
-        """See Observer."""
-
-    def progressed(self, action: Action, event: Event) -> None:
-        """See Observer."""
-
-    def finished(self, action: Action, record: Record) -> None:
-        """See Observer."""
-
-    def skipped(self, action: Action) -> None:
-        """See Observer."""
-
-    def released(self, action: Action, release: Release) -> None:
-        """See Observer."""
+class Display(Observer, Protocol):
+    """An observer that draws."""
 
     def close(self) -> None:
         """Leave the terminal as it was."""

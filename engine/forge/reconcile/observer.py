@@ -1,0 +1,29 @@
+"""What a reconciler tells whoever watches it: the command line's displays, a test."""
+
+from typing import Protocol
+
+from forge.contract.messages import Event
+from forge.contract.record import Record, Release
+from forge.plan.plan import Action, Plan
+
+
+class Observer(Protocol):
+    """One method for each thing that happens, in the order in which it happens."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan at the start."""
+
+    def started(self, action: Action, *, adopted: bool) -> None:
+        """A step begins; ``adopted`` when its process was already running."""
+
+    def progressed(self, action: Action, event: Event) -> None:
+        """A step said something."""
+
+    def finished(self, action: Action, record: Record) -> None:
+        """A step is recorded."""
+
+    def skipped(self, action: Action) -> None:
+        """A step that might have run need not: its inputs turned out the same."""
+
+    def released(self, action: Action, release: Release) -> None:
+        """An environment's pointer has moved."""
