@@ -13,7 +13,9 @@ from forge.errors import SpecError, printable
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
-Target = Annotated[list[str], typer.Option(help="Only this resource and what it needs (KIND/NAME); may be repeated.")]
+Target = Annotated[
+    list[str], typer.Option(metavar="KIND/NAME", help="Only this resource and what it needs (KIND/NAME); may be repeated.")
+]
 
 
 class PlanFormat(StrEnum):
@@ -43,7 +45,7 @@ def validate(
     context: typer.Context,
     ref: Ref = "HEAD",
     worktree: WorkTreeFlag = False,
-    output: Annotated[ValidateFormat, typer.Option("--format")] = ValidateFormat.TEXT,
+    output: Annotated[ValidateFormat, typer.Option("--format", help="How to print it.")] = ValidateFormat.TEXT,
 ) -> None:
     """Check every spec; exit 2 with path:line:column for each fault."""
     from forge.repo.desired import read_desired
@@ -67,7 +69,7 @@ def plan(
     ref: Ref = "HEAD",
     worktree: WorkTreeFlag = False,
     target: Target = [],  # noqa: B006 (typer reads the default, nobody changes it)
-    output: Annotated[PlanFormat, typer.Option("--format")] = PlanFormat.TEXT,
+    output: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.TEXT,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 when there is something to do.")] = False,
 ) -> None:
     """Show what applying a commit would do, why, and what it would cost."""
@@ -127,7 +129,7 @@ def apply(
 def status(
     context: typer.Context,
     ref: Ref = "HEAD",
-    output: Annotated[DataFormat, typer.Option("--format")] = DataFormat.TEXT,
+    output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
     """Desired and recorded state: each step with its last record, each environment with what it serves."""
     from forge.plan.plan import make_plan

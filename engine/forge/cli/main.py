@@ -35,14 +35,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(build.validate)
-app.command()(build.plan)
-app.command()(build.apply)
-app.command()(build.status)
-app.command()(build.schema)
-app.command()(trust.verify)
+app.command(short_help="Check every spec of a commit.")(build.validate)
+app.command(short_help="Show what applying a commit would do, why, and for how much.")(build.plan)
+app.command(short_help="Make the world match a commit.")(build.apply)
+app.command(short_help="Show desired beside recorded state.")(build.status)
+app.command(short_help="Write JSON Schemas for editors.")(build.schema)
+app.command(short_help="Check a chain of evidence from the bytes up.")(trust.verify)
 app.add_typer(trust.keys, name="keys")
-app.command()(serving.serve)
+app.command(short_help="Verify a release, then serve it.")(serving.serve)
 
 
 @dataclass(frozen=True)

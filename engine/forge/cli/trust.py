@@ -14,7 +14,7 @@ keys = typer.Typer(help="Signing keys and the trust root.", no_args_is_help=True
 def verify(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(help="model/NAME, release/ENVIRONMENT or sha256:DIGEST.")],
-    output: Annotated[DataFormat, typer.Option("--format")] = DataFormat.TEXT,
+    output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
     """Check a chain of evidence from the bytes up; exit 4 and the names of what is at fault when it does not hold."""
     from forge.admission.verify import verify as check
