@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_no_flipped_bit_of_an_envelope_goes_unnoticed(config_home: Path) -> None
         assert opened == PAYLOAD, position  # the key id is a hint: it may change, the payload may not
 
 
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the openssl program")
 def test_openssl_accepts_the_signature(config_home: Path, tmp_path: Path) -> None:
     """The bytes that are signed are DSSE's pre-authentication encoding; openssl knows nothing of Forge."""
     sealed = json.loads(seal(PAYLOAD, signer_for(Role.TRAINER, config_home)))

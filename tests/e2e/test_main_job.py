@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.conftest import ROOT, commit_all, git, run_forge
 
@@ -67,8 +68,8 @@ def test_one_request_is_answered_one_refused_one_redacted(main_job: str) -> None
 
 
 def test_nothing_that_was_started_is_left(main_job: str, clone: Path) -> None:
-    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(clone) not in running
+    running = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    assert not [command for command in running if str(clone) in command]
 
 
 def test_a_second_apply_finds_everything_in_sync(main_job: str, clone: Path, config_home: Path) -> None:
