@@ -22,8 +22,10 @@ def serve(
 ) -> None:
     """Pull an environment's release, verify it, and serve it: vLLM behind the policy gateway."""
     import os
+    import re
 
     from forge.attest.trust import config_folder, read_trust_root
+    from forge.errors import UsageError
     from forge.ledger.ledger import Ledger
     from forge.repo.desired import read_desired
     from forge.serve.agent import ServeSettings
@@ -31,6 +33,8 @@ def serve(
     from forge.serve.keys import resolve_secret
     from forge.serve.pull import pull
 
+    if re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", environment) is None:
+        raise UsageError(f"--env: {environment!r} is no name of an environment")
     root = read_trust_root(config_folder())
     with repository_of(context) as repository:
         desired = read_desired(tree_of(repository, "HEAD", worktree=False))

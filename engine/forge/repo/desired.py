@@ -65,7 +65,9 @@ def _bundles(tree: Tree, located: Located, diagnostics: list[Diagnostic]) -> Map
             names = {PurePosixPath(path).relative_to(top).as_posix(): path for path in paths}
             return {(resource.address, "tasks"): _bundle(tree, names, document, diagnostics)}
         case InferencePolicy():
-            data = canonical_json({"name": resource.metadata.name, "spec": meaningful(resource.spec, RELOAD)})
+            data = canonical_json(
+                {"schema_version": 1, "name": resource.metadata.name, "spec": meaningful(resource.spec, RELOAD)}
+            )
             file = BundleFile(len(data), digest_of_bytes(data), inline=data)
             return {(resource.address, "policy"): Bundle({"policy.json": file})}
     return {}

@@ -39,6 +39,8 @@ def pull(
     try:  # what was verified, never a second look-up: the ledger's index could answer otherwise
         document = ReleaseDocument.model_validate_json(store.read_file(verdict.release, RELEASE_FILE))
         policy = json.loads(store.read_file(document.policy, POLICY_FILE))
+        if policy["schema_version"] != 1:
+            raise ServeError(f"policy {document.policy} has schema version {policy['schema_version']}; this engine reads 1")
         spec = InferencePolicySpec.model_validate(policy["spec"])
     except (ValidationError, KeyError, ValueError) as error:
         raise ServeError(f"release {verdict.release} is not one this engine reads: {error}") from error
