@@ -46,7 +46,8 @@ def wait_for(what: object, seconds: float = 90) -> None:
 
 
 def training_under_way(folder: Path) -> bool:
-    return any((folder / ".forge" / "work").glob("*/scratch/checkpoints/step-*"))
+    """Whether a whole checkpoint is there; one that is being written still has a temporary name."""
+    return any((folder / ".forge" / "work").glob("*/scratch/checkpoints/step-*-attempt-[0-9]"))
 
 
 def test_a_second_apply_does_nothing(applied: Path, config_home: Path) -> None:
