@@ -4,17 +4,23 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import forge_folder, place_of, repository_of, targets, tree_of
-from forge.errors import SpecError, printable
+from forge.cli.place import forge_folder, place_of, repository_of, scope_of, tree_of
+from forge.errors import SpecError, UsageError, printable
+
+if TYPE_CHECKING:
+    from forge.ledger.ledger import Snapshot
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
 Target = Annotated[
     list[str], typer.Option(metavar="KIND/NAME", help="Only this resource and what it needs (KIND/NAME); may be repeated.")
+]
+Force = Annotated[
+    list[str], typer.Option(metavar="STEP", help="Run this step (KIND/NAME) although it is recorded; may be repeated.")
 ]
 
 
@@ -69,54 +75,99 @@ def plan(
     ref: Ref = "HEAD",
     worktree: WorkTreeFlag = False,
     target: Target = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    force: Force = [],  # noqa: B006
+    base: Annotated[
+        str | None, typer.Option(help="Leave out what the plan of this commit holds as well: what a pull request adds.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the plan to a file that `forge apply FILE` carries out.")] = None,
+    explain: Annotated[
+        str | None, typer.Option(metavar="STEP", help="Show the whole chain of why for a step or a resource.")
+    ] = None,
     output: Annotated[PlanFormat, typer.Option("--format", help="How to print it.")] = PlanFormat.TEXT,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 when there is something to do.")] = False,
 ) -> None:
     """Show what applying a commit would do, why, and what it would cost."""
+    from forge import __version__
     from forge.plan import render
-    from forge.plan.plan import make_plan
+    from forge.plan.explain import explain as explained
+    from forge.plan.graph import build_graph
+    from forge.plan.saved import Reading, SavedPlan, to_bytes
+    from forge.reconcile.place import look
     from forge.repo.desired import read_desired
 
+    if out is not None and (worktree or base is not None):
+        raise UsageError("--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)")
     with repository_of(context) as repository:
-        from forge.cli.place import store_of
-        from forge.ledger.ledger import Ledger
+        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)))
+        chosen = scope_of(place.desired, target, force)
+        readings: list[Reading] = []
 
-        desired = read_desired(tree_of(repository, ref, worktree=worktree))
-        snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        made = make_plan(desired, snapshot, store_of(repository, desired).index(), targets(desired, target))
+        def reading(snapshot: "Snapshot") -> Reading:
+            readings.append(Reading(snapshot))
+            return readings[-1]
+
+        now = look(place, chosen, reading if out is not None else None)
+        made = now.plan
+        if explain is not None:
+            typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
+            return
+        if base is not None:
+            older = place_of(repository, read_desired(tree_of(repository, base, worktree=False)))
+            made = made.beyond(look(older).plan)
+    if out is not None:
+        out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
     form = {PlanFormat.TEXT: render.to_text, PlanFormat.MARKDOWN: render.to_markdown, PlanFormat.JSON: render.to_json}
     typer.echo(form[output](made), nl=False)
+    if made.refusals and exit_code:
+        raise typer.Exit(4)
     if exit_code and made.changes:
         raise typer.Exit(3)
 
 
 def apply(
     context: typer.Context,
+    planfile: Annotated[
+        Path | None, typer.Argument(help="A plan that `forge plan --out` wrote: it is carried out as it was shown, or refused.")
+    ] = None,
     ref: Ref = "HEAD",
     target: Target = [],  # noqa: B006 (typer reads the default, nobody changes it)
+    force: Force = [],  # noqa: B006
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before starting (never asked without a terminal).")] = False,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="After a failure, go on with what does not need the failed step.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another apply to end.")] = 0,
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
-    from forge.plan.render import duration
+    from forge.plan.render import duration, to_text
+    from forge.reconcile.apply import Mode, no_go_table
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.apply import no_go_table
+    from forge.reconcile.approved import approved
     from forge.reconcile.lock import apply_lock
+    from forge.reconcile.place import look
+    from forge.reconcile.stop import Stop, stop_on_signals
     from forge.repo.desired import read_desired
     from forge.ui.progress import display
 
+    if planfile is not None and (target or force):
+        raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
     with repository_of(context) as repository:
-        tree = tree_of(repository, ref, worktree=False)
-        place = place_of(repository, tree, read_desired(tree))
-        chosen = targets(place.desired, target)
-        shown = display()
+        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
         began = place.now()
-        with apply_lock(repository.state_folder, wait):
+        stop = Stop()
+        with apply_lock(repository.state_folder, wait), stop_on_signals(stop):
+            if planfile is not None:
+                saved = approved(place, planfile.read_bytes(), str(planfile))
+                chosen, made = saved.scope, saved.plan
+            else:
+                saved, chosen = None, scope_of(place.desired, target, force)
+                made = look(place, chosen).plan
+            typer.echo(to_text(made), nl=False)
+            if made.changes and not yes and saved is None and sys.stdin.isatty() and sys.stdout.isatty():
+                typer.confirm("Do this?", abort=True)
+            shown = display()
             try:
-                final = reconcile(place, shown, chosen)
-            except KeyboardInterrupt:
-                shown.close()
-                typer.echo("interrupted; `forge apply` goes on where it stopped", err=True)
-                raise typer.Exit(130) from None
+                final = reconcile(place, shown, stop, Mode(chosen, saved.plan if saved else None, keep_going))
             finally:
                 shown.close()
         if final.blocked:
@@ -131,20 +182,34 @@ def status(
     ref: Ref = "HEAD",
     output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
-    """Desired and recorded state: each step with its last record, each environment with what it serves."""
-    from forge.plan.plan import make_plan
+    """Desired, recorded and live state: each step with its last record, each environment with what it serves."""
+    from forge.reconcile.place import look
     from forge.repo.desired import read_desired
     from forge.ui.status import to_data, to_text
 
     with repository_of(context) as repository:
-        from forge.cli.place import store_of
-        from forge.ledger.ledger import Ledger
-
-        desired = read_desired(tree_of(repository, ref, worktree=False))
-        snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        made = make_plan(desired, snapshot, store_of(repository, desired).index())
-        data = to_data(made, snapshot)
+        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+        now = look(place)
+        data = to_data(now)
     typer.echo(json.dumps(data, indent=2) if output is DataFormat.JSON else to_text(data))
+
+
+def scrub(context: typer.Context, ref: Ref = "HEAD") -> None:
+    """Hash every artifact of the store from its bytes; what is damaged is named, noted, and made again by the next apply."""
+    from forge.repo.desired import read_desired
+
+    with repository_of(context) as repository:
+        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+        whole, faults = 0, 0
+        for _digest, fault in place.store.scrub():
+            if fault is None:
+                whole += 1
+            else:
+                faults += 1
+                typer.echo(str(fault), err=True)
+    typer.echo(f"{whole} artifacts are whole, {faults} are damaged")
+    if faults:
+        raise typer.Exit(1)
 
 
 def schema(

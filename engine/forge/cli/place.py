@@ -1,6 +1,7 @@
 """Open what a command works on: repository, tree, desired state, ledger, store. Thin; every rule is elsewhere."""
 
 import datetime
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from forge.errors import UsageError
 
 if TYPE_CHECKING:
     from forge.plan.desired import Desired
-    from forge.reconcile.apply import Place
+    from forge.plan.plan import Scope
+    from forge.reconcile.place import Place
     from forge.repo.repository import Repository
     from forge.repo.tree import Tree
     from forge.store.store import Store
@@ -45,16 +47,22 @@ def store_of(repository: "Repository", desired: "Desired") -> "Store":
     return Store(desired.settings.store.url, repository.home)
 
 
-def place_of(repository: "Repository", tree: "Tree", desired: "Desired") -> "Place":
+def place_of(repository: "Repository", desired: "Desired") -> "Place":
     """Everything that holds state, for planning and applying."""
     from forge.attest.trust import config_folder
+    from forge.ledger.leases import Leases
     from forge.ledger.ledger import Ledger
-    from forge.reconcile.apply import Place
+    from forge.reconcile.holder import Holders, this_holder
+    from forge.reconcile.place import Place
 
+    settings = desired.settings
+    ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote)
     return Place(
-        tree=tree,
+        repository=repository,
         desired=desired,
-        ledger=Ledger(repository, desired.settings.ledger.ref),
+        ledger=ledger,
+        leases=Leases(ledger, this_holder()),
+        holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
         store=store_of(repository, desired),
         work=work_folder(repository),
         config=config_folder(),
@@ -76,8 +84,10 @@ def forge_folder(repository: "Repository") -> Path:
     return folder
 
 
-def targets(desired: "Desired", target: list[str]) -> frozenset[str]:
-    """Addresses given with --target; raises UsageError for one that the commit lacks."""
+def scope_of(desired: "Desired", target: list[str], force: list[str]) -> "Scope":
+    """What --target and --force name; raises UsageError for something that the commit lacks."""
+    from forge.plan.graph import build_graph
+    from forge.plan.plan import Scope
     from forge.spec.load import did_you_mean
 
     for address in target:
@@ -85,4 +95,9 @@ def targets(desired: "Desired", target: list[str]) -> frozenset[str]:
             raise UsageError(f"--target: there is no {address}{did_you_mean(address, desired.resources)}")
         if address.split("/")[0] in ("EvalSuite", "InferencePolicy"):
             raise UsageError(f"--target: {address} has no steps of its own: name the Deployment that uses it")
-    return frozenset(target)
+    if force:
+        graph = build_graph(desired)
+        for step_id in force:
+            if step_id not in graph:
+                raise UsageError(f"--force: there is no step {step_id}{did_you_mean(step_id, graph)}")
+    return Scope(frozenset(target), frozenset(force))

@@ -3,6 +3,8 @@
 A record is never rewritten. What it says of bytes is what the control plane hashed, not what the step claimed.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -86,3 +88,59 @@ class Release(_Value):
     moved: str
     """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
+
+
+class Protection(_Value):
+    """A resource is protected from now on, or no longer is; it outlives the file that said so."""
+
+    kind: Literal["protection"] = "protection"
+    subject: str
+    protected: bool
+    commit: _Commit
+    moved: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+
+
+class Retirement(_Value):
+    """A resource has left the commit. Nothing is deleted; an environment that is named serves nothing from now on."""
+
+    kind: Literal["retirement"] = "retirement"
+    subject: str
+    environment: str | None
+    commit: _Commit
+    moved: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What planning asks of a record: the products of a key, without the whole entry."""
+
+    key: str
+    step_id: str
+    subject: str
+    commit: str
+    step_version: int
+    sequence: int
+    inputs: Mapping[str, str]
+    products: Mapping[str, str]
+    byproducts: Mapping[str, str]
+    verdict: str | None
+    """Of a gate."""
+    failed: str
+    """Of a gate that said NO-GO: the thresholds that were not met."""
+    seconds: float
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What the ledger knows of a resource."""
+
+    address: str
+    step_ids: tuple[str, ...]
+    protected: bool
+    retired: str | None
+    """The commit of a retirement that nothing since has undone."""

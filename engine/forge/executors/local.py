@@ -13,7 +13,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,9 +37,8 @@ from forge.errors import StepError
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
 _LOG_FILE = "step.log"
+_OPEN = "open"
 _PROCESS_FILE = "process.json"
-_POLL_SECONDS = 0.1
-_GRACE_SECONDS = 30
 
 OnEvent = Callable[[Event], None]
 
@@ -98,6 +96,42 @@ def workspace(work: Path, key: str) -> Workspace:
     return Workspace(folder)
 
 
+@dataclass(frozen=True)
+class OpenRun:
+    """A step that was launched in a clone and whose result is not recorded yet."""
+
+    key: str
+    step_id: str
+    commit: str
+
+
+def note_open(work: Path, key: str, step_id: str, commit: str) -> None:
+    """Note that a step is launched, before it is: what it leaves behind can be found without searching every folder."""
+    folder = work / _OPEN
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{hex_of(key)}.tmp"
+    temporary.write_text(json.dumps({"schema_version": 1, "key": key, "step_id": step_id, "commit": commit}))
+    temporary.replace(folder / hex_of(key))
+
+
+def note_closed(work: Path, key: str) -> None:
+    """Note that a step is recorded."""
+    (work / _OPEN / hex_of(key)).unlink(missing_ok=True)
+
+
+def open_runs(work: Path) -> list[OpenRun]:
+    """The steps that were launched here and not recorded, the newest first; a note that cannot be read is no note."""
+    folder = work / _OPEN
+    if not folder.is_dir():
+        return []
+    found = []
+    for path in sorted(folder.glob("?" * 64), key=lambda path: path.stat().st_mtime, reverse=True):
+        with suppress(ValueError, KeyError, OSError):
+            note = json.loads(path.read_text())
+            found.append(OpenRun(str(note["key"]), str(note["step_id"]), str(note["commit"])))
+    return found
+
+
 @contextmanager
 def step_lock(space: Workspace) -> Iterator[int | None]:
     """The key's lock as an open file to hand to a child; None while a live step process holds it."""
@@ -113,8 +147,53 @@ def step_lock(space: Workspace) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def run(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent) -> tuple[StepResult, Path]:
-    """Launch an attempt and wait for it; raises StepFailedError with the step's own words, or its last log lines."""
+class Job:
+    """One attempt of a step, at work on this machine: launched here, or found at work and watched."""
+
+    def __init__(
+        self, space: Workspace, attempt: int, process: subprocess.Popen[bytes] | None, on_event: OnEvent
+    ) -> None:
+        self.space = space
+        self.attempt = attempt
+        self.adopted = process is None
+        self._process = process
+        self._tail = _EventTail(space.attempt(attempt), on_event)
+
+    def is_over(self) -> bool:
+        """Pass on new events; whether the attempt has ended."""
+        self._tail.read()
+        if self._process is not None:
+            over = self._process.poll() is not None
+        else:
+            with step_lock(self.space) as lock:
+                over = lock is not None
+        if over:
+            self._tail.read()
+        return over
+
+    def outcome(self) -> tuple[StepResult, Path]:
+        """The result of an attempt that is over; raises StepFailedError with the step's own words, or its last log lines."""
+        return _outcome(self.space, self.attempt, self._process.returncode if self._process is not None else None)
+
+    def ask_to_stop(self) -> None:
+        """Ask politely: a train step writes a checkpoint first."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once; its last checkpoint stays."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self._process.pid if self._process is not None else living_process(self.space)
+        if pid is not None and (self._process is None or self._process.poll() is None):
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
+
+
+def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent) -> Job:
+    """Start an attempt in a session of its own. It inherits the lock: the caller may close its own copy."""
     folder = space.attempt(request.attempt)
     folder.mkdir(parents=True)
     (folder / REQUEST_FILE).write_text(request.model_dump_json(indent=1) + "\n")
@@ -132,29 +211,23 @@ def run(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent) ->
             start_new_session=True,
         )
     _write_process_file(folder, process.pid)
-    tail = _EventTail(folder, on_event)
-    try:
-        while process.poll() is None:
-            tail.read()
-            time.sleep(_POLL_SECONDS)
-    except BaseException:
-        _end(process)
-        raise
-    tail.read()
-    return _outcome(space, request.attempt, process.returncode)
+    return Job(space, request.attempt, process, on_event)
 
 
-def adopt(space: Workspace, on_event: OnEvent) -> None:
-    """Wait for a step process that outlived its launcher; what it made is then found by ``Workspace.finished``."""
+def adopt(space: Workspace, on_event: OnEvent) -> Job:
+    """Watch the step process that holds the key's lock: it outlived its launcher."""
+    return Job(space, max(space.attempts(), default=1), None, on_event)
+
+
+def requested(space: Workspace) -> StepRequest | None:
+    """What the newest attempt was asked to do; None where there is none, or its request cannot be read."""
     attempts = space.attempts()
-    tail = _EventTail(space.attempt(attempts[-1]), on_event) if attempts else None
-    while True:
-        with step_lock(space) as lock:
-            if lock is not None:
-                return
-        if tail is not None:
-            tail.read()
-        time.sleep(_POLL_SECONDS)
+    if not attempts:
+        return None
+    try:
+        return StepRequest.model_validate_json((space.attempt(attempts[-1]) / REQUEST_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def living_process(space: Workspace) -> int | None:
@@ -179,7 +252,7 @@ class StepFailedError(StepError):
         super().__init__(message)
 
 
-def _outcome(space: Workspace, attempt: int, status: int) -> tuple[StepResult, Path]:
+def _outcome(space: Workspace, attempt: int, status: int | None) -> tuple[StepResult, Path]:
     folder = space.attempt(attempt)
     if (folder / RESULT_FILE).exists():
         return StepResult.model_validate_json((folder / RESULT_FILE).read_bytes()), folder / "output"
@@ -187,7 +260,10 @@ def _outcome(space: Workspace, attempt: int, status: int) -> tuple[StepResult, P
     try:
         failure = StepFailure.model_validate_json((folder / FAILURE_FILE).read_bytes())
     except (OSError, ValidationError):
-        how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        if status is None:
+            how = "ended"
+        else:
+            how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         lines = log.read_text(errors="replace").splitlines()[-8:]
         message = "\n".join([f"the step process {how} without a word; its log ({log}) ends:", *lines])
         raise StepFailedError(message, FailureCause.INTERNAL, attempt) from None
@@ -216,18 +292,6 @@ def _write_process_file(folder: Path, pid: int) -> None:
     with suppress(psutil.NoSuchProcess):  # it ended already: nothing to find later
         started = psutil.Process(pid).create_time()
         (folder / _PROCESS_FILE).write_text(json.dumps({"schema_version": 1, "pid": pid, "started": started}))
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the step to stop (a train step writes a checkpoint first), then insist."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        process.wait(_GRACE_SECONDS)
-    except subprocess.TimeoutExpired:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 class _EventTail:

@@ -1,7 +1,7 @@
 """Desired state as a value: the resources of a commit, and the files they name as artifacts-to-be."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from forge.contract.manifest import Manifest, manifest_of
 from forge.spec.resource import Resource
@@ -46,3 +46,11 @@ class Desired:
     """By address, each after those it refers to."""
     bundles: Mapping[tuple[str, str], Bundle]
     """(address, input name) -> files."""
+    protected: frozenset[str] = frozenset()
+    """Addresses of the resources that say ``protect: true``."""
+    suspended: frozenset[str] = frozenset()
+    """Addresses of those whose annotation forge/suspend is "true"."""
+    previous: Mapping[str, str] = field(default_factory=dict)
+    """Address -> the address under which the resource was known before it was renamed."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Address -> path of the spec file."""

@@ -46,6 +46,8 @@ class Step:
     settings: Mapping[str, Any] = field(default_factory=dict)
     processes: int = 1
     accelerator: str = "cpu"
+    previous_ids: tuple[str, ...] = ()
+    """What the step was called before its resource was renamed."""
 
     @property
     def id(self) -> str:

@@ -2,116 +2,38 @@
 
 ``make_plan`` is the one function that decides; ``forge plan`` shows what it returns and ``forge apply`` does it. An
 action whose inputs do not exist yet is "decided after" the steps that make them: its key is not known, and it may turn
-out that nothing has to be done (early cutoff).
+out that nothing has to be done (early cutoff). Rules:
+1. A step whose key is recorded and whose products are in the store is never run again, whatever its name is now.
+2. A step whose key a runner works at is awaited, never started a second time.
+3. What leaves the commit is retired, never deleted; what the ledger notes as protected is not even retired.
+4. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Iterator, Mapping
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from enum import StrEnum
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from forge.contract.kinds import StepKind
-from forge.contract.record import Record, Release
-from forge.errors import printable
-from forge.plan.cost import NO_ESTIMATE, Estimate, estimate_from_history, estimate_training
+from forge.contract.record import Made, Record, Release, Subject
+from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
+from forge.plan.changes import changed_fields, changed_inputs
+from forge.plan.cost import Estimate, estimate_from_history, estimate_training
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, step_key, version_of
-from forge.spec.resource import Model, Tokenizer
+from forge.plan.live import Live, Running
+from forge.plan.reason import Reason, ReasonKind
+from forge.spec.extend import kept_tokens, why_not_extended
+from forge.spec.resource import Deployment, Model, Tokenizer
 
-
-class ActionKind(StrEnum):
-    """What will be done about a step."""
-
-    RUN = "run"
-    """The step runs; or, decided later, may run."""
-    RELEASE = "release"
-    """The environment's pointer moves to other weights."""
-    RELOAD = "reload"
-    """The pointer moves, the weights stay: serving picks up another policy or engine setting."""
-    BLOCKED = "blocked"
-    """A gate said NO-GO; nothing is released until its inputs or the gate change."""
-    NOTHING = "nothing"
-    """The record and its artifacts are there."""
-
-
-class ReasonKind(StrEnum):
-    """Why an action is in the plan."""
-
-    CREATED = "created"
-    """No step of this id was ever recorded."""
-    FIELD_CHANGED = "field changed"
-    """A field of the spec that shapes the products has another value."""
-    INPUT_CHANGED = "input changed"
-    """An input has another digest."""
-    VERSION_CHANGED = "step version raised"
-    """This engine makes other bytes of the same inputs."""
-    ARTIFACT_MISSING = "artifact missing"
-    """The step is recorded, but the store has lost a product."""
-    UPSTREAM = "decided after"
-    """An input is being made; whether it changes is known afterwards."""
-    GATE = "gate says NO-GO"
-    """A threshold is not met."""
-    POINTER = "release pointer"
-    """The environment serves something else, or nothing yet."""
-    IN_SYNC = "in sync"
-    """Nothing to do."""
-
-
-@dataclass(frozen=True)
-class Reason:
-    """One reason; ``detail`` names the field, input or step."""
-
-    kind: ReasonKind
-    detail: str = ""
-
-    def __str__(self) -> str:
-        separator = " " if self.kind is ReasonKind.UPSTREAM else ": "
-        return f"{self.kind}{separator}{self.detail}" if self.detail else str(self.kind)
-
-
-@dataclass(frozen=True)
-class Action:
-    """What happens to one step."""
-
-    kind: ActionKind
-    step: Step
-    reasons: tuple[Reason, ...]
-    key: str | None
-    """None while an input is not known."""
-    inputs: Mapping[str, str] = field(default_factory=dict)
-    """Input name -> artifact digest, when the key is known."""
-    products: Mapping[str, str] = field(default_factory=dict)
-    """Product name -> artifact digest, when recorded."""
-    estimate: Estimate = NO_ESTIMATE
-    supersedes: str | None = None
-    """Key's earlier record, when it is made again."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The ordered actions for one commit."""
-
-    commit: str | None
-    currency: str
-    actions: tuple[Action, ...]
-
-    @property
-    def changes(self) -> tuple[Action, ...]:
-        """The actions that do something."""
-        return tuple(action for action in self.actions if action.kind not in (ActionKind.NOTHING, ActionKind.BLOCKED))
-
-    @property
-    def blocked(self) -> tuple[Action, ...]:
-        """The releases that a gate holds back."""
-        return tuple(action for action in self.actions if action.kind is ActionKind.BLOCKED)
+Blame = Callable[[tuple[str, ...], str], str | None]
+"""(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
 
 
 class Recorded(Protocol):
     """The ledger, as far as planning asks; an immutable view of one ledger head."""
 
-    def record(self, key: str) -> Record | None:
-        """The authoritative record of a key."""
+    def made(self, key: str) -> Made | None:
+        """What the authoritative record of a key says of its products."""
         ...
 
     def latest(self, step_id: str) -> Record | None:
@@ -122,19 +44,48 @@ class Recorded(Protocol):
         """What an environment's pointer names."""
         ...
 
+    def releases(self, environment: str) -> tuple[Release, ...]:
+        """Every move of an environment's pointer, oldest first."""
+        ...
 
-def make_plan(desired: Desired, recorded: Recorded, stored: AbstractSet[str], target: frozenset[str] = frozenset()) -> Plan:
-    """Decide; ``stored`` holds the digests of the artifacts in the store.
+    def environments(self) -> tuple[str, ...]:
+        """Every environment that was ever released to."""
+        ...
 
-    With ``target`` (addresses) only the steps of those resources and what they need are planned.
-    """
+    def subjects(self) -> Mapping[str, Subject]:
+        """Every resource that the ledger knows, by address."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of the commit a plan is about."""
+
+    target: frozenset[str] = frozenset()
+    """Addresses: only the steps of these resources and what they need; empty: everything."""
+    force: frozenset[str] = frozenset()
+    """Step ids that run although they are recorded."""
+
+
+EVERYTHING = Scope()
+"""The whole commit, nothing forced."""
+
+
+def make_plan(
+    desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None
+) -> Plan:
+    """Decide. ``blame`` only adds to reasons which commit brought a change."""
     graph = build_graph(desired)
-    chosen = _with_needs(graph, target) if target else set(graph)
-    actions: dict[str, Action] = {}
+    chosen = _with_needs(graph, scope.target) if scope.target else None
+    planner = _Planner(desired, recorded, live, scope.force, blame)
     for step_id, step in graph.items():
-        if step_id in chosen:
-            actions[step_id] = _decide(step, actions, desired, recorded, stored)
-    return Plan(desired.commit, desired.settings.currency, tuple(actions.values()))
+        if chosen is None or step_id in chosen:
+            planner.actions[step_id] = planner.decide(step)
+    actions = list(planner.actions.values())
+    if chosen is None:
+        actions.extend(_about_resources(desired, recorded))
+    plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
+    return replace(plan, refusals=tuple(_refusals(plan, desired)))
 
 
 def _with_needs(graph: Mapping[str, Step], target: frozenset[str]) -> set[str]:
@@ -148,104 +99,276 @@ def _with_needs(graph: Mapping[str, Step], target: frozenset[str]) -> set[str]:
     return chosen
 
 
-def _decide(
-    step: Step, actions: Mapping[str, Action], desired: Desired, recorded: Recorded, stored: AbstractSet[str]
-) -> Action:
-    latest = recorded.latest(step.id)
-    estimate = _estimate(step, desired, latest)
-    inputs, undecided = _resolve_inputs(step, actions)
-    gate = actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
-    if gate is not None and gate.kind is ActionKind.NOTHING:
-        verdict = recorded.record(gate.key or "")
-        if verdict is not None and verdict.metrics.get("verdict") != "GO":
-            failed = str(verdict.metrics.get("failed", ""))
-            return Action(ActionKind.BLOCKED, step, (Reason(ReasonKind.GATE, failed),), None)
-    if undecided:
-        reason = Reason(ReasonKind.UPSTREAM, ", ".join(undecided))
-        kind = ActionKind.RELEASE if step.kind is StepKind.RELEASE else ActionKind.RUN
-        return Action(kind, step, (reason,), None, estimate=estimate)
-    key = step_key(step.kind, version_of(step.kind), step.parameters, inputs)
-    record = recorded.record(key)
-    if record is None:
-        reasons = tuple(_differences(step, inputs, latest)) or (Reason(ReasonKind.CREATED),)
-        kind = _release_kind(step, inputs, recorded) if step.kind is StepKind.RELEASE else ActionKind.RUN
-        return Action(kind, step, reasons, key, inputs, estimate=estimate)
-    missing = [name for name, digest in record.products.items() if digest not in stored]
-    if missing:
-        reasons = tuple(Reason(ReasonKind.ARTIFACT_MISSING, f"{name} {record.products[name]}") for name in missing)
-        return Action(ActionKind.RUN, step, reasons, key, inputs, estimate=estimate, supersedes=key)
-    if step.kind is StepKind.RELEASE:
-        pointer = recorded.release(str(step.parameters["environment"]))
-        if pointer is None or pointer.release != record.products["release"]:
-            serves = pointer.release if pointer else "nothing"
-            reason = Reason(ReasonKind.POINTER, f"{step.parameters['environment']} serves {serves}")
-            return Action(_release_kind(step, inputs, recorded), step, (reason,), key, inputs, record.products, estimate)
-    return Action(ActionKind.NOTHING, step, (Reason(ReasonKind.IN_SYNC),), key, inputs, record.products)
+@dataclass
+class _Planner:
+    """The decisions so far, in the order of the graph, and what they rest on."""
 
+    desired: Desired
+    recorded: Recorded
+    live: Live
+    force: frozenset[str]
+    blame: Blame | None
+    actions: dict[str, Action] = field(default_factory=dict)
+    _running: Mapping[str, Running] = field(init=False)
 
-def _resolve_inputs(step: Step, actions: Mapping[str, Action]) -> tuple[dict[str, str], list[str]]:
-    """Digests of the inputs that are known, and the ids of the steps that the others wait for."""
-    inputs: dict[str, str] = {}
-    undecided: list[str] = []
-    for name, source in step.inputs.items():
-        if isinstance(source, FromCommit):
-            inputs[name] = source.bundle.manifest.digest
-            continue
-        upstream = actions[source.step_id]
-        if upstream.kind is ActionKind.NOTHING:
-            inputs[name] = upstream.products[source.product]
-        elif source.step_id not in undecided:
-            undecided.append(source.step_id)
-    return inputs, undecided
+    def __post_init__(self) -> None:
+        self._running = {running.step_id: running for running in self.live.running.values()}
 
+    def decide(self, step: Step) -> Action:
+        """What happens to a step, given what happens to the steps before it."""
+        action = self._unless_held_back(step)
+        if action.does_something and step.subject in self.desired.suspended:
+            held = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
+            return Action(ActionKind.BLOCKED, step.id, step.subject, held, step.kind)
+        return action
 
-def _release_kind(step: Step, inputs: Mapping[str, str], recorded: Recorded) -> ActionKind:
-    pointer = recorded.release(str(step.parameters["environment"]))
-    current = recorded.record(pointer.key) if pointer else None
-    return ActionKind.RELOAD if current and current.inputs["weights"] == inputs["weights"] else ActionKind.RELEASE
+    def _unless_held_back(self, step: Step) -> Action:
+        inputs, undecided, held = self._resolve_inputs(step)
+        gate = self.actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
+        if gate is not None and gate.kind in SETTLED:
+            verdict = self.recorded.made(gate.key or "")
+            if verdict is not None and verdict.verdict != "GO":
+                return self._blocked(step, Reason(ReasonKind.GATE, verdict.failed))
+        if held:
+            return self._blocked(step, Reason(ReasonKind.WAITS, ", ".join(held)))
+        if undecided:
+            reason = Reason(ReasonKind.UPSTREAM, ", ".join(undecided))
+            latest = self._latest(step)
+            kind = ActionKind.RELEASE if step.kind is StepKind.RELEASE else self._run_kind(step, latest)
+            return self._action(kind, step, (reason,), estimate=self._estimate(step, latest))
+        key = step_key(step.kind, version_of(step.kind), step.parameters, inputs)
+        made = self.recorded.made(key)
+        return self._make(step, key, inputs) if made is None else self._made(step, key, inputs, made)
 
+    def _made(self, step: Step, key: str, inputs: Mapping[str, str], made: Made) -> Action:
+        """The key is recorded: in sync, unless bytes were lost, someone forces it, or a pointer is elsewhere."""
+        lost = [
+            Reason(ReasonKind.ARTIFACT_CORRUPT if digest in self.live.corrupt else ReasonKind.ARTIFACT_MISSING, name, old=digest)
+            for name, digest in made.products.items()
+            if not self.live.has(digest)
+        ]
+        if lost or step.id in self.force:
+            latest = self._latest(step)
+            reasons = tuple(lost) or (Reason(ReasonKind.FORCED),)
+            return self._action(
+                self._run_kind(step, latest), step, reasons, key, inputs, estimate=self._estimate(step, latest), again=True
+            )
+        if step.kind is StepKind.RELEASE:
+            pointer = self.recorded.release(_environment(step))
+            if pointer is None or pointer.release != made.products["release"]:
+                return self._move(step, key, inputs, made, pointer)
+        if made.step_id == step.id:
+            return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
+        reason = Reason(ReasonKind.MADE_ELSEWHERE, made.step_id, commit=made.commit)
+        return self._action(ActionKind.REUSE, step, (reason,), key, inputs, made.products)
 
-def _differences(step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
-    if latest is None:
-        return
-    for path, old, new in _changed_fields(latest.parameters, step.parameters):
-        yield Reason(ReasonKind.FIELD_CHANGED, f"{path}: {_shown(old)} -> {_shown(new)}")
-    for name in sorted(set(inputs) | set(latest.inputs)):
-        old_digest, new_digest = latest.inputs.get(name), inputs.get(name)
-        if old_digest != new_digest:
+    def _move(self, step: Step, key: str, inputs: Mapping[str, str], made: Made, pointer: Release | None) -> Action:
+        """A release that exists and that its environment does not serve."""
+        environment, digest = _environment(step), made.products["release"]
+        before = [move for move in self.recorded.releases(environment) if move.release == digest]
+        serves = pointer.release if pointer else None
+        kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
+        if any(move.commit == self.desired.commit for move in before):
+            why = ReasonKind.DRIFTED
+        elif before:
+            kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
+        reason = Reason(why, environment, old=serves, new=digest, commit=commit)
+        return self._action(kind, step, (reason,), key, inputs, made.products)
+
+    def _make(self, step: Step, key: str, inputs: Mapping[str, str]) -> Action:
+        """The key is new: the step runs, from a checkpoint where that gives the same bytes."""
+        latest = self._latest(step)
+        reasons = tuple(self._differences(step, inputs, latest)) or (Reason(ReasonKind.CREATED),)
+        estimate = self._estimate(step, latest)
+        if step.kind is StepKind.RELEASE:
+            return self._action(self._release_kind(step, inputs), step, reasons, key, inputs, estimate=estimate)
+        at_work = self.live.running.get(key)
+        if at_work is not None:
+            reasons = (Reason(ReasonKind.IN_FLIGHT, at_work.holder, commit=at_work.commit), *reasons)
+            return self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate)
+        kind, replaces, continues = self._run_kind(step, latest), None, None
+        other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
+        if other is not None:
+            replaces = other.key
+            reasons = (*reasons, Reason(ReasonKind.SUPERSEDES, other.holder, commit=other.commit))
+        if step.kind is StepKind.TRAIN and step.id not in self.force:
+            continues, added = self._continuation(step, key, inputs, latest, other)
+            reasons = (*reasons, *added)
+            if continues is not None:
+                kind = ActionKind.EXTEND
+                if continues.checkpoint is not None and latest is not None:
+                    estimate = _rest_of(estimate, kept_tokens(latest.parameters))
+        return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=continues, replaces=replaces)
+
+    def _continuation(
+        self, step: Step, key: str, inputs: Mapping[str, str], latest: Record | None, other: Running | None
+    ) -> tuple[Continuation | None, tuple[Reason, ...]]:
+        """The earlier run that this one is the exact continuation of, or why a grown budget cannot use one."""
+        stopped = next((self.live.stopped[name] for name in (step.id, *step.previous_ids) if name in self.live.stopped), None)
+        for run in (other, stopped):
+            if run is not None and run.key != key and _continues(run, step, inputs):
+                return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),)
+        if latest is None or latest.inputs != dict(inputs) or latest.step_version != version_of(step.kind):
+            return None, ()
+        obstacle = why_not_extended(latest.parameters, step.parameters)
+        checkpoint = latest.byproducts.get("checkpoint")
+        if obstacle is None and checkpoint is None:
+            obstacle = "the earlier run kept no checkpoint"
+        elif obstacle is None and checkpoint is not None and not self.live.has(checkpoint):
+            obstacle = f"the store no longer has the checkpoint {checkpoint}"
+        if obstacle is not None:
+            only_tokens = _tokens(latest.parameters) != _tokens(step.parameters)
+            return None, (Reason(ReasonKind.FROM_SCRATCH, obstacle),) if only_tokens else ()
+        reason = Reason(ReasonKind.CONTINUES, f"{checkpoint}", commit=latest.commit)
+        return Continuation(latest.key, checkpoint), (reason,)
+
+    def _resolve_inputs(self, step: Step) -> tuple[dict[str, str], list[str], list[str]]:
+        """Digests of the inputs that are known; ids of the steps that others wait for; ids of those that are blocked."""
+        inputs: dict[str, str] = {}
+        undecided: list[str] = []
+        held: list[str] = []
+        for name, source in step.inputs.items():
+            if isinstance(source, FromCommit):
+                inputs[name] = source.bundle.manifest.digest
+                continue
+            upstream = self.actions[source.step_id]
+            if upstream.kind in SETTLED:
+                inputs[name] = upstream.products[source.product]
+            else:
+                waiting = held if upstream.kind is ActionKind.BLOCKED else undecided
+                if source.step_id not in waiting:
+                    waiting.append(source.step_id)
+        return inputs, undecided, held
+
+    def _release_kind(self, step: Step, inputs: Mapping[str, str]) -> ActionKind:
+        pointer = self.recorded.release(_environment(step))
+        current = self.recorded.made(pointer.key) if pointer else None
+        return ActionKind.RELOAD if current and current.inputs["weights"] == inputs["weights"] else ActionKind.RELEASE
+
+    def _run_kind(self, step: Step, latest: Record | None) -> ActionKind:
+        again = latest is not None and step.kind in (StepKind.EVALUATE, StepKind.GATE)
+        return ActionKind.RE_EVALUATE if again else ActionKind.RUN
+
+    def _latest(self, step: Step) -> Record | None:
+        """The newest record under the step's id, or under one that it had before its resource was renamed."""
+        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
+        return next((record for record in found if record is not None), None)
+
+    def _differences(self, step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
+        if latest is None:
+            return
+        kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
+        origin = self.desired.origins.get(step.subject)
+        for reason in changed_fields(step, latest.parameters, kind):
+            yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
+        for name, old, new in changed_inputs(latest.inputs, inputs):
             source = step.inputs.get(name)
-            by = source.step_id if isinstance(source, FromStep) else source.address if source else "removed"
-            yield Reason(ReasonKind.INPUT_CHANGED, f"{name} ({by})")
-    if latest.step_version != version_of(step.kind):
-        yield Reason(ReasonKind.VERSION_CHANGED, f"{latest.step_version} -> {version_of(step.kind)}")
+            if isinstance(source, FromStep):
+                subject = f"{name} ({source.step_id})"
+                upstream = self.recorded.made(self.actions[source.step_id].key or "")
+                commit = upstream.commit if upstream else None
+            elif source is not None:
+                subject = f"{name} ({source.address})"
+                commit = self._introduced(tuple(source.bundle.sources.values()), latest.commit)
+            else:
+                subject, commit = f"{name} (removed)", None
+            yield Reason(ReasonKind.INPUT_CHANGED, subject, old, new, commit=commit)
+        if latest.step_version != version_of(step.kind):
+            yield Reason(ReasonKind.VERSION_CHANGED, "", str(latest.step_version), str(version_of(step.kind)))
+
+    def _introduced(self, paths: tuple[str, ...], since: str) -> str | None:
+        return self.blame(paths, since) if self.blame is not None and paths else None
+
+    def _blocked(self, step: Step, reason: Reason) -> Action:
+        return self._action(ActionKind.BLOCKED, step, (reason,))
+
+    def _action(
+        self,
+        kind: ActionKind,
+        step: Step,
+        reasons: tuple[Reason, ...],
+        key: str | None = None,
+        inputs: Mapping[str, str] | None = None,
+        products: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Action:
+        environment = _environment(step) if step.kind is StepKind.RELEASE else None
+        return Action(
+            kind, step.id, step.subject, reasons, step.kind, key, inputs or {}, products or {}, environment=environment, **more
+        )
+
+    def _estimate(self, step: Step, latest: Record | None) -> Estimate:
+        if step.kind is not StepKind.TRAIN:
+            return estimate_from_history(latest)
+        model = self.desired.resources[step.subject]
+        if not isinstance(model, Model):
+            raise TypeError(f"{step.subject} is no Model")
+        tokenizer = self.desired.resources[model.spec.tokenizer]
+        if not isinstance(tokenizer, Tokenizer):
+            raise TypeError(f"{model.spec.tokenizer} is no Tokenizer")
+        return estimate_training(model.spec, tokenizer.spec.vocab_size, self.desired.settings)
 
 
-_ABSENT = object()
+_IN_SYNC = (Reason(ReasonKind.IN_SYNC),)
 
 
-def _changed_fields(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        for name in sorted(set(old) | set(new)):
-            yield from _changed_fields(old.get(name, _ABSENT), new.get(name, _ABSENT), f"{path}.{name}" if path else name)
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from _changed_fields(before, after, f"{path}[{index}]")
-    elif old is _ABSENT or new is _ABSENT or old != new:
-        yield path, old, new
+def _about_resources(desired: Desired, recorded: Recorded) -> Iterator[Action]:
+    """What the ledger has to note of resources: those that left the commit, and those whose protection changed."""
+    known = recorded.subjects()
+    renamed = set(desired.previous.values())
+    serves = {resource.spec.environment for resource in desired.resources.values() if isinstance(resource, Deployment)}
+    moves = {environment: recorded.release(environment) for environment in recorded.environments()}
+    pointers = {f"Deployment/{move.deployment}": environment for environment, move in moves.items() if move is not None}
+    for address in sorted(known):
+        subject = known[address]
+        if address in desired.resources or address in renamed or subject.retired is not None:
+            continue
+        if subject.protected:
+            yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
+            continue
+        environment = None if pointers.get(address) in serves else pointers.get(address)
+        yield Action(ActionKind.RETIRE, address, address, (Reason(ReasonKind.REMOVED),), environment=environment)
+    for address in sorted({*desired.protected, *(name for name in known if known[name].protected)}):
+        wanted = address in desired.protected
+        noted = address in known and known[address].protected
+        if address in desired.resources and wanted != noted:
+            words = ("protected", "not protected") if noted else ("not protected", "protected")
+            reason = Reason(ReasonKind.PROTECTION_CHANGED, "", *words)
+            yield Action(ActionKind.PROTECT, address, address, (reason,), protect=wanted)
 
 
-def _shown(value: Any) -> str:
-    text = "default" if value is _ABSENT else printable(str(value))
-    return text if len(text) <= 80 else text[:77] + "..."
+def _refusals(plan: Plan, desired: Desired) -> Iterator[str]:
+    limit = desired.settings.budgets.max_cost_per_plan
+    if limit is not None and plan.at_most > limit:
+        yield (
+            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan in forge.toml allows "
+            f"({limit:g} {plan.currency}): lower what it asks for, plan a part of it with --target, or raise the budget in a commit"
+        )
 
 
-def _estimate(step: Step, desired: Desired, latest: Record | None) -> Estimate:
-    if step.kind is not StepKind.TRAIN:
-        return estimate_from_history(latest)
-    model = desired.resources[step.subject]
-    if not isinstance(model, Model):
-        raise TypeError(f"{step.subject} is no Model")
-    tokenizer = desired.resources[model.spec.tokenizer]
-    if not isinstance(tokenizer, Tokenizer):
-        raise TypeError(f"{model.spec.tokenizer} is no Tokenizer")
-    return estimate_training(model.spec, tokenizer.spec.vocab_size, desired.settings)
+def _continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
+    """Whether a step is the exact continuation of a run that was not recorded."""
+    return bool(run.parameters) and dict(run.inputs) == dict(inputs) and not why_not_extended(run.parameters, step.parameters)
+
+
+def _environment(step: Step) -> str:
+    return str(step.parameters["environment"])
+
+
+def _tokens(parameters: Mapping[str, Any]) -> Any:
+    training = parameters.get("training")
+    return training.get("tokens") if isinstance(training, Mapping) else None
+
+
+def _rest_of(estimate: Estimate, kept: int) -> Estimate:
+    """The estimate of a run that need not repeat the tokens before its checkpoint."""
+    if not estimate.tokens:
+        return estimate
+    share = max(0.0, 1.0 - kept / estimate.tokens)
+    return replace(
+        estimate,
+        tokens=max(0, estimate.tokens - kept),
+        seconds=None if estimate.seconds is None else estimate.seconds * share,
+        cost=None if estimate.cost is None else estimate.cost * share,
+        flops=None if estimate.flops is None else estimate.flops * share,
+    )

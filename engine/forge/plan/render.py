@@ -1,49 +1,79 @@
 """A plan as text, as Markdown for a pull request, and as JSON: three views of the same value."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from forge.plan.compute import FLOPS_FORMULA
-from forge.plan.plan import Action, ActionKind, Plan
+from pydantic import TypeAdapter
 
-SCHEMA_VERSION = 1
+from forge.plan.action import SETTLED, Action, ActionKind, Plan
+from forge.plan.compute import FLOPS_FORMULA
+from forge.plan.reason import ReasonKind
+
+SCHEMA_VERSION = 2
+COMMENT_MARK = "<!-- forge plan -->"
+"""First line of the Markdown: whoever posts it finds the comment to replace by it."""
+_MOST_IDLE_ROWS = 40
+_MOST_ROWS_IN_A_COMMENT = 200
+_LIMITS = ((1e25, "1e25, above which the EU AI Act presumes systemic risk (article 51)"), (1e23, "1e23, the EU's mark of a general-purpose model"))
 _SIGNS = {
     ActionKind.RUN: "+",
+    ActionKind.EXTEND: ">",
+    ActionKind.RE_EVALUATE: "*",
     ActionKind.RELEASE: "^",
     ActionKind.RELOAD: "~",
+    ActionKind.ROLL_BACK: "v",
+    ActionKind.RETIRE: "-",
+    ActionKind.PROTECT: "#",
+    ActionKind.REUSE: "=",
     ActionKind.BLOCKED: "!",
     ActionKind.NOTHING: "=",
 }
+_COUNTED = {
+    ActionKind.RUN: "to run",
+    ActionKind.EXTEND: "to extend",
+    ActionKind.RE_EVALUATE: "to re-evaluate",
+    ActionKind.RELEASE: "to release",
+    ActionKind.RELOAD: "to reload",
+    ActionKind.ROLL_BACK: "to roll back",
+    ActionKind.RETIRE: "to retire",
+    ActionKind.PROTECT: "to note as protected or not",
+    ActionKind.BLOCKED: "blocked",
+    ActionKind.REUSE: "reused",
+    ActionKind.NOTHING: "in sync",
+}
+_ADAPTER = TypeAdapter(Plan)
 
 
 def to_text(plan: Plan) -> str:
-    """A table for a terminal, without colours."""
+    """A table for a terminal, without colours; where much is in sync, that is counted and not listed."""
+    idle = sum(action.kind in SETTLED for action in plan.actions)
+    rows = [action for action in plan.actions if action.kind not in SETTLED or idle <= _MOST_IDLE_ROWS]
     lines = [f"Plan for {_of(plan)}: {_summary(plan)}", ""]
-    width = max((len(action.step.id) for action in plan.actions), default=0)
-    for action in plan.actions:
-        lines.append(f"  {_SIGNS[action.kind]} {action.kind.value:<8}{action.step.id:<{width}}  {_reasons(action)}")
-        if action.kind is not ActionKind.NOTHING and (effort := _effort(action, plan.currency)):
-            lines.append(" " * (width + 14) + effort)
+    width = max((len(action.id) for action in rows), default=0)
+    for action in rows:
+        lines.append(f"  {_SIGNS[action.kind]} {action.kind.value:<12}{action.id:<{width}}  {_reasons(action)}")
+        if action.does_something and (effort := _effort(action, plan.currency)):
+            lines.append(" " * (width + 18) + effort)
     lines.extend(["", *_totals(plan)])
+    lines.extend(f"REFUSED: {refusal}" for refusal in plan.refusals)
     return "\n".join(lines).rstrip() + "\n"
 
 
 def to_markdown(plan: Plan) -> str:
-    """A comment for a pull request; text that users wrote stands in code spans."""
-    lines = [f"### Forge plan for {_of(plan)}", "", _summary(plan), ""]
-    lines += ["| | action | step | effort | why |", "|---|---|---|---|---|"]
-    for action in plan.actions:
-        if action.kind is not ActionKind.NOTHING:
-            cells = (
-                _SIGNS[action.kind],
-                action.kind.value,
-                action.step.id,
-                _effort(action, plan.currency),
-                _code(_reasons(action)),
-            )
-            lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", *(line.replace("*", "\\*") for line in _totals(plan))]
+    """A comment for a pull request; text that users wrote stands in code spans, so that no markup of it comes alive."""
+    lines = [COMMENT_MARK, f"### Forge plan for {_of(plan)}", "", _summary(plan), ""]
+    lines += [f"> **Refused:** {_code(refusal)}\n" for refusal in plan.refusals]
+    lines += ["| | count | cost |", "|---|---|---|", *_summary_rows(plan), ""]
+    lines += [line.replace("*", "\\*") for line in (*_totals(plan), *_findings(plan))]
+    rows = [action for action in plan.actions if action.kind not in SETTLED]
+    if rows:
+        lines += ["", f"<details><summary>{len(rows)} actions, and why</summary>", ""]
+        lines += ["| | action | step | effort | why |", "|---|---|---|---|---|"]
+        lines += [_row(action, plan.currency) for action in rows[:_MOST_ROWS_IN_A_COMMENT]]
+        if len(rows) > _MOST_ROWS_IN_A_COMMENT:
+            lines += ["", f"{len(rows) - _MOST_ROWS_IN_A_COMMENT} more: `forge plan` lists them."]
+        lines += ["", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -53,14 +83,19 @@ def to_json(plan: Plan) -> str:
 
 
 def to_data(plan: Plan) -> dict[str, Any]:
-    """The JSON form as a value."""
+    """The JSON form as a value; ``from_data`` reads it back."""
     return {
         "schema_version": SCHEMA_VERSION,
-        "commit": plan.commit,
-        "currency": plan.currency,
         "summary": {kind.value: sum(action.kind is kind for action in plan.actions) for kind in ActionKind},
-        "actions": [_action_data(action) for action in plan.actions],
+        **_ADAPTER.dump_python(plan, mode="json"),
     }
+
+
+def from_data(data: dict[str, Any]) -> Plan:
+    """A plan from its JSON form; raises ``ValueError`` for another schema version, ``ValidationError`` for another shape."""
+    if data.get("schema_version") != SCHEMA_VERSION:
+        raise ValueError(f"a plan of schema version {data.get('schema_version')!r}; this engine reads {SCHEMA_VERSION}")
+    return _ADAPTER.validate_python({name: data[name] for name in data if name not in ("schema_version", "summary")})
 
 
 def duration(seconds: float) -> str:
@@ -77,7 +112,7 @@ def duration(seconds: float) -> str:
 
 def money(cost: float, currency: str) -> str:
     """A price for people, in the currency's main unit."""
-    return f"{cost:.4f} {currency}" if cost >= 0.0001 else f"<0.0001 {currency}"
+    return f"{cost:.4f} {currency}" if cost >= 0.0001 or cost == 0 else f"<0.0001 {currency}"
 
 
 def quantity(number: float) -> str:
@@ -88,43 +123,29 @@ def quantity(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _action_data(action: Action) -> dict[str, Any]:
-    estimate = action.estimate
-    return {
-        "action": action.kind.value,
-        "step": action.step.id,
-        "subject": action.step.subject,
-        "key": action.key,
-        "reasons": [{"kind": reason.kind.value, "detail": reason.detail} for reason in action.reasons],
-        "inputs": dict(action.inputs),
-        "products": dict(action.products),
-        "estimate": {
-            "seconds": estimate.seconds,
-            "cost": estimate.cost,
-            "parameters": estimate.parameters,
-            "tokens": estimate.tokens,
-            "flops": estimate.flops,
-        },
-    }
-
-
 def _of(plan: Plan) -> str:
+    if plan.commit and plan.base:
+        return f"commit {plan.commit[:12]}, without what commit {plan.base[:12]} needs as well"
     return f"commit {plan.commit[:12]}" if plan.commit else "the working tree (a preview: only a commit can be applied)"
 
 
 def _summary(plan: Plan) -> str:
-    counts = [
-        (sum(action.kind is kind for action in plan.actions), word)
-        for kind, word in (
-            (ActionKind.RUN, "to run"),
-            (ActionKind.RELEASE, "to release"),
-            (ActionKind.RELOAD, "to reload"),
-            (ActionKind.BLOCKED, "blocked"),
-            (ActionKind.NOTHING, "in sync"),
-        )
-    ]
+    counts = [(sum(action.kind is kind for action in plan.actions), word) for kind, word in _COUNTED.items()]
     parts = [f"{count} {word}" for count, word in counts if count]
     return ", ".join(parts) if parts else "no steps"
+
+
+def _summary_rows(plan: Plan) -> Iterator[str]:
+    for kind, word in _COUNTED.items():
+        actions = [action for action in plan.actions if action.kind is kind]
+        costs = [action.estimate.cost for action in actions if action.does_something and action.estimate.cost is not None]
+        if actions:
+            yield f"| {word} | {len(actions)} | {money(sum(costs), plan.currency) if costs else ''} |"
+
+
+def _row(action: Action, currency: str) -> str:
+    cells = (_SIGNS[action.kind], action.kind.value, _code(action.id), _effort(action, currency), _code(_reasons(action)))
+    return "| " + " | ".join(cells) + " |"
 
 
 def _reasons(action: Action) -> str:
@@ -146,7 +167,7 @@ def _effort(action: Action, currency: str) -> str:
 
 
 def _totals(plan: Plan) -> Iterable[str]:
-    estimates = [action.estimate for action in plan.changes]
+    estimates = [action.estimate for action in plan.changes if action.step is not None]
     if not estimates:
         return
     seconds = [estimate.seconds for estimate in estimates if estimate.seconds is not None]
@@ -155,11 +176,28 @@ def _totals(plan: Plan) -> Iterable[str]:
     if seconds:
         line = f"Estimated, at most: {duration(sum(seconds))}"
         line += f", {money(sum(costs), plan.currency)}" if costs else ", no price known"
+        if costs and plan.at_least < plan.at_most:
+            line += f" (at least {money(plan.at_least, plan.currency)}: the rest is decided after what runs first)"
         yield line + (f"; {unknown} steps never ran here and have no estimate yet." if unknown else ".")
     else:
         yield "No estimate: none of these steps ran here before."
     if any(estimate.flops is not None for estimate in estimates):
         yield f"FLOPs: {FLOPS_FORMULA}."
+
+
+def _findings(plan: Plan) -> Iterator[str]:
+    """What a reviewer should see without opening the details."""
+    for action in plan.changes:
+        flops = action.estimate.flops or 0.0
+        passed = next((text for limit, text in _LIMITS if flops >= limit), None)
+        if passed is not None:
+            yield f"- {_code(action.id)} takes {flops:.2e} FLOPs, more than {passed}."
+    if any(action.estimate.flops is not None for action in plan.changes):
+        most = max(action.estimate.flops or 0.0 for action in plan.changes)
+        yield f"- Largest training: {most:.2e} FLOPs, {most / 1e23:.1e} of 1e23 and {most / 1e25:.1e} of 1e25."
+    for action in plan.actions:
+        if action.kind is ActionKind.BLOCKED or any(reason.kind is ReasonKind.FROM_SCRATCH for reason in action.reasons):
+            yield f"- {_code(action.id)} is {action.kind.value}: {_code(_reasons(action))}"
 
 
 def _code(text: str) -> str:

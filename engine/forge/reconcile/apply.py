@@ -1,300 +1,342 @@
-"""Apply a commit: the plan that ``forge plan`` shows, carried out one action at a time.
+"""Apply a commit: the plan that ``forge plan`` shows, carried out.
 
-After each action the plan is made again, because products decide what comes next (early cutoff): what was "decided
-after" becomes a run, or nothing. A finished step is recorded at once. Whatever is interrupted, the next call finds the
-finished results, the living processes and the checkpoints, and goes on from there.
+After each thing that is done the plan is made again, because products decide what comes next (early cutoff): what was
+"decided after" becomes a run, or nothing. Rules:
+1. A lease is taken before a step is launched, and ends in the transaction that records it. Whoever finds a lease whose
+   holder is dead takes it over, and adopts the step's process if that still lives.
+2. A finished step is recorded at once; what has ended together is appended together.
+3. Steps that do not wait for each other run at once, as many as the executor has slots.
+4. After a failure nothing new is started, unless told to keep going; what runs is awaited and recorded, then the
+   failure is raised.
+5. A plan that was approved is never exceeded: each new look is held against it, and what was spent counts.
 """
 
-import datetime
-import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_key
-from forge.attest.statements import link_of, release_statement, statement_name, statement_of
-from forge.attest.weights import sign_weights
-from forge.canonical import digest_of_bytes
-from forge.contract.kinds import STEPS, StepKind
-from forge.contract.manifest import Manifest
-from forge.contract.messages import FailureCause, InputArtifact, Resources, StepRequest, StepResult
-from forge.contract.record import Attempt, Record, Release, Spent
+from forge.contract.kinds import STEPS, Role, StepKind
+from forge.contract.messages import FailureCause
+from forge.contract.record import Record, Release
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
-from forge.errors import LedgerError, RefusedError, StoreError
+from forge.errors import LedgerError, RefusedError, StepError
 from forge.executors import local
-from forge.ledger.ledger import Draft, Ledger, Snapshot
-from forge.plan.cost import price, spent
-from forge.plan.desired import Desired
-from forge.plan.graph import FromCommit, Step, producers_of
-from forge.plan.plan import Action, ActionKind, Plan, make_plan
+from forge.ledger.leases import Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
+from forge.ledger.ledger import Draft
+from forge.plan.action import Action, Plan
+from forge.plan.graph import FromCommit, build_graph
+from forge.plan.plan import EVERYTHING, Scope
+from forge.plan.reason import ReasonKind
+from forge.plan.saved import exceeds
+from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.observer import Observer
-from forge.repo.tree import Tree
-from forge.store.store import Store
+from forge.reconcile.place import Look, Place, look
+from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
+from forge.reconcile.stop import Stop
+
+_POLL_SECONDS = 0.1
+_LOOK_AGAIN_SECONDS = 2.0
+_GRACE_SECONDS = 60.0
+_BEATS_PER_LIFE = 4
+
+
+class InterruptedApplyError(StepError):
+    """Someone asked to stop. Everything that was at work has ended; the next apply goes on from there."""
+
+    exit_code = 130
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a commit is applied: the parts that hold state."""
+class Mode:
+    """How a commit is applied."""
 
-    tree: Tree
-    desired: Desired
-    ledger: Ledger
-    store: Store
-    work: Path
-    config: Path
-    """The folder with keys and trust root."""
-    now: Callable[[], datetime.datetime]
-
-
-def current_plan(place: Place, target: frozenset[str] = frozenset()) -> tuple[Plan, Snapshot]:
-    """The plan for the state of this moment, and the ledger head it was made of."""
-    snapshot = place.ledger.snapshot()
-    return make_plan(place.desired, snapshot, place.store.index(), target), snapshot
+    scope: Scope = EVERYTHING
+    allowed: Plan | None = None
+    """A plan that was approved: nothing beyond it is done."""
+    keep_going: bool = False
+    """After a failure, go on with what does not need the failed step."""
+    refresh: Callable[[Place], Place] | None = None
+    """Called between looks: a controller hands over the place as a newer commit wants it."""
 
 
-def apply(place: Place, observer: Observer, target: frozenset[str] = frozenset()) -> Plan:
+DEFAULT_MODE = Mode()
+"""Everything, up to the first failure."""
+
+
+def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MODE) -> Plan:
     """Do everything the commit asks for; returns the last plan, which holds only what is in sync or blocked.
 
-    Raises StepError when a step fails (the attempt is recorded), TrustError when there is no key to sign with, and
-    LedgerError or StoreError when state cannot be kept.
+    Raises RefusedError for a plan that may not be applied, StepError when a step fails (the attempt is recorded),
+    InterruptedApplyError when someone asked to stop, TrustError when there is no key to sign with, and LedgerError or
+    StoreError when state cannot be kept.
     """
     if place.desired.commit is None:
         raise RefusedError("only a commit can be applied: commit your changes first")
-    plan, snapshot = current_plan(place, target)
-    observer.planned(plan)
-    for action in plan.changes:  # fail before the work, not after it
-        signer_for(STEPS[action.step.kind].role, place.config)
-        if action.step.kind is StepKind.TRAIN:
-            weights_key(place.config)
-    for action in plan.actions:  # what a step read stays verifiable, whatever the store has lost since
-        for source in action.step.inputs.values():
-            if isinstance(source, FromCommit):
-                _store_bundle(place, source)
-    waiting = {action.step.id for action in plan.changes}
-    while plan.changes:
-        action = next(action for action in plan.changes if action.key is not None)
-        waiting.discard(action.step.id)
-        if action.products:
-            _move_pointer(place, action, observer)
-        else:
-            _run(place, action, snapshot, observer)
-        plan, snapshot = current_plan(place, target)
-        for idle in [other for other in plan.actions if other.step.id in waiting and other.kind is ActionKind.NOTHING]:
-            waiting.discard(idle.step.id)
-            observer.skipped(idle)
-    return plan
+    running = _Apply(place, observer, stop, mode)
+    try:
+        return running.run()
+    except BaseException:
+        running.end_all()
+        raise
 
 
-def _run(place: Place, action: Action, snapshot: Snapshot, observer: Observer) -> None:
-    key = _known(action)
-    space = local.workspace(place.work, key)
-    with local.step_lock(space) as lock:
-        alive = lock is None
-    if alive:
-        observer.started(action, adopted=True)
-        local.adopt(space, lambda event: observer.progressed(action, event))
-    else:
-        observer.started(action, adopted=False)
-    done = space.finished()
-    if done is None:
-        with local.step_lock(space) as lock:
-            if lock is None:
-                raise RefusedError(
-                    f"{action.step.id}: a process (pid {local.living_process(space)}) works at it; try again later"
-                )
-            request = _request(place, action, space)
-            began = place.now()
+@dataclass
+class _Apply:
+    """One run of apply and what it is in the middle of."""
+
+    place: Place
+    observer: Observer
+    stop: Stop
+    mode: Mode
+    at_work: dict[str, AtWork] = field(default_factory=dict)
+    """By step key."""
+    failures: dict[str, StepError] = field(default_factory=dict)
+    """By step id."""
+    done: list[Record] = field(default_factory=list)
+    waiting: set[str] = field(default_factory=set)
+    bundled: set[str] = field(default_factory=set)
+    last_beat: float = 0.0
+
+    def run(self) -> Plan:
+        """The loop."""
+        now = look(self.place, self.mode.scope)
+        self._check(now.plan)
+        self.observer.planned(now.plan)
+        self.waiting = {action.id for action in now.plan.changes}
+        while not self.stop.asked:
+            self._store_bundles(now.plan)
+            if not self._note_and_move(now.plan):
+                self._stop_what_nobody_wants(now.plan)
+                self._start(now)
+                if not self.at_work and (self._is_failing() or not self._others_at_work(now)):
+                    break
+                self._wait()
+                self._settle(now)
+            now = self._look_again()
+        if self.stop.asked:
+            self._drain()
+            self._settle(now)
+            raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it ended")
+        if self.failures:
+            raise next(iter(self.failures.values()))
+        return now.plan
+
+    def end_all(self) -> None:
+        """After an error of the reconciler itself: let no step outlive it. Their results and checkpoints stay."""
+        if any(not work.is_over() for work in self.at_work.values()):
+            self._drain()
+
+    def _look_again(self) -> Look:
+        if self.mode.refresh is not None:
+            self.place = self.mode.refresh(self.place)
+        done = {record.step_id for record in self.done}
+        now = look(self.place, Scope(self.mode.scope.target, self.mode.scope.force - done))
+        if self.mode.allowed is not None:
+            spent = sum(record.actual.cost or 0.0 for record in self.done)
+            beyond = exceeds(self.mode.allowed, now.plan, spent)
+            if beyond:
+                raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
+        settled = {action.id: action for action in now.plan.actions if not action.does_something}
+        for name in sorted(self.waiting & set(settled)):
+            self.waiting.discard(name)
+            self.observer.skipped(settled[name])
+        return now
+
+    def _check(self, plan: Plan) -> None:
+        """Refuse before the work, not after it: budgets, and keys that are missing."""
+        if plan.refusals:
+            raise RefusedError("\n".join(plan.refusals))
+        for action in plan.changes:
+            signer_for(STEPS[action.step].role if action.step is not None else Role.RELEASER, self.place.config)
+            if action.step is StepKind.TRAIN:
+                weights_key(self.place.config)
+
+    def _store_bundles(self, plan: Plan) -> None:
+        """What a step reads stays verifiable, whatever the store has lost since."""
+        graph = build_graph(self.place.desired)
+        usable = self.place.store.index() - self.place.store.damaged()
+        for action in plan.actions:
+            for source in graph[action.id].inputs.values() if action.id in graph else ():
+                if not isinstance(source, FromCommit):
+                    continue
+                digest = source.bundle.manifest.digest
+                if digest not in usable and digest not in self.bundled:
+                    store_bundle(self.place, source)
+                    self.bundled.add(digest)
+
+    def _note_and_move(self, plan: Plan) -> bool:
+        """Append, in one go, what needs no process: moves to releases that exist, and notes about resources."""
+        if self._is_failing():
+            return False
+        graph = build_graph(self.place.desired)
+        moves = [action for action in plan.changes if action.step is StepKind.RELEASE and action.products]
+        notes = [action for action in plan.changes if action.step is None]
+        drafts = [release_draft(self.place, action, graph[action.id], action.products["release"]) for action in moves]
+        drafts += [note_draft(self.place, action) for action in notes]
+        if drafts:
+            self.place.ledger.append(drafts)
+        for action, draft in zip([*moves, *notes], drafts, strict=True):
+            self.waiting.discard(action.id)
+            if isinstance(draft.body, Release):
+                self.observer.released(action, draft.body)
+            else:
+                self.observer.noted(action)
+        return bool(drafts)
+
+    def _is_failing(self) -> bool:
+        return bool(self.failures) and not self.mode.keep_going
+
+    def _others_at_work(self, now: Look) -> bool:
+        """Whether another runner, which may live, works at something that this plan waits for."""
+        wanted = {action.key for action in now.plan.changes} | {action.replaces for action in now.plan.changes}
+        return any(key in wanted and key not in self.at_work for key in now.leases)
+
+    def _stop_what_nobody_wants(self, plan: Plan) -> None:
+        """A run whose key the commit no longer asks for is stopped; its checkpoints stay where they are."""
+        wanted = {action.key for action in plan.actions}
+        undecided = {action.id for action in plan.actions if action.key is None}
+        for key, work in self.at_work.items():
+            if key not in wanted and work.action.id not in undecided and not work.stopping:
+                self.observer.superseded(work.action)
+                work.ask_to_stop()
+
+    def _start(self, now: Look) -> None:
+        """Launch what is ready, up to the executor's slots."""
+        if self._is_failing():
+            return
+        graph = build_graph(self.place.desired)
+        for action in now.plan.changes:
+            if len(self.at_work) >= self.place.desired.settings.executor.slots:
+                return
+            if self._is_ready(action, now):
+                lease = self._take_lease(action)
+                if lease is not None:
+                    self.at_work[lease.key] = begin(self.place, action, graph[action.id], lease, self.observer)
+
+    def _is_ready(self, action: Action, now: Look) -> bool:
+        if action.key is None or action.step is None or action.products or action.id in self.failures:
+            return False
+        if action.replaces in now.leases:  # first the run in flight has to end
+            return False
+        return action.key not in self.at_work and action.id not in {work.action.id for work in self.at_work.values()}
+
+    def _take_lease(self, action: Action) -> Lease | None:
+        """This run's lease on a step; None while another runner holds it that lives, or may live."""
+        key, commit = action.key or "", self.place.desired.commit or ""
+        handle = {"executor": "local", "workspace": str(self.place.work / key.removeprefix("sha256:"))}
+        left_behind = self.place.leases.current().get(key)
+        try:
+            if left_behind is None:
+                return self.place.leases.take(key, action.id, commit, handle)
+            if self.place.holders.holder_may_live(left_behind):
+                return None
+            return self.place.leases.take_over(left_behind, commit, handle)
+        except (LeaseHeldError, LeaseLostError):
+            return None  # another runner was faster: the next look sees its lease
+
+    def _wait(self) -> None:
+        """Until something has ended, someone asks to stop, or it is time to look again."""
+        until = time.monotonic() + _LOOK_AGAIN_SECONDS
+        patient = self.mode.refresh is None and bool(self.at_work)
+        while not self.stop.asked and (patient or time.monotonic() < until):
+            if any(work.is_over() for work in self.at_work.values()):
+                return
+            self._beat()
+            time.sleep(_POLL_SECONDS)
+
+    def _beat(self) -> None:
+        """Show that this holder lives, well within the leases' time to live."""
+        every = self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
+        if time.monotonic() - self.last_beat < every:
+            return
+        self.last_beat = time.monotonic()
+        for work in self.at_work.values():
             try:
-                done = local.run(request, space, lock, lambda event: observer.progressed(action, event))
+                work.lease = self.place.leases.beat(work.lease)
+            except LeaseLostError:  # its result would be refused: another runner has the step now
+                self.observer.superseded(work.action)
+                work.ask_to_stop()
+
+    def _drain(self) -> None:
+        """Ask every step to stop and wait for its checkpoint; whoever asks twice, or whoever takes too long, is not waited for."""
+        asked = self.stop.asked
+        until = time.monotonic() + _GRACE_SECONDS
+        for work in self.at_work.values():
+            work.ask_to_stop()
+        while not all(work.is_over() for work in self.at_work.values()):
+            if self.stop.asked > max(1, asked) or time.monotonic() > until:
+                for work in self.at_work.values():
+                    work.kill()
+            time.sleep(_POLL_SECONDS)
+
+    def _settle(self, now: Look) -> None:
+        """Record what has ended, in one append; a failure is recorded too, a stop that this run asked for is not one."""
+        drafts: list[Draft] = []
+        ended: list[tuple[AtWork, Record | None]] = []
+        for key, work in list(self.at_work.items()):
+            if not work.is_over():
+                continue
+            del self.at_work[key]
+            try:
+                result, output = work.outcome()
+                record, made = record_drafts(self.place, work, now.snapshot, result, output)
             except local.StepFailedError as error:
-                try:
-                    _record_failure(place, action, error, request, (place.now() - began).total_seconds())
-                except LedgerError as unrecorded:
-                    raise LedgerError(
-                        f"{action.step.id} failed: {error}\nand the attempt is not recorded: {unrecorded}"
-                    ) from error
-                message = f"{action.step.id} failed: {error}{_where_inputs_lie(action, error)}"
-                raise local.StepFailedError(message, error.cause, error.attempt) from error
-    result, output = done
-    for name in STEPS[action.step.kind].products:
-        folder = (output / result.products.get(name, name)).resolve()
-        if result.key != key or folder.parent != output.resolve():
-            raise RefusedError(f"{action.step.id}: the result in {output.parent} is not this step's: remove that folder")
-    record = _record(place, action, snapshot, result, output)
-    space.clear()
-    observer.finished(action, record)
+                ended.append((work, None))
+                if not (work.stopping and error.cause is FailureCause.STOPPED):
+                    drafts.append(attempt_draft(self.place, work, error))
+                    self.failures[work.action.id] = _told(work, error)
+            else:
+                ended.append((work, record))
+                drafts.extend(made)
+        self._append(drafts, ended)
+
+    def _append(self, drafts: list[Draft], ended: list[tuple[AtWork, Record | None]]) -> None:
+        if not ended:
+            return
+        try:
+            self.place.ledger.append(drafts, [work.lease for work, _ in ended])
+        except StaleLeaseError as error:
+            for work, _ in ended:
+                self.observer.superseded(work.action)
+            raise RefusedError(f"{error}: another runner took these steps over; what was made here is not recorded") from error
+        except LedgerError as error:
+            told = "".join(f"{failure}\nand the attempt is not recorded: " for failure in self.failures.values())
+            raise LedgerError(f"{told}{error}") from error
+        for work, record in ended:
+            if record is not None:
+                work.space.clear()
+                local.note_closed(self.place.work, work.lease.key)
+                self.done.append(record)
+                self.waiting.discard(work.action.id)
+                self.observer.finished(work.action, record)
 
 
-def _where_inputs_lie(action: Action, error: local.StepFailedError) -> str:
+def _told(work: AtWork, error: local.StepFailedError) -> local.StepFailedError:
     """A step knows its inputs by number; whoever has to mend one needs its path in the repository."""
-    if error.cause is not FailureCause.INPUT:
-        return ""
-    rows = [
-        f"\n  {name}/{path} is {origin}"
-        for name, source in sorted(action.step.inputs.items())
-        if isinstance(source, FromCommit)
-        for path, origin in source.bundle.sources.items()
-    ]
-    return "".join(rows[:20])
-
-
-def _known(action: Action) -> str:
-    if action.key is None:
-        raise ValueError(f"{action.step.id} has no key yet")
-    return action.key
-
-
-def _request(place: Place, action: Action, space: local.Workspace) -> StepRequest:
-    step = action.step
-    inputs: dict[str, InputArtifact] = {}
-    shutil.rmtree(space.inputs, ignore_errors=True)
-    for name, digest in action.inputs.items():
-        source = step.inputs[name]
-        if isinstance(source, FromCommit):
-            _store_bundle(place, source)
-        path = None
-        if name not in STEPS[step.kind].by_reference:
-            folder = space.inputs / name
-            folder.mkdir(parents=True)
-            place.store.lay_out(digest, folder)
-            path = str(folder)
-        inputs[name] = InputArtifact(digest=digest, path=path)
-    attempt = max(space.attempts(), default=0) + 1
-    return StepRequest(
-        step=step.kind,
-        step_version=STEPS[step.kind].version,
-        key=_known(action),
-        subject=step.subject,
-        parameters=dict(step.parameters),
-        settings=dict(step.settings),
-        inputs=inputs,
-        output=str(space.attempt(attempt) / "output"),
-        scratch=str(space.scratch),
-        attempt=attempt,
-        resources=Resources(
-            accelerator=step.accelerator, threads=place.desired.settings.executor.threads, processes=step.processes
-        ),
-    )
-
-
-def _store_bundle(place: Place, source: FromCommit) -> None:
-    expected = source.bundle.manifest.digest
-    if place.store.has(expected):
-        return
-    contents = {}
-    for path, file in source.bundle.files.items():
-        contents[path] = file.inline if file.inline is not None else place.tree.read(file.origin or "")
-    found = place.store.put_bytes(contents).digest
-    if found != expected:
-        raise StoreError(f"{source.address}: its files changed while they were read (planned {expected}, stored {found})")
-
-
-def _record(place: Place, action: Action, snapshot: Snapshot, result: StepResult, output: Path) -> Record:
-    step = action.step
-    manifests: dict[str, Manifest] = {digest: place.store.manifest(digest) for digest in action.inputs.values()}
-    products: dict[str, str] = {}
-    for name in STEPS[step.kind].products:
-        manifest = place.store.put_folder(output / result.products[name])
-        products[name] = manifest.digest
-        manifests[manifest.digest] = manifest
-    seconds = _seconds(result)
-    settings = place.desired.settings
-    earlier = snapshot.record_entry(_known(action)) if action.supersedes else None
-    record = Record(
-        key=_known(action),
-        step=step.kind,
-        step_version=STEPS[step.kind].version,
-        step_id=step.id,
-        subject=step.subject,
-        parameters=dict(step.parameters),
-        inputs=dict(action.inputs),
-        products=products,
-        sources={name: item.bundle.sources for name, item in step.inputs.items() if isinstance(item, FromCommit)},
-        metrics=result.metrics,
-        commit=place.desired.commit or "",
-        attempt=result.attempt,
-        started=result.started,
-        finished=result.finished,
-        environment=result.environment,
-        estimate=spent(action.estimate),
-        actual=Spent(seconds=seconds, cost=price(seconds, step.processes, step.accelerator, settings)),
-        attestations={},
-        supersedes=earlier.digest if earlier else None,
-    )
-    record, attestations = _attest(place, step, record, manifests, output)
-    drafts = [Draft(record, attestations)]
-    if step.kind is StepKind.RELEASE:
-        drafts.append(_release_draft(place, action, products["release"]))
-    place.ledger.append(drafts)
-    return record
-
-
-def _attest(
-    place: Place, step: Step, record: Record, manifests: Mapping[str, Manifest], output: Path
-) -> tuple[Record, tuple[bytes, ...]]:
-    signer = signer_for(STEPS[step.kind].role, place.config)
-    producers = producers_of(step)
-    sealed = {
-        "link": seal(link_of(record, manifests, producers), signer),
-        statement_name(step.kind): seal(statement_of(record, producers), signer),
-    }
-    if step.kind is StepKind.TRAIN:
-        sealed["weights-signature"] = sign_weights(output / "weights", weights_key(place.config))
-    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
-    return record.model_copy(update={"attestations": names}), tuple(sealed.values())
-
-
-def _move_pointer(place: Place, action: Action, observer: Observer) -> None:
-    draft = _release_draft(place, action, action.products["release"])
-    place.ledger.append([draft])
-    if isinstance(draft.body, Release):
-        observer.released(action, draft.body)
-
-
-def _release_draft(place: Place, action: Action, digest: str) -> Draft:
-    step = action.step
-    release = Release(
-        environment=str(step.parameters["environment"]),
-        deployment=step.name,
-        release=digest,
-        key=_known(action),
-        commit=place.desired.commit or "",
-        moved=place.now().isoformat(timespec="milliseconds"),
-    )
-    sealed = seal(release_statement(release), signer_for(STEPS[step.kind].role, place.config))
-    signed = release.model_copy(update={"attestations": {"release": str(digest_of_bytes(sealed))}})
-    return Draft(signed, (sealed,))
-
-
-def _record_failure(place: Place, action: Action, error: local.StepFailedError, request: StepRequest, seconds: float) -> None:
-    body = Attempt(
-        key=request.key,
-        step=request.step,
-        step_id=action.step.id,
-        subject=action.step.subject,
-        commit=place.desired.commit or "",
-        attempt=request.attempt,
-        cause=error.cause,
-        message=str(error)[:4000],
-        seconds=seconds,
-    )
-    place.ledger.append([Draft(body)])
-
-
-def _seconds(result: StepResult) -> float:
-    started, finished = (datetime.datetime.fromisoformat(text) for text in (result.started, result.finished))
-    return (finished - started).total_seconds()
+    rows: list[str] = []
+    if error.cause is FailureCause.INPUT:
+        rows = [
+            f"\n  {name}/{path} is {origin}"
+            for name, source in sorted(work.step.inputs.items())
+            if isinstance(source, FromCommit)
+            for path, origin in source.bundle.sources.items()
+        ]
+    return local.StepFailedError(f"{work.action.id} failed: {error}{''.join(rows[:20])}", error.cause, error.attempt)
 
 
 def no_go_table(place: Place, plan: Plan) -> str:
-    """Why releases are blocked: metric, threshold and value of every check, the failed ones marked."""
+    """Why actions are blocked: for a gate, metric, threshold and value of every check, the failed ones marked."""
     lines = []
     for action in plan.blocked:
-        gate = next(other for other in plan.actions if other.step.id == f"{StepKind.GATE}/{action.step.name}")
+        if not any(reason.kind is ReasonKind.GATE for reason in action.reasons):
+            lines.append(f"{action.id} is blocked: {'; '.join(str(reason) for reason in action.reasons)}")
+            continue
+        name = action.id.split("/", 1)[1]
+        gate = next(other for other in plan.actions if other.id == f"{StepKind.GATE}/{name}")
         verdict = GateVerdict.model_validate_json(place.store.read_file(gate.products["verdict"], VERDICT_FILE))
-        lines.append(f"{action.step.id} is blocked: {gate.step.id} says {verdict.verdict}")
+        lines.append(f"{action.id} is blocked: {gate.id} says {verdict.verdict}")
         rows = [("", "task", "metric", "threshold", "value")]
         for check in verdict.checks:
             value = "absent" if check.value is None else f"{check.value:.4g}"
@@ -302,5 +344,5 @@ def no_go_table(place: Place, plan: Plan) -> str:
             rows.append(("ok" if check.passed else "FAIL", check.task, check.metric, f"{sign} {check.threshold:g}", value))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines.append("Nothing was released. Change the model, its data or the gate, commit, and apply again.")
+        lines.append("Nothing was released. Change the model, its data or the gate, commit, and apply again.")
     return "\n".join(lines)

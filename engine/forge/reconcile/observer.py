@@ -4,7 +4,7 @@ from typing import Protocol
 
 from forge.contract.messages import Event
 from forge.contract.record import Record, Release
-from forge.plan.plan import Action, Plan
+from forge.plan.action import Action, Plan
 
 
 class Observer(Protocol):
@@ -27,3 +27,9 @@ class Observer(Protocol):
 
     def released(self, action: Action, release: Release) -> None:
         """An environment's pointer has moved."""
+
+    def noted(self, action: Action) -> None:
+        """The ledger notes that a resource left the commit, or whether it is protected."""
+
+    def superseded(self, action: Action) -> None:
+        """A run is asked to stop: the commit no longer asks for it, or another runner has it now."""

@@ -7,7 +7,7 @@ does. Objects come through one long-lived ``git cat-file --batch`` (GitPython's)
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,14 @@ class Repository:
         except GitCommandError:
             return False
         return True
+
+    def last_change(self, older: str, newer: str, paths: Sequence[str]) -> str | None:
+        """The newest commit after ``older``, up to ``newer``, that touched one of some paths; None where it cannot be told."""
+        try:
+            found = str(self.git.log("-1", "--format=%H", f"{older}..{newer}", "--", *(f":(literal){path}" for path in paths)))
+        except GitCommandError:
+            return None
+        return found or None
 
     def read_object(self, name: str) -> GitObject | None:
         """Read an object by id or ``COMMIT:PATH``; None when absent; raises RepoError for a damaged one, naming it."""

@@ -4,7 +4,6 @@ Faults come as diagnostics with a place and, where a name is near, a suggestion;
 """
 
 import difflib
-import types
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from forge.errors import Diagnostic
 from forge.spec.document import Document, Location, read_documents
+from forge.spec.meaning import branches
 from forge.spec.resource import API_VERSION, RESOURCE_TYPES, Resource
 
 
@@ -139,21 +139,13 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | N
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
                 info = candidate.model_fields.get(str(part))
                 if info is not None:
-                    following.extend(_branches(info.annotation))
+                    following.extend(branches(info.annotation))
                 elif part in _literals(candidate):
                     following.append(candidate)
             else:
-                following.extend(argument for item in typing.get_args(candidate) for argument in _branches(item))
+                following.extend(argument for item in typing.get_args(candidate) for argument in branches(item))
         candidates = following
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
-
-
-def _branches(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) is typing.Annotated:
-        return _branches(typing.get_args(annotation)[0])
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [branch for item in typing.get_args(annotation) for branch in _branches(item)]
-    return [annotation]
 
 
 def _literals(model: type[BaseModel]) -> set[str]:

@@ -5,6 +5,8 @@ and fails for a field without one. Only fields that mean REBUILD enter a step's 
 is left out of the key, so that a field added later retrains nothing; a default therefore never changes within an apiVersion.
 """
 
+import types
+import typing
 from enum import StrEnum
 from typing import Any
 
@@ -64,3 +66,31 @@ def _plain(item: Any, meaning: Meaning) -> Any:
     if isinstance(item, dict):
         return {str(key): _plain(each, meaning) for key, each in item.items()}
     return item
+
+
+def meaning_at(model: Any, path: tuple[str | int, ...]) -> Meaning | None:
+    """The declared meaning of the field at a path of a spec; None where the path leads to no field."""
+    found, candidates = None, [model]
+    for part in path:
+        if isinstance(part, int):
+            candidates = [branch for item in candidates for argument in typing.get_args(item) for branch in branches(argument)]
+            continue
+        fields = [item.model_fields[part] for item in candidates if _is_model(item) and part in item.model_fields]
+        if not fields:
+            return None
+        found = next((mark for mark in fields[0].metadata if isinstance(mark, Meaning)), found)
+        candidates = [branch for info in fields for branch in branches(info.annotation)]
+    return found
+
+
+def branches(annotation: Any) -> list[Any]:
+    """The types that an annotation may stand for: a union's members, an Annotated's own type."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        return branches(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return [branch for item in typing.get_args(annotation) for branch in branches(item)]
+    return [annotation]
+
+
+def _is_model(candidate: Any) -> bool:
+    return isinstance(candidate, type) and issubclass(candidate, BaseModel)

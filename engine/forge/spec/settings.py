@@ -39,6 +39,22 @@ class LocalExecutorSection(_Section):
 
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of a step's process; products may depend on it, so it is recorded."""
+    slots: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Steps that run at once, where they do not wait for each other."""
+
+
+class LeaseSection(_Section):
+    """How runners tell each other what they work at."""
+
+    time_to_live_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """A holder whose lease stands still for so long, on the watch of who looks at it, is taken for dead."""
+
+
+class BudgetsSection(_Section):
+    """What a plan may cost before it is refused."""
+
+    max_cost_per_plan: Annotated[float | None, Field(ge=0)] = None
+    """In the currency of the file; None: no limit."""
 
 
 class AcceleratorSection(_Section):
@@ -60,6 +76,8 @@ class Settings(_Section):
     store: StoreSection = StoreSection()
     ledger: LedgerSection = LedgerSection()
     executor: LocalExecutorSection = LocalExecutorSection()
+    leases: LeaseSection = LeaseSection()
+    budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}
 
 

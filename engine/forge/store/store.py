@@ -1,21 +1,23 @@
 """The content-addressed store on any fsspec filesystem.
 
-Layout: ``blobs/ab/<sha256>`` and ``manifests/ab/<sha256>.json``. Invariants: a name is written once, by renaming a
-finished file into place; a manifest is written after all of its blobs; whatever is read is hashed and refused when it
-is not what its name says.
+Layout: ``blobs/ab/<sha256>``, ``manifests/ab/<sha256>.json`` and ``damaged/ab/<sha256>.json``. Invariants: a name is written
+once, by renaming a finished file into place; a manifest is written after all of its blobs; whatever is read is hashed and
+refused when it is not what its name says. An artifact that was found damaged is noted as such, so that a plan can tell without
+reading any bytes; storing it again mends its bytes and removes the note.
 """
 
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import fsspec
 from pydantic import ValidationError
 
-from forge.canonical import Digest, digest_of_bytes, digest_of_chunks, hex_of
+from forge.canonical import Digest, canonical_json, digest_of_bytes, digest_of_chunks, hex_of
 from forge.contract.manifest import Manifest, manifest_of
 from forge.errors import StoreError, UsageError
 
@@ -45,9 +47,7 @@ class Store:
                 digest = digest_of_chunks(_chunks_of(path))
                 files[name] = (path.stat().st_size, digest)
                 self._put_blob(digest, path)
-        manifest = manifest_of(files)
-        self._put_manifest(manifest)
-        return manifest
+        return self._complete(files)
 
     def put_bytes(self, contents: dict[str, bytes]) -> Manifest:
         """Store an artifact given as path -> bytes."""
@@ -56,20 +56,42 @@ class Store:
             digest = digest_of_bytes(data)
             files[name] = (len(data), digest)
             self._write(self._blob_path(digest), data)
-        manifest = manifest_of(files)
-        self._put_manifest(manifest)
-        return manifest
+        return self._complete(files)
 
     def has(self, digest: str) -> bool:
         """Whether the artifact's manifest is in the store; its bytes are not looked at."""
         return bool(self._fs.exists(self._manifest_path(digest)))
 
     def index(self) -> frozenset[str]:
-        """The digests of all artifacts."""
-        if not self._fs.exists(f"{self._root}/manifests"):
+        """The digests of all artifacts, those that are noted as damaged included."""
+        return self._names("manifests")
+
+    def damaged(self) -> frozenset[str]:
+        """The digests of the artifacts that a read or a scrub found damaged."""
+        return self._names("damaged")
+
+    def scrub(self) -> Iterator[tuple[str, StoreError | None]]:
+        """Hash every artifact from its bytes, in order of digest; what is found is noted, and what is whole again cleared."""
+        noted = self.damaged()
+        for digest in sorted(self.index()):
+            try:
+                self.check(digest)
+            except StoreError as error:
+                yield digest, error
+            else:
+                if digest in noted:
+                    self._clear(digest)
+                yield digest, None
+
+    def _names(self, kind: str) -> frozenset[str]:
+        top = f"{self._root}/{kind}"
+        if self._is_local:
+            names: Iterable[str] = (name for shard in _listed(top) for name in _listed(f"{top}/{shard}"))
+        elif self._fs.exists(top):
+            names = (path.rsplit("/", 1)[-1] for path in self._fs.find(top))
+        else:
             return frozenset()
-        names = (path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._root}/manifests"))
-        return frozenset("sha256:" + name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return frozenset(["sha256:" + name[:-5] for name in names if name.endswith(".json")])
 
     def manifest(self, digest: str) -> Manifest:
         """Read a manifest; raises StoreError when it is absent or its bytes are not what its name says."""
@@ -81,8 +103,8 @@ class Store:
         except OSError as error:
             raise StoreError(f"the manifest of artifact {digest} cannot be read: {error.strerror or error} ({path})") from error
         if digest_of_bytes(data) != digest:
-            raise StoreError(
-                f"the manifest of artifact {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})"
+            raise self._note(
+                digest, f"the manifest of artifact {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})"
             )
         try:
             return Manifest.model_validate_json(data)
@@ -96,13 +118,13 @@ class Store:
             target = folder / file.path
             try:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                self._fetch(file.sha256, target, link=link)
+                self._fetch(digest, file.sha256, target, link=link)
                 found = digest_of_chunks(_chunks_of(target))
             except OSError as error:
                 raise StoreError(f"artifact {digest}: cannot lay out {file.path}: {error.strerror or error}") from error
             if found != file.sha256:
                 target.unlink()
-                raise StoreError(self._damaged(digest, file.path, file.sha256, found))
+                raise self._damage(digest, file.path, file.sha256, found)
         return manifest
 
     def read_file(self, digest: str, path: str) -> bytes:
@@ -110,19 +132,26 @@ class Store:
         file = next((file for file in self.manifest(digest).files if file.path == path), None)
         if file is None:
             raise StoreError(f"artifact {digest} has no file {path}")
-        data = b"".join(self._blob_chunks(file.sha256))
+        data = b"".join(self._chunks_in(digest, file.sha256))
         if digest_of_bytes(data) != file.sha256:
-            raise StoreError(self._damaged(digest, path, file.sha256, digest_of_bytes(data)))
+            raise self._damage(digest, path, file.sha256, digest_of_bytes(data))
         return data
 
     def check(self, digest: str) -> Manifest:
         """Hash an artifact from the bytes up; raises StoreError naming the file that is absent or damaged."""
         manifest = self.manifest(digest)
         for file in manifest.files:
-            found = digest_of_chunks(self._blob_chunks(file.sha256))
+            found = digest_of_chunks(self._chunks_in(digest, file.sha256))
             if found != file.sha256:
-                raise StoreError(self._damaged(digest, file.path, file.sha256, found))
+                raise self._damage(digest, file.path, file.sha256, found)
         return manifest
+
+    def _chunks_in(self, artifact: str, blob: str) -> Iterator[bytes]:
+        """A blob's bytes as part of an artifact: one that is gone damages the artifact."""
+        try:
+            yield from self._blob_chunks(blob)
+        except _AbsentBlobError as error:
+            raise self._note(artifact, f"artifact {artifact} is damaged: {error}") from error
 
     def _blob_chunks(self, digest: str) -> Iterator[bytes]:
         path = self._blob_path(digest)
@@ -130,15 +159,34 @@ class Store:
             with self._fs.open(path, "rb") as file:
                 yield from _chunks(file)
         except FileNotFoundError as error:
-            raise StoreError(f"blob {digest} is not in the store ({path})") from error
+            raise _AbsentBlobError(f"blob {digest} is not in the store ({path})") from error
         except OSError as error:
             raise StoreError(f"blob {digest} cannot be read: {error.strerror or error} ({path})") from error
 
-    def _damaged(self, digest: str, path: str, expected: str, found: str) -> str:
+    def _damage(self, digest: str, path: str, expected: str, found: str) -> StoreError:
         place = self._blob_path(expected)
-        return f"artifact {digest} is damaged: {path} should be {expected}, its bytes hash to {found} ({place})"
+        return self._note(
+            digest, f"artifact {digest} is damaged: {path} should be {expected}, its bytes hash to {found} ({place})"
+        )
 
-    def _fetch(self, digest: str, target: Path, *, link: bool) -> None:
+    def _note(self, digest: str, message: str) -> StoreError:
+        """The error to raise, once the damage is noted for planning; a store that cannot be written keeps no notes."""
+        with suppress(StoreError, OSError):
+            self._write(self._note_path(digest), canonical_json({"schema_version": 1, "artifact": digest, "found": message}))
+        return StoreError(message)
+
+    def _clear(self, digest: str) -> None:
+        if self._fs.exists(self._note_path(digest)):
+            self._fs.rm_file(self._note_path(digest))
+
+    def _complete(self, files: dict[str, tuple[int, str]]) -> Manifest:
+        """The blobs are there: the manifest makes the artifact exist, and whole."""
+        manifest = manifest_of(files)
+        self._put_manifest(manifest)
+        self._clear(manifest.digest)
+        return manifest
+
+    def _fetch(self, artifact: str, digest: str, target: Path, *, link: bool) -> None:
         source = self._blob_path(digest)
         try:
             if link and self._is_local and not Path(source).is_symlink():
@@ -151,7 +199,9 @@ class Store:
                     return
             self._fs.get_file(source, str(target))
         except FileNotFoundError as error:
-            raise StoreError(f"blob {digest} is not in the store ({source})") from error
+            raise self._note(
+                artifact, f"artifact {artifact} is damaged: blob {digest} is not in the store ({source})"
+            ) from error
 
     def _put_blob(self, digest: Digest, path: Path) -> None:
         target = self._blob_path(digest)
@@ -202,6 +252,22 @@ class Store:
     def _manifest_path(self, digest: str) -> str:
         name = hex_of(digest)
         return f"{self._root}/manifests/{name[:2]}/{name}.json"
+
+    def _note_path(self, digest: str) -> str:
+        name = hex_of(digest)
+        return f"{self._root}/damaged/{name[:2]}/{name}.json"
+
+
+class _AbsentBlobError(StoreError):
+    """A blob is not in the store."""
+
+
+def _listed(folder: str) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _chunks_of(path: Path) -> Iterator[bytes]:

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from forge.contract.messages import Event
 from forge.contract.record import Record, Release
-from forge.plan.plan import Action, Plan
-from forge.plan.render import duration, quantity, to_text
+from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.render import duration, quantity
 from forge.reconcile.observer import Observer
 
 _PLAIN_EVERY_SECONDS = 10.0
@@ -47,6 +47,14 @@ def event_text(event: Event) -> str:
     return ", ".join(parts)
 
 
+def note_text(action: Action) -> str:
+    """What the ledger notes of a resource."""
+    if action.kind is ActionKind.RETIRE:
+        serves = f"; {action.environment} serves nothing more" if action.environment else ""
+        return f"retired{serves}; nothing is deleted"
+    return "protected from now on" if action.protect else "no longer protected"
+
+
 def record_text(record: Record) -> str:
     """What a finished step took and measured."""
     shown = {name: value for name, value in record.metrics.items() if isinstance(value, float) or name == "verdict"}
@@ -66,40 +74,47 @@ class PlainDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._last = 0.0
-        self._began = 0.0
+        self._began: dict[str, float] = {}
+        self._last: dict[str, float] = {}
 
     def planned(self, plan: Plan) -> None:
-        """Show the plan as ``forge plan`` does."""
-        self._console.print(Text(to_text(plan)))
+        """The plan itself is the command's output; nothing to add."""
 
     def started(self, action: Action, *, adopted: bool) -> None:
         """Say what begins."""
-        self._began = self._last = time.monotonic()
-        self._line(f"{action.step.id}: {'found at work, awaited' if adopted else 'started'}")
+        self._began[action.id] = self._last[action.id] = time.monotonic()
+        self._line(f"{action.id}: {'found at work, awaited' if adopted else 'started'}")
 
     def progressed(self, action: Action, event: Event) -> None:
         """Show figures now and then, with the time that is left."""
         now = time.monotonic()
-        if now - self._last < _PLAIN_EVERY_SECONDS:
+        if now - self._last[action.id] < _PLAIN_EVERY_SECONDS:
             return
-        self._last = now
+        self._last[action.id] = now
         left = ""
         if event.fraction:
-            left = f"{event.fraction:.0%}, {duration((now - self._began) * (1 / event.fraction - 1))} left, "
-        self._line(f"{action.step.id}: {left}{event_text(event)}")
+            left = f"{event.fraction:.0%}, {duration((now - self._began[action.id]) * (1 / event.fraction - 1))} left, "
+        self._line(f"{action.id}: {left}{event_text(event)}")
 
     def finished(self, action: Action, record: Record) -> None:
         """Say what it took."""
-        self._line(f"{action.step.id}: done in {record_text(record)}")
+        self._line(f"{action.id}: done in {record_text(record)}")
 
     def skipped(self, action: Action) -> None:
         """Say that nothing was needed."""
-        self._line(f"{action.step.id}: not needed, its inputs are the same")
+        self._line(f"{action.id}: not needed, its inputs are the same")
 
     def released(self, action: Action, release: Release) -> None:
         """Say that the pointer moved."""
-        self._line(f"{action.step.id}: {release.environment} now serves {release.release}")
+        self._line(f"{action.id}: {release.environment} now serves {release.release}")
+
+    def noted(self, action: Action) -> None:
+        """Say what the ledger keeps of a resource now."""
+        self._line(f"{action.id}: {note_text(action)}")
+
+    def superseded(self, action: Action) -> None:
+        """Say that a run is stopped."""
+        self._line(f"{action.id}: no longer wanted, or another runner's; asked to stop, its checkpoint is kept")
 
     def close(self) -> None:
         """Nothing to restore."""
@@ -113,7 +128,7 @@ class LiveDisplay:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._task: TaskID | None = None
+        self._tasks: dict[str, TaskID] = {}
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -127,42 +142,56 @@ class LiveDisplay:
         )
 
     def planned(self, plan: Plan) -> None:
-        """Show the plan as ``forge plan`` does, then start drawing."""
-        self._console.print(Text(to_text(plan)))
+        """Start drawing, where there is something to draw."""
         if plan.changes:
             self._progress.start()
 
     def started(self, action: Action, *, adopted: bool) -> None:
         """Begin a bar."""
         note = "found at work, awaited" if adopted else ""
-        self._task = self._progress.add_task(action.step.id, total=None, figures=note)
+        self._tasks[action.id] = self._progress.add_task(action.id, total=None, figures=note)
 
-    def progressed(self, action: Action, event: Event) -> None:  # noqa: ARG002 (the protocol's)
+    def progressed(self, action: Action, event: Event) -> None:
         """Move the bar."""
-        if self._task is None:
+        task = self._tasks.get(action.id)
+        if task is None:
             return
         if event.fraction is not None:
-            self._progress.update(self._task, total=1.0, completed=event.fraction)
+            self._progress.update(task, total=1.0, completed=event.fraction)
         if text := event_text(event):
-            self._progress.update(self._task, figures=text)
+            self._progress.update(task, figures=text)
 
     def finished(self, action: Action, record: Record) -> None:
         """Replace the bar by a line."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
-        self._console.print(Text.assemble(("done ", "green"), f"{action.step.id}: {record_text(record)}"))
+        self._remove(action)
+        self._console.print(Text.assemble(("done ", "green"), f"{action.id}: {record_text(record)}"))
 
     def skipped(self, action: Action) -> None:
         """Say that nothing was needed."""
-        self._console.print(Text.assemble(("same ", "dim"), f"{action.step.id}: not needed, its inputs are the same"))
+        self._console.print(Text.assemble(("same ", "dim"), f"{action.id}: not needed, its inputs are the same"))
 
     def released(self, action: Action, release: Release) -> None:
         """Say that the pointer moved."""
         self._console.print(
-            Text.assemble(("done ", "green"), f"{action.step.id}: {release.environment} now serves {release.release}")
+            Text.assemble(("done ", "green"), f"{action.id}: {release.environment} now serves {release.release}")
+        )
+
+    def noted(self, action: Action) -> None:
+        """Say what the ledger keeps of a resource now."""
+        self._console.print(Text.assemble(("note ", "green"), f"{action.id}: {note_text(action)}"))
+
+    def superseded(self, action: Action) -> None:
+        """Drop the bar of a run that is stopped."""
+        self._remove(action)
+        self._console.print(
+            Text.assemble(("stop ", "yellow"), f"{action.id}: no longer wanted, or another runner's; its checkpoint is kept")
         )
 
     def close(self) -> None:
         """Stop drawing."""
         self._progress.stop()
+
+    def _remove(self, action: Action) -> None:
+        task = self._tasks.pop(action.id, None)
+        if task is not None:
+            self._progress.remove_task(task)

@@ -1,28 +1,28 @@
-"""Desired beside recorded state, one row a step."""
+"""Desired beside recorded and live state, one row a step."""
 
 from typing import Any
 
-from forge.plan.plan import Action, ActionKind, Plan, Recorded
-
-_WORDS = {
-    ActionKind.RUN: "out of sync",
-    ActionKind.RELEASE: "out of sync",
-    ActionKind.RELOAD: "out of sync",
-    ActionKind.BLOCKED: "blocked",
-    ActionKind.NOTHING: "in sync",
-}
+from forge.ledger.ledger import Snapshot
+from forge.plan.action import Action, ActionKind
+from forge.reconcile.place import Look
 
 
-def to_data(plan: Plan, recorded: Recorded) -> dict[str, Any]:
+def to_data(now: Look) -> dict[str, Any]:
     """The status as JSON."""
-    environments = sorted(
-        {str(action.step.parameters["environment"]) for action in plan.actions if "environment" in action.step.parameters}
-    )
+    recorded = now.snapshot
+    steps = [action for action in now.plan.actions if action.step is not None]
+    wanted = {action.environment for action in steps if action.environment is not None}
+    environments = sorted({*wanted, *recorded.environments()})
     releases = {name: recorded.release(name) for name in environments}
     return {
         "schema_version": 1,
-        "commit": plan.commit,
-        "steps": [_step(action, recorded) for action in plan.actions],
+        "commit": now.plan.commit,
+        "steps": [_step(action, recorded, now) for action in steps],
+        "resources": [
+            {"resource": action.id, "status": action.kind.value, "reasons": [str(reason) for reason in action.reasons]}
+            for action in now.plan.actions
+            if action.step is None
+        ],
         "environments": {name: release.model_dump(mode="json") if release else None for name, release in releases.items()},
     }
 
@@ -32,7 +32,11 @@ def to_text(data: dict[str, Any]) -> str:
     lines = [f"commit {str(data['commit'])[:12]}", ""]
     for step in data["steps"]:
         last = f"{step['seconds']:.1f} s at commit {step['commit'][:12]}" if step["commit"] else "never ran"
+        if step["running"]:
+            last = f"at work: {step['running']}"
         lines.append(f"  {step['status']:<12} {step['step']:<28} {last}")
+    for resource in data["resources"]:
+        lines.append(f"  {resource['status']:<12} {resource['resource']:<28} {'; '.join(resource['reasons'])}")
     lines.append("")
     for name, release in data["environments"].items():
         served = f"{release['release']} since {release['moved']}" if release else "nothing"
@@ -40,15 +44,23 @@ def to_text(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _step(action: Action, recorded: Recorded) -> dict[str, Any]:
-    last = recorded.record(action.key) if action.key else recorded.latest(action.step.id)
+def _step(action: Action, recorded: Snapshot, now: Look) -> dict[str, Any]:
+    last = (recorded.record(action.key) if action.key else None) or recorded.latest(action.id)
+    lease = next((lease for lease in now.leases.values() if lease.step_id == action.id), None)
     return {
-        "step": action.step.id,
-        "subject": action.step.subject,
-        "status": _WORDS[action.kind],
+        "step": action.id,
+        "subject": action.subject,
+        "status": _word(action),
         "reasons": [str(reason) for reason in action.reasons],
         "key": last.key if last else None,
         "commit": last.commit if last else None,
         "seconds": last.actual.seconds if last else None,
         "metrics": last.metrics if last else {},
+        "running": f"process {lease.holder.pid} on {lease.holder.host}" if lease else None,
     }
+
+
+def _word(action: Action) -> str:
+    if action.kind is ActionKind.BLOCKED:
+        return "blocked"
+    return "out of sync" if action.does_something else "in sync"

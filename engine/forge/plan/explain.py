@@ -1,0 +1,126 @@
+"""The whole chain of why: from one action back to what set it off, in words that need no other source."""
+
+from collections.abc import Iterator
+
+from forge.errors import UsageError, printable
+from forge.plan.action import SETTLED, Action, Plan
+from forge.plan.graph import FromStep, Step
+from forge.plan.plan import Recorded
+from forge.plan.reason import Reason, ReasonKind
+from forge.spec.load import did_you_mean
+
+_SHORT = 19
+
+
+def explain(plan: Plan, name: str, graph: dict[str, Step], recorded: Recorded) -> str:
+    """Why a step would or would not run; ``name`` is a step id or the address of a resource.
+
+    Raises UsageError for a name that the plan does not hold.
+    """
+    actions = {action.id: action for action in plan.actions}
+    wanted = [action.id for action in plan.actions if name in (action.id, action.subject)]
+    if not wanted:
+        known = [*actions, *(action.subject for action in plan.actions)]
+        raise UsageError(f"the plan holds no step or resource {name!r}{did_you_mean(name, known)}")
+    told: set[str] = set()
+    lines: list[str] = []
+    for step_id in wanted:
+        lines.extend(_chain(step_id, actions, graph, recorded, told, 0))
+        lines.extend(_consequences(step_id, actions, graph))
+    return "\n".join(lines) + "\n"
+
+
+def _chain(
+    step_id: str, actions: dict[str, Action], graph: dict[str, Step], recorded: Recorded, told: set[str], depth: int
+) -> Iterator[str]:
+    indent = "  " * depth
+    action = actions[step_id]
+    if step_id in told:
+        yield f"{indent}{step_id}: {action.kind} (told above)"
+        return
+    told.add(step_id)
+    yield f"{indent}{step_id}: {action.kind}"
+    for reason in action.reasons:
+        yield f"{indent}  because {_sentence(reason)}"
+    if action.kind in SETTLED:
+        yield from (f"{indent}  {line}" for line in _made(action, recorded))
+    for upstream in _causes(action, actions, graph):
+        yield from _chain(upstream, actions, graph, recorded, told, depth + 1)
+
+
+def _causes(action: Action, actions: dict[str, Action], graph: dict[str, Step]) -> list[str]:
+    """The steps whose own story belongs to this one's: those it waits for, and those whose products changed."""
+    step = graph.get(action.id)
+    if step is None:
+        return []
+    sources = {name: source.step_id for name, source in step.inputs.items() if isinstance(source, FromStep)}
+    if action.key is None:
+        return [each for each in dict.fromkeys(sources.values()) if actions[each].kind not in SETTLED]
+    changed = {reason.subject.split(" ", 1)[0] for reason in action.reasons if reason.kind is ReasonKind.INPUT_CHANGED}
+    return list(dict.fromkeys(source for name, source in sources.items() if name in changed))
+
+
+def _made(action: Action, recorded: Recorded) -> Iterator[str]:
+    made = recorded.made(action.key or "")
+    if made is None:
+        return
+    yield f"its identity is {action.key}"
+    yield f"it was made by {made.step_id} for commit {made.commit[:12]} (entry {made.sequence} of the ledger)"
+    for name, digest in action.products.items():
+        yield f"{name} is {digest}"
+
+
+def _consequences(step_id: str, actions: dict[str, Action], graph: dict[str, Step]) -> Iterator[str]:
+    after = [
+        step.id
+        for step in graph.values()
+        if step.id in actions and any(isinstance(item, FromStep) and item.step_id == step_id for item in step.inputs.values())
+    ]
+    if after and actions[step_id].does_something:
+        yield f"  what reads it and is decided after it: {', '.join(after)}"
+
+
+def _sentence(reason: Reason) -> str:
+    by = f", by commit {reason.commit[:12]}" if reason.commit else ""
+    match reason.kind:
+        case ReasonKind.FIELD_CHANGED | ReasonKind.GATE_CHANGED:
+            means = f"; a change of it means {reason.meaning}" if reason.meaning else ""
+            return f"`{printable(reason.subject)}` was {printable(reason.old or '')} and is {printable(reason.new or '')}{by}{means}"
+        case ReasonKind.INPUT_CHANGED:
+            return f"its input {printable(reason.subject)} was {_short(reason.old)} and is {_short(reason.new)}{by}"
+        case ReasonKind.UPSTREAM:
+            return f"{printable(reason.subject)} must be done first; if what comes out is the same as before, nothing is done here"
+        case ReasonKind.CREATED:
+            return "nothing was ever recorded for it"
+        case ReasonKind.IN_SYNC:
+            return "its identity is recorded and its products are in the store"
+        case ReasonKind.ARTIFACT_MISSING:
+            return f"the store has lost its product {reason.subject} ({reason.old})"
+        case ReasonKind.ARTIFACT_CORRUPT:
+            return f"its product {reason.subject} ({reason.old}) was found damaged"
+        case ReasonKind.POINTER:
+            return f"{reason.subject} serves {_short(reason.old)} and should serve {_short(reason.new)}"
+        case ReasonKind.DRIFTED:
+            return f"{reason.subject} served {_short(reason.new)} for this commit, and something moved it to {_short(reason.old)}{by}"
+        case ReasonKind.RELEASED_BEFORE:
+            return f"{reason.subject} served {_short(reason.new)} before (commit {(reason.commit or '')[:12]}): it moves back"
+        case ReasonKind.MADE_ELSEWHERE:
+            return f"{reason.subject} made the same, for commit {(reason.commit or '')[:12]}"
+        case ReasonKind.CONTINUES:
+            return f"an earlier run left the checkpoint {_short(reason.subject)}, and going on from it gives the same bytes"
+        case ReasonKind.FROM_SCRATCH:
+            return f"the earlier run cannot be continued: {reason.subject}"
+        case ReasonKind.SUSPENDED:
+            return f"{reason.subject} is suspended: remove the annotation forge/suspend to let it go on"
+        case ReasonKind.REMOVED:
+            return "the commit no longer holds it; nothing is deleted"
+        case ReasonKind.PROTECTED:
+            return "it is protected: a commit that holds it with `protect: false` has to be applied before it can be removed"
+        case _:
+            return f"{reason}{by}"
+
+
+def _short(digest: str | None) -> str:
+    return digest[:_SHORT] if digest and digest.startswith("sha256:") else printable(digest or "nothing")
+
+

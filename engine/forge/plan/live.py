@@ -1,0 +1,41 @@
+"""Live state as a value: what is there now, whatever the ledger says. Collected at the edge, judged by the planner."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Running:
+    """A step that some runner works at, as its lease tells."""
+
+    key: str
+    step_id: str
+    holder: str
+    """For messages: host and process."""
+    commit: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Live:
+    """One look at the world outside the ledger."""
+
+    stored: AbstractSet[str] = frozenset()
+    """Digests of the artifacts whose manifest is in the store."""
+    corrupt: AbstractSet[str] = frozenset()
+    """Digests of those that a read, a verification or a scrub found damaged."""
+    running: Mapping[str, Running] = field(default_factory=dict)
+    """By step key."""
+    stopped: Mapping[str, Running] = field(default_factory=dict)
+    """By step id: runs that ended without a result, whose checkpoints may still be on the machine that plans."""
+
+    def has(self, digest: str) -> bool:
+        """Whether an artifact can be used."""
+        return digest in self.stored and digest not in self.corrupt
+
+
+NOTHING_LIVE = Live()
+"""An empty world: nothing stored, nothing running."""

@@ -1,0 +1,27 @@
+"""A plan file held against the world as it is now."""
+
+from forge import __version__
+from forge.errors import RefusedError
+from forge.plan.saved import Reading, SavedPlan, from_bytes, what_moved
+from forge.ledger.ledger import Snapshot
+from forge.reconcile.place import Place, look
+
+
+def approved(place: Place, data: bytes, name: str) -> SavedPlan:
+    """The plan in a file; raises RefusedError, naming what moved, unless planning again gives the very same."""
+    saved = from_bytes(data, name)
+    readings: list[Reading] = []
+
+    def reading(snapshot: Snapshot) -> Reading:
+        readings.append(Reading(snapshot))
+        return readings[-1]
+
+    now = SavedPlan(look(place, saved.scope, reading).plan, saved.scope, __version__, readings[-1].digest)
+    moved = what_moved(saved, now)
+    if moved:
+        rows = "".join(f"\n  {row}" for row in moved[:20])
+        raise RefusedError(
+            f"{name}: the plan is stale; since it was made:{rows}\n"
+            "Make a new one (`forge plan --out FILE`), have it reviewed, and apply that."
+        )
+    return saved

@@ -1,0 +1,144 @@
+"""A step that this reconciler has launched, adopted, or found finished: from an action to a process, and to its outcome."""
+
+import datetime
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.contract.checkpoints import CHECKPOINT_GLOB, newest_checkpoint
+from forge.contract.kinds import STEPS
+from forge.contract.messages import InputArtifact, Resources, StepRequest, StepResult
+from forge.errors import RefusedError, StoreError
+from forge.executors import local
+from forge.ledger.leases import Lease
+from forge.plan.action import Action
+from forge.plan.graph import FromCommit, Step
+from forge.reconcile.observer import Observer
+from forge.reconcile.place import Place
+from forge.spec.extend import shared_steps
+
+
+@dataclass
+class AtWork:
+    """One step on its way."""
+
+    action: Action
+    step: Step
+    request: StepRequest
+    space: local.Workspace
+    job: local.Job | None
+    """None: its result was there already."""
+    lease: Lease
+    began: datetime.datetime
+    stopping: bool = False
+    """Whether this reconciler asked it to stop."""
+
+    def is_over(self) -> bool:
+        """Pass on events; whether it has ended."""
+        return self.job is None or self.job.is_over()
+
+    def outcome(self) -> tuple[StepResult, Path]:
+        """The result and the folder of its products; raises StepFailedError."""
+        done = self.space.finished()
+        if done is not None:
+            return done
+        if self.job is None:
+            raise StoreError(f"{self.action.id}: its result in {self.space.folder} was removed while it was read")
+        return self.job.outcome()
+
+    def ask_to_stop(self) -> None:
+        """Once: a train step writes a checkpoint and ends."""
+        if self.job is not None and not self.stopping:
+            self.job.ask_to_stop()
+        self.stopping = True
+
+    def kill(self) -> None:
+        """At once; the last checkpoint stays."""
+        self.stopping = True
+        if self.job is not None:
+            self.job.kill()
+
+
+def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Observer) -> AtWork:
+    """Adopt the step's living process, take up the result it left, or launch an attempt."""
+    space, began = local.workspace(place.work, lease.key), place.now()
+    with local.step_lock(space) as lock:
+        request = local.requested(space)
+        if lock is None:
+            if request is None:
+                raise RefusedError(
+                    f"{action.id}: a process (pid {local.living_process(space)}) holds the lock of {space.folder} and "
+                    "does not say what it works at: end it, or wait for its end"
+                )
+            observer.started(action, adopted=True)
+            job = local.adopt(space, lambda event: observer.progressed(action, event))
+            return AtWork(action, step, request, space, job, lease, began)
+        if request is not None and space.finished() is not None:
+            observer.started(action, adopted=True)
+            return AtWork(action, step, request, space, None, lease, began)
+        request = _request(place, action, step, space)
+        observer.started(action, adopted=False)
+        local.note_open(place.work, lease.key, step.id, place.desired.commit or "")
+        job = local.launch(request, space, lock, lambda event: observer.progressed(action, event))
+    return AtWork(action, step, request, space, job, lease, began)
+
+
+def store_bundle(place: Place, source: FromCommit) -> None:
+    """Put files of the commit into the store; raises StoreError when they are not those that were planned with."""
+    contents = {}
+    for path, file in source.bundle.files.items():
+        contents[path] = file.inline if file.inline is not None else place.tree.read(file.origin or "")
+    expected, found = source.bundle.manifest.digest, place.store.put_bytes(contents).digest
+    if found != expected:
+        raise StoreError(f"{source.address}: its files changed while they were read (planned {expected}, stored {found})")
+
+
+def _request(place: Place, action: Action, step: Step, space: local.Workspace) -> StepRequest:
+    inputs: dict[str, InputArtifact] = {}
+    shutil.rmtree(space.inputs, ignore_errors=True)
+    for name, digest in action.inputs.items():
+        path = None
+        if name not in STEPS[step.kind].by_reference:
+            folder = space.inputs / name
+            folder.mkdir(parents=True)
+            place.store.lay_out(digest, folder)
+            path = str(folder)
+        inputs[name] = InputArtifact(digest=digest, path=path)
+    attempt = max(space.attempts(), default=0) + 1
+    return StepRequest(
+        step=step.kind,
+        step_version=STEPS[step.kind].version,
+        key=action.key or "",
+        subject=step.subject,
+        parameters=dict(step.parameters),
+        settings=dict(step.settings),
+        inputs=inputs,
+        continues=_checkpoint(place, action, step, space),
+        output=str(space.attempt(attempt) / "output"),
+        scratch=str(space.scratch),
+        attempt=attempt,
+        resources=Resources(
+            accelerator=step.accelerator, threads=place.desired.settings.executor.threads, processes=step.processes
+        ),
+    )
+
+
+def _checkpoint(place: Place, action: Action, step: Step, space: local.Workspace) -> InputArtifact | None:
+    """The checkpoint to go on from: an artifact of a recorded run, or the newest that a stopped run left on this machine."""
+    if action.continues is None:
+        return None
+    folder = space.inputs / "continues"
+    if action.continues.checkpoint is not None:
+        folder.mkdir(parents=True)
+        place.store.lay_out(action.continues.checkpoint, folder)
+        return InputArtifact(digest=action.continues.checkpoint, path=str(folder))
+    stopped = local.workspace(place.work, action.continues.key)
+    request = local.requested(stopped)
+    if request is None:
+        return None
+    names = [path.relative_to(stopped.scratch).as_posix() for path in stopped.scratch.glob(CHECKPOINT_GLOB)]
+    newest = newest_checkpoint(names, shared_steps(request.parameters, step.parameters))
+    if newest is None:
+        return None
+    shutil.copytree(stopped.scratch / newest, folder)
+    return InputArtifact(digest=place.store.put_folder(folder).digest, path=str(folder))

@@ -1,0 +1,93 @@
+"""Where a commit is applied: the parts that hold state, and one look at them."""
+
+import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from forge.executors import local
+from forge.ledger.leases import Lease, Leases
+from forge.ledger.ledger import Ledger, Snapshot
+from forge.plan.action import Plan
+from forge.plan.desired import Desired
+from forge.plan.live import Live, Running
+from forge.plan.plan import EVERYTHING, Blame, Recorded, Scope, make_plan
+from forge.reconcile.holder import Holders
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree, Tree
+from forge.store.store import Store
+
+
+@dataclass(frozen=True)
+class Place:
+    """Everything that a reconciler works on."""
+
+    repository: Repository
+    desired: Desired
+    ledger: Ledger
+    leases: Leases
+    holders: Holders
+    store: Store
+    work: Path
+    config: Path
+    """The folder with keys and trust root."""
+    now: Callable[[], datetime.datetime]
+
+    @property
+    def tree(self) -> Tree:
+        """The files of the commit."""
+        return CommitTree(self.repository, self.desired.commit or "")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the world, and the plan that follows from it."""
+
+    plan: Plan
+    snapshot: Snapshot
+    leases: dict[str, Lease]
+    """By step key: those whose holder may live, or whose step is still at work here."""
+
+
+def look(place: Place, scope: Scope = EVERYTHING, recorded: Callable[[Snapshot], Recorded] | None = None) -> Look:
+    """The plan for the state of this moment. ``recorded`` may stand between planner and ledger, to keep account."""
+    snapshot = place.ledger.snapshot()
+    held = {lease.key: lease for lease in place.leases.current().values() if place.holders.may_live(lease, place.work)}
+    live = Live(
+        place.store.index(),
+        place.store.damaged(),
+        {key: _running(lease, place.work) for key, lease in held.items() if snapshot.made(key) is None},
+        _stopped(place, snapshot, held),
+    )
+    plan = make_plan(place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place))
+    return Look(plan, snapshot, held)
+
+
+def _blame(place: Place) -> Blame:
+    """Who changed some files: asked only for what changed."""
+
+    def blame(paths: tuple[str, ...], since: str) -> str | None:
+        return place.repository.last_change(since, place.desired.commit or "HEAD", paths)
+
+    return blame
+
+
+def _running(lease: Lease, work: Path) -> Running:
+    holder = f"process {lease.holder.pid} on {lease.holder.host}"
+    return _run(lease.key, lease.step_id, holder, lease.commit, work)
+
+
+def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, Running]:
+    """Runs that ended on this machine without a result: their checkpoints may serve a longer run."""
+    found: dict[str, Running] = {}
+    for run in local.open_runs(place.work):
+        if run.key not in held and snapshot.made(run.key) is None:
+            found.setdefault(run.step_id, _run(run.key, run.step_id, "", run.commit, place.work))
+    return found
+
+
+def _run(key: str, step_id: str, holder: str, commit: str, work: Path) -> Running:
+    request = local.requested(local.Workspace(work / key.removeprefix("sha256:")))
+    parameters = request.parameters if request else {}
+    inputs = {name: item.digest for name, item in request.inputs.items()} if request else {}
+    return Running(key, step_id, holder, commit, parameters, inputs)
