@@ -7,6 +7,8 @@ digest per version and fails when only one of the two moved.
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from forge.contract.checkpoints import BYPRODUCT
+
 
 class StepKind(StrEnum):
     """The kinds of work that specs compile to."""
@@ -49,13 +51,16 @@ class StepDefinition:
     role: Role
     by_reference: frozenset[str] = field(default_factory=frozenset)
     """Inputs of which the step needs only the digest: their bytes are not laid out for it."""
+    byproducts: tuple[str, ...] = ()
+    """What the step may leave beside its products: kept and named in its record, never an input of a key, and allowed to
+    differ between two runs of one key."""
 
 
 STEPS: dict[StepKind, StepDefinition] = {
     StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD),
     StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
     StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
-    StepKind.TRAIN: StepDefinition(1, ("weights",), Role.TRAINER),
+    StepKind.TRAIN: StepDefinition(1, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,)),
     StepKind.EVALUATE: StepDefinition(1, ("report",), Role.EVALUATOR),
     StepKind.GATE: StepDefinition(1, ("verdict",), Role.EVALUATOR),
     StepKind.RELEASE: StepDefinition(1, ("release",), Role.RELEASER, frozenset({"weights"})),

@@ -2,10 +2,12 @@
 
 ``request.json`` goes in. ``events.jsonl`` grows while the step works. ``result.json`` is renamed into place last: its
 presence is what "finished" means. A step that fails writes ``failure.json`` instead and exits with status 1.
-Every message says its schema version; a newer one than the reader knows is refused by the ``Literal``.
+Every message says its schema version; a newer one than the reader knows is refused by the ``Literal``. A field that was
+added later is left out at its default (``exclude_if``): values that do not use it keep the bytes they always had.
 """
 
 from enum import StrEnum
+from operator import not_
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,6 +35,19 @@ class InputArtifact(BaseModel):
 
     digest: str
     path: str | None = None
+
+
+class Continued(BaseModel):
+    """The run that another one is the exact continuation of."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Its step key."""
+    checkpoint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Digest of the checkpoint's artifact: the sha256 of its manifest."""
+    tokens: int
+    """Its ``training.tokens``, the one parameter in which the two keys differ."""
 
 
 class Resources(BaseModel):
@@ -66,6 +81,9 @@ class StepRequest(Message):
     """A folder that attempts at the same key share: a train step keeps its checkpoints there."""
     attempt: int = Field(ge=1)
     resources: Resources = Resources()
+    continues: InputArtifact | None = Field(default=None, exclude_if=not_)
+    """A train step may go on from this checkpoint of another key, of which it makes sure that its run is the exact
+    continuation; not part of the key, because the weights are the same without it."""
 
 
 class StepResult(Message):
@@ -81,6 +99,10 @@ class StepResult(Message):
     finished: str
     environment: dict[str, str]
     """Versions of the libraries that shaped the bytes, thread count, machine type."""
+    byproducts: dict[str, str] = Field(default={}, exclude_if=not_)
+    """By-product name -> folder, relative to the request's ``output``; only those that were made."""
+    continued: Continued | None = Field(default=None, exclude_if=not_)
+    """What the weights really descend from, over all attempts; None for a run from scratch."""
 
 
 class FailureCause(StrEnum):
@@ -92,6 +114,8 @@ class FailureCause(StrEnum):
     """The machine lacked something (disk, memory): trying again may help."""
     INTERNAL = "internal"
     """A fault in the step's own code."""
+    STOPPED = "stopped"
+    """Asked to stop; the next attempt goes on from the last checkpoint."""
 
 
 class StepFailure(Message):

@@ -1,16 +1,19 @@
 """What the ledger keeps: records of finished steps, failed attempts, and releases. Values only.
 
-A record is never rewritten. What it says of bytes is what the control plane hashed, not what the step claimed.
+A record is never rewritten, and its digest is signed: a field that was added later is left out of its bytes at its default
+(``exclude_if``), so that what was written before keeps its digest. What
+it says of bytes is what the control plane hashed, not what the step claimed.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import not_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.contract.kinds import StepKind
-from forge.contract.messages import FailureCause
+from forge.contract.messages import Continued, FailureCause
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -57,6 +60,10 @@ class Record(_Value):
     """``link``, ``provenance`` or ``test-result``, ``weights-signature`` -> digest of the attestation's bytes."""
     supersedes: _Digest | None = None
     """Digest of the entry whose products this record replaces (the artifact was lost and the step gave other bytes)."""
+    byproducts: dict[str, _Digest] = Field(default={}, exclude_if=not_)
+    """By-product name -> artifact digest. The artifact may be gone: nothing but a continuation reads it."""
+    continued: Continued | None = Field(default=None, exclude_if=not_)
+    """The run that this one continued; None for a run from scratch."""
 
 
 class Attempt(_Value):
@@ -72,6 +79,8 @@ class Attempt(_Value):
     cause: FailureCause
     message: str
     seconds: float
+    byproducts: dict[str, _Digest] = Field(default={}, exclude_if=not_)
+    """By-product name -> artifact digest: the checkpoint of a run that was superseded while it trained."""
 
 
 class Release(_Value):
@@ -97,8 +106,6 @@ class Protection(_Value):
     subject: str
     protected: bool
     commit: _Commit
-    moved: str
-    """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
 
 

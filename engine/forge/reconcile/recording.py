@@ -11,8 +11,8 @@ from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.messages import StepRequest, StepResult
-from forge.contract.record import Attempt, Continued, Protection, Record, Release, Retirement, Spent
+from forge.contract.messages import Continued, StepRequest, StepResult
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent
 from forge.errors import RefusedError
 from forge.executors.local import StepFailedError
 from forge.ledger.ledger import Draft, Snapshot
@@ -89,7 +89,7 @@ def note_draft(place: Place, action: Action) -> Draft:
     commit = place.desired.commit or ""
     if action.kind is ActionKind.RETIRE:
         return Draft(Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=_now(place)))
-    return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit, moved=_now(place)))
+    return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
 
 
 def attempt_draft(place: Place, work: AtWork, error: StepFailedError) -> Draft:

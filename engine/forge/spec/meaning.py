@@ -1,8 +1,9 @@
 """What a change to a field means, declared where the field is declared (docs/design.md, decision 3).
 
 Every leaf field of every kind carries exactly one Meaning in its annotation; tests/spec/test_meaning.py walks all kinds
-and fails for a field without one. Only fields that mean REBUILD enter a step's key. A field that stands at its default
-is left out of the key, so that a field added later retrains nothing; a default therefore never changes within an apiVersion.
+and fails for a field without one. Only fields that mean REBUILD or EXTEND enter a step's key. A field that stands at its
+default is left out of the key, so that a field added later retrains nothing; a default therefore never changes within an
+apiVersion.
 """
 
 import types
@@ -20,6 +21,9 @@ class Meaning(StrEnum):
 
     REBUILD = "rebuild"
     """The products would be others: the step gets a new key and runs."""
+    EXTEND = "extend"
+    """As REBUILD, a new key; but a larger value may be reached by continuing the earlier run from its checkpoint, where that
+    gives what a run from scratch gives to the last digit (``spec.extend``)."""
     RELOAD = "reload"
     """The serving agent picks it up with the next release; nothing is trained or evaluated again."""
     NONE = "none"
@@ -27,6 +31,7 @@ class Meaning(StrEnum):
 
 
 REBUILD = Meaning.REBUILD
+EXTEND = Meaning.EXTEND
 RELOAD = Meaning.RELOAD
 NONE = Meaning.NONE
 
@@ -42,6 +47,7 @@ def meanings_of(model: type[BaseModel]) -> dict[str, Meaning | None]:
 def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
     """The JSON form of the fields with this meaning, those at their default left out; nested models likewise.
 
+    Fields that mean EXTEND shape the products as much as those that mean REBUILD do, and are selected with them.
     References and globs of files are left out: what they name enters a step as an input, by its digest.
     """
     selected: dict[str, Any] = {}
@@ -52,7 +58,8 @@ def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
     for name in type(value).model_fields:
         item = getattr(value, name)
         by_content = any(isinstance(mark, ReferenceTo | ContentOf) for mark in type(value).model_fields[name].metadata)
-        if declared[name] is not meaning or by_content or item == defaults[name]:
+        chosen = declared[name] is meaning or (declared[name] is EXTEND and meaning is REBUILD)
+        if not chosen or by_content or item == defaults[name]:
             continue
         selected[name] = _plain(item, meaning)
     return selected

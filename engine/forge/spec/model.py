@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from forge.spec.fields import Count, DataRecipeRef, Part, TokenizerRef
-from forge.spec.meaning import NONE, REBUILD
+from forge.spec.meaning import EXTEND, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -70,8 +70,9 @@ class CosineSchedule(Part):
 class Training(Part):
     """How much, how fast, and with which seed."""
 
-    tokens: Annotated[Count, Field(ge=1), REBUILD]
-    """Tokens that the model is trained on, repeats counted; rounded up to whole optimiser steps."""
+    tokens: Annotated[Count, Field(ge=1), EXTEND]
+    """Tokens that the model is trained on, repeats counted; rounded up to whole optimiser steps. Raised, the training goes on
+    from the checkpoint before the decay, where the schedule is wsd."""
     sequence_length: Annotated[int, Field(ge=8), REBUILD]
     """Tokens of one training sequence; documents are packed."""
     batch_tokens: Annotated[Count, Field(ge=8), REBUILD]

@@ -1,128 +1,20 @@
-"""``python -m forge.steps REQUEST``: carry out one request and say how it ended.
+"""``python -m forge.steps REQUEST``: carry out one request and say how it ended (``forge.steps.process``).
 
-Exit status 0 and ``result.json``, or 1 and ``failure.json``. The result is renamed into place after everything else is
-on disk, so that its presence means a whole set of products.
+SIGTERM is answered from here on: everything that takes time to load is loaded while the process already listens.
 """
 
-import datetime
-import errno
-import importlib
-import os
-import platform
 import sys
-import traceback
-from importlib.metadata import version
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from forge import __version__
-from forge.contract.kinds import STEPS, StepKind
-from forge.contract.messages import FAILURE_FILE, RESULT_FILE, FailureCause, Message, StepFailure, StepRequest, StepResult
-from forge.errors import ForgeError
-from forge.steps.run import Metrics, StepRun
-
-_MODULES = {
-    StepKind.CURATE: ("forge.steps.curate", ("datatrove",)),
-    StepKind.TOKENIZER: ("forge.steps.tokenizer", ("sentencepiece", "tokenizers", "transformers")),
-    StepKind.TOKENIZE: ("forge.steps.tokenize", ("datatrove", "tokenizers")),
-    StepKind.TRAIN: ("forge.steps.train", ("torch", "transformers", "safetensors")),
-    StepKind.EVALUATE: ("forge.steps.evaluate", ("lm-eval", "torch", "transformers")),
-    StepKind.GATE: ("forge.steps.gate", ()),
-    StepKind.RELEASE: ("forge.steps.release", ()),
-}
-_TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE, errno.EINTR}
+from forge.steps.interruption import StopRequest
 
 
 def main(argv: list[str]) -> int:
     """Run the request file named by the only argument; returns the exit status."""
-    if len(argv) != 1:
-        print("usage: python -m forge.steps REQUEST", file=sys.stderr)
-        return 2
-    path = Path(argv[0]).resolve()
-    try:
-        request = StepRequest.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        print(f"{path}: not a step request: {error}", file=sys.stderr)
-        return 2
-    known = STEPS[request.step].version
-    if request.step_version != known:
-        print(f"{path}: asks for {request.step} version {request.step_version}, this engine has {known}", file=sys.stderr)
-        return 2
-    return _carry_out(request, path.parent)
+    stop = StopRequest()
+    with stop.listening(), stop.deferred():
+        from forge.steps.process import process_request
 
-
-def _carry_out(request: StepRequest, folder: Path) -> int:
-    started = _now()
-    module, libraries = _MODULES[request.step]
-    try:
-        Path(request.output).mkdir(parents=True, exist_ok=True)
-        run = StepRun(request, folder)
-        metrics: Metrics = importlib.import_module(module).run(run)
-        result = StepResult(
-            key=request.key,
-            attempt=request.attempt,
-            products={name: name for name in STEPS[request.step].products},
-            metrics=metrics,
-            started=started,
-            finished=_now(),
-            environment=_environment(request, libraries),
-        )
-        for name in result.products:
-            _sync(Path(request.output) / name)
-        _write(folder / RESULT_FILE, result)
-    except Exception as error:  # noqa: BLE001 (the process boundary: whatever went wrong becomes a message with its cause)
-        cause = _cause_of(error)
-        if cause is FailureCause.INTERNAL:
-            traceback.print_exc()
-        message = str(error) or type(error).__name__
-        if cause is not FailureCause.INPUT:
-            message = f"{type(error).__name__}: {message}"
-        print(message, file=sys.stderr)
-        _write(folder / FAILURE_FILE, StepFailure(key=request.key, attempt=request.attempt, cause=cause, message=message))
-        return 1
-    return 0
-
-
-def _cause_of(error: BaseException) -> FailureCause:
-    """A step's own word counts; else look down the chain of causes for a machine that ran out of something, or a stop."""
-    link: BaseException | None = error
-    while link is not None:
-        if isinstance(link, MemoryError) or (isinstance(link, OSError) and link.errno in _TRANSIENT):
-            return FailureCause.RESOURCE
-        link = link.__cause__ or link.__context__
-    return FailureCause.INPUT if isinstance(error, ForgeError) else FailureCause.INTERNAL
-
-
-def _environment(request: StepRequest, libraries: tuple[str, ...]) -> dict[str, str]:
-    return {
-        "forge": __version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "threads": str(request.resources.threads),
-        "processes": str(request.resources.processes),
-        **{library: version(library) for library in libraries},
-    }
-
-
-def _sync(folder: Path) -> None:
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-
-
-def _write(path: Path, message: Message) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(message.model_dump_json(indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        return process_request(argv, stop)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from forge.contract.kinds import STEPS
-from forge.contract.messages import EVENTS_FILE, Event, StepRequest
+from forge.contract.messages import EVENTS_FILE, Continued, Event, StepRequest
 from forge.errors import StepError
+from forge.steps.interruption import StopRequest
 
 Metrics = dict[str, float | int | str]
+_CONTINUED_FILE = "continued.json"
 
 
 class StepRun:
     """One attempt, seen from inside its process."""
 
-    def __init__(self, request: StepRequest, folder: Path) -> None:
+    def __init__(self, request: StepRequest, folder: Path, stop: StopRequest | None = None) -> None:
         self.request = request
         self.folder = folder
+        self.stop = stop or StopRequest()
         self._events = (folder / EVENTS_FILE).open("a", encoding="utf-8", buffering=1)
 
     @property
@@ -55,6 +58,22 @@ class StepRun:
         path = Path(self.request.output) / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def byproduct(self, name: str) -> Path:
+        """Where a by-product goes: a folder that does not exist yet, and whose presence says that it was made."""
+        if name not in STEPS[self.request.step].byproducts:
+            raise StepError(f"a {self.request.step} step makes no by-product {name!r}")
+        return Path(self.request.output) / name
+
+    @property
+    def continued(self) -> Continued | None:
+        """What the products descend from; a file, because the rank that knows it is another process."""
+        path = self.folder / _CONTINUED_FILE
+        return Continued.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    @continued.setter
+    def continued(self, value: Continued) -> None:
+        (self.folder / _CONTINUED_FILE).write_text(value.model_dump_json(), encoding="utf-8")
 
     def emit(self, **fields: Any) -> None:
         """Append one event: keyword arguments are the fields of ``contract.messages.Event``."""

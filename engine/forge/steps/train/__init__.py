@@ -2,11 +2,12 @@
 
 Invariant: for equal inputs, parameters, thread and process counts the weights are the same bytes on the same machine,
 whether or not the run was interrupted: initialisation and data order are pure functions of the seed and the position,
-and a checkpoint holds everything else that the next step depends on.
+and a checkpoint holds everything else that the next step depends on. That holds across keys too: a run of more tokens
+that goes on from the checkpoint before a shorter one's decay gives the bytes of a run from scratch.
 
 How the files hang together: ``job`` (what is asked) -> ``launch`` (one process, or torchrun) -> ``worker`` (one rank)
 -> ``loop`` (steps, validation, checkpoints) over ``data``, ``model``, ``loss``, ``optimizer``, ``schedule``,
-``checkpoint`` and ``distributed`` -> ``export``.
+``checkpoint``, ``continuation`` and ``distributed`` -> ``export``.
 """
 
 from forge.steps.run import Metrics, StepRun

@@ -9,10 +9,12 @@ Rules:
    torch, processor), is refused: training on from it would not equal an uninterrupted run.
 5. The two newest of a lineage are kept: after writing one, those before its predecessor are removed. Checkpoints that an
    attempt neither read nor wrote and that are further on are not touched: they may be a stale attempt's.
+6. The names of folders and files, and which checkpoint is the newest, are the contract's (``contract.checkpoints``): the
+   control plane finds a checkpoint by them without loading torch.
 """
 
+import errno
 import os
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,15 +26,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as bytes_from_tensors
 
-from forge.canonical import canonical_json, digest_of_bytes
+from forge.canonical import Digest, canonical_json, digest_of_bytes, digest_of_chunks
+from forge.contract.checkpoints import checkpoint_name, position_of
 from forge.contract.manifest import Manifest, manifest_of
+from forge.contract.messages import Continued
 from forge.errors import StepError
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
-_NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
 _DAMAGED = ".damaged"
 _TEMPORARY = ".tmp"
+_CHUNK = 1 << 20
 
 
 class CheckpointState(BaseModel):
@@ -53,6 +57,13 @@ class CheckpointState(BaseModel):
     """Nats per token of the last step."""
     environment: dict[str, str]
     """What else the bits depend on."""
+    lineage: str | None = None
+    """What a run that continues this one has to share (``contract.checkpoints.lineage_of``); None in a checkpoint of an
+    engine that could not continue one under another key."""
+    training_tokens: int | None = None
+    """``training.tokens`` of the run, which says where its decay began."""
+    continued: Continued | None = None
+    """The run that this one continued."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +74,6 @@ class Checkpoint:
     state: CheckpointState
     groups: dict[str, dict[str, torch.Tensor]]
     """File stem (model, optimizer, rng) -> tensors by name."""
-
-
-def checkpoint_name(step: int, attempt: int) -> str:
-    """The folder's name."""
-    return f"step-{step:08d}-attempt-{attempt}"
 
 
 def save_checkpoint(folder: Path, state: CheckpointState, groups: dict[str, dict[str, torch.Tensor]]) -> Path:
@@ -112,9 +118,40 @@ def load_newest(folder: Path, key: str, environment: dict[str, str], report: Cal
             path.replace(aside)
             report(f"{error}; set aside as {aside.name}, using the one before it")
             continue
-        _check_identity(checkpoint, key, environment)
+        _check_identity(path, checkpoint.state, key, environment)
         return checkpoint
     return None
+
+
+def find_kept(folder: Path, step: int, key: str, environment: dict[str, str], report: Callable[[str], None]) -> Path | None:
+    """A sound checkpoint of exactly this step, key and environment; ``report`` is told why one is not taken."""
+    for path, found_step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True):
+        if found_step != step:
+            continue
+        try:
+            _check_identity(path, verify_checkpoint(path), key, environment)
+        except StepError as error:
+            report(str(error))
+        else:
+            return path
+    return None
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Make a checkpoint appear a second time, whole, and without a second copy of its bytes where the disk can link."""
+    temporary = target.with_name(target.name + _TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    for file in source.iterdir():
+        try:
+            (temporary / file.name).hardlink_to(file)
+        except OSError as error:
+            if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP):
+                raise
+            shutil.copyfile(file, temporary / file.name)
+    _flush_folder(temporary)
+    temporary.replace(target)
+    _flush_folder(target.parent)
 
 
 class DamagedCheckpointError(StepError):
@@ -140,21 +177,47 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, state, groups)
 
 
-def _check_identity(checkpoint: Checkpoint, key: str, environment: dict[str, str]) -> None:
-    if checkpoint.state.key != key:
+def verify_checkpoint(path: Path) -> CheckpointState:
+    """Hash one checkpoint without keeping its bytes; raises ``DamagedCheckpointError``."""
+    try:
+        for file in Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes()).files:
+            found = _digest_of_file(path / file.path)
+            if found != file.sha256:
+                raise DamagedCheckpointError(
+                    f"checkpoint {path.name} is damaged: {file.path} has {found}, its manifest says {file.sha256}"
+                )
+        return CheckpointState.model_validate_json((path / STATE_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError) as error:
+        raise DamagedCheckpointError(f"checkpoint {path.name} is damaged: {error}") from error
+
+
+def artifact_of(folder: Path) -> Digest:
+    """The name that the store gives a folder: every file in it counts, the checkpoint's own manifest too."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return manifest_of(
+        {path.relative_to(folder).as_posix(): (path.stat().st_size, _digest_of_file(path)) for path in files}
+    ).digest
+
+
+def differences_of(before: dict[str, str], now: dict[str, str]) -> str:
+    """In words, what is not the same in two environments; empty where they are equal."""
+    return ", ".join(
+        f"{name} was {before.get(name)}, is {now.get(name)}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    )
+
+
+def _check_identity(path: Path, state: CheckpointState, key: str, environment: dict[str, str]) -> None:
+    if state.key != key:
         raise StepError(
-            f"checkpoint {checkpoint.path} belongs to step key {checkpoint.state.key}, this step is {key}; "
+            f"checkpoint {path} belongs to step key {state.key}, this step is {key}; "
             "it was copied or the scratch folder is shared by mistake: remove it"
         )
-    before = checkpoint.state.environment
-    if before != environment:
-        differences = ", ".join(
-            f"{name} was {before.get(name)}, is {environment.get(name)}"
-            for name in sorted(before.keys() | environment.keys())
-            if before.get(name) != environment.get(name)
-        )
+    differences = differences_of(state.environment, environment)
+    if differences:
         raise StepError(
-            f"checkpoint {checkpoint.path} was made in another environment ({differences}): training on from it would "
+            f"checkpoint {path} was made in another environment ({differences}): training on from it would "
             "not give what an uninterrupted run gives; restore the environment, or remove the folder to start again"
         )
 
@@ -182,5 +245,10 @@ def _flush_folder(folder: Path) -> None:
 def _listed(folder: Path) -> list[tuple[Path, int, int]]:
     if not folder.is_dir():
         return []
-    named = ((path, _NAME.fullmatch(path.name)) for path in folder.iterdir())
-    return [(path, int(match[1]), int(match[2])) for path, match in named if match]
+    named = ((path, position_of(path.name)) for path in folder.iterdir())
+    return [(path, *position) for path, position in named if position]
+
+
+def _digest_of_file(path: Path) -> Digest:
+    with path.open("rb") as file:
+        return digest_of_chunks(iter(lambda: file.read(_CHUNK), b""))

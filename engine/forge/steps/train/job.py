@@ -5,8 +5,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forge.contract.messages import StepRequest
+from forge.contract.checkpoints import lineage_of
+from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
+from forge.spec.extend import optimizer_steps, steps_before_decay
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training
 
 _CHECKPOINTS_OF_A_RUN = 10
@@ -25,6 +27,10 @@ class TrainJob:
     processes: int
     threads: int
     accelerator: str
+    parameters: dict[str, Any]
+    """As the request has them: what a checkpoint's lineage is about."""
+    lineage: str
+    continues: InputArtifact | None
 
     @property
     def batch_sequences(self) -> int:
@@ -44,7 +50,12 @@ class TrainJob:
     @property
     def total_steps(self) -> int:
         """Optimiser steps: the tokens asked for, rounded up to whole steps."""
-        return -(-self.training.tokens // self.training.batch_tokens)
+        return optimizer_steps(self.training)
+
+    @property
+    def kept_step(self) -> int:
+        """The last step from which a longer run may go on: its checkpoint is kept as a by-product; 0 for none."""
+        return steps_before_decay(self.training)
 
     @property
     def total_tokens(self) -> int:
@@ -77,6 +88,7 @@ def read_job(request: StepRequest) -> TrainJob:
         training = Training.model_validate({**parameters["training"], **settings})
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
+    inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
     job = TrainJob(
         subject=request.subject,
         key=request.key,
@@ -87,6 +99,9 @@ def read_job(request: StepRequest) -> TrainJob:
         processes=request.resources.processes,
         threads=request.resources.threads,
         accelerator=request.resources.accelerator,
+        parameters=parameters,
+        lineage=lineage_of(request.step_version, parameters, inputs),
+        continues=request.continues,
     )
     _check_split(job)
     return job

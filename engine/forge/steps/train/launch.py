@@ -9,19 +9,19 @@ into its own. It imports no torch itself when it only launches.
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import threading
+from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from forge.errors import StepError
+from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.job import TrainJob, read_job
 
 _FILE = "ranks"
+_POLL_SECONDS = 0.2
 _SPIN_COUNT = "100000"
 """How long an idle OpenMP thread spins before it sleeps (libgomp: 300,000 by default).
 
@@ -74,29 +74,34 @@ def _under_torchrun(run: StepRun, job: TrainJob) -> Metrics:
         "GLOO_SOCKET_IFNAME": "lo",
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
-    # The pipe tells the ranks when this process ends; nothing is written to it.
-    process = subprocess.Popen(torchrun_command(job, request, result), stdin=subprocess.PIPE, env=environment)
-    status = _wait(process)
+    with run.stop.deferred():
+        status = _launch_and_wait(torchrun_command(job, request, result), environment, run.stop)
+    if status == 0 and result.is_file():
+        metrics: Metrics = json.loads(result.read_text(encoding="utf-8"))
+        return metrics
     failures = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.folder.glob(f"{_FILE}.failure-*"))]
+    stopped = next((failure for failure in failures if failure["stopped"]), None)
+    if stopped is not None:
+        raise StoppedError(stopped["message"])
+    run.stop.check()
     if failures:
         raise _error_of(failures, job)
-    if status != 0 or not result.is_file():
-        raise RuntimeError(f"{job.subject}: torchrun ended with status {status}; the ranks' output is in this step's log")
-    metrics: Metrics = json.loads(result.read_text(encoding="utf-8"))
-    return metrics
+    raise RuntimeError(f"{job.subject}: torchrun ended with status {status}; the ranks' output is in this step's log")
 
 
-def _wait(process: "subprocess.Popen[bytes]") -> int:
-    def pass_on(number: int, _frame: FrameType | None) -> None:
-        process.send_signal(number)
+def _launch_and_wait(command: list[str], environment: dict[str, str], stop: StopRequest) -> int:
+    """Run torchrun; a request to stop is passed on once, for a second signal would cut short how it ends its ranks.
 
-    if threading.current_thread() is not threading.main_thread():
-        return process.wait()
-    before = signal.signal(signal.SIGTERM, pass_on)
-    try:
-        return process.wait()
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    It has a session of its own, so that a signal to this process's group reaches it only from here. The pipe tells the ranks
+    when this process ends; nothing is written to it.
+    """
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, env=environment, start_new_session=True)
+    while process.poll() is None and not stop.reason:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+    if process.poll() is None:
+        process.terminate()
+    return process.wait()
 
 
 def _error_of(failures: list[dict[str, Any]], job: TrainJob) -> Exception:

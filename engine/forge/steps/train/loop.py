@@ -3,11 +3,13 @@
 Rules:
 1. A step reads only weights, optimiser state, its position and the seed; so a resumed run takes the same steps.
 2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps.
-3. All ranks agree on stopping, because the request to stop travels with the loss of the same step.
+3. All ranks agree on stopping, because the request to stop travels with the loss of the same step, and between two
+   batches of a validation in a sum of its own.
 4. Validation and checkpoints depend on the step number alone and change no state of the training.
+5. The state at the last step that a longer run shares (``spec.extend``) is written once to a folder that no rotation
+   touches; at the end it becomes the by-product ``checkpoint``. Where a resumed run finds no sound one, there is none.
 """
 
-import errno
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,11 +19,23 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
+from forge.contract.checkpoints import BEFORE_DECAY, CHECKPOINTS
+from forge.contract.messages import Continued
 from forge.errors import StepError
-from forge.steps.train.checkpoint import CheckpointState, load_checkpoint, load_newest, remove_before, save_checkpoint
+from forge.steps.interruption import StoppedError, StopReason, StopRequest
+from forge.steps.train.checkpoint import (
+    Checkpoint,
+    CheckpointState,
+    copy_checkpoint,
+    find_kept,
+    load_checkpoint,
+    load_newest,
+    remove_before,
+    save_checkpoint,
+)
+from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.data import Corpus, TokenFile, training_batch, validation_batches
 from forge.steps.train.distributed import World, sum_gradients, sum_values, text_of_main
-from forge.steps.train.interruption import StopReason, StopRequest
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import load_optimizer_tensors, optimizer_tensors, set_learning_rate
@@ -51,6 +65,8 @@ class Outcome:
     """0 for a run from scratch."""
     tokens_per_second: float
     """Of the steps of this attempt, validations and checkpoints not counted."""
+    continued: Continued | None
+    """The run that this one continued, in this attempt or an earlier one."""
 
 
 @dataclass
@@ -60,6 +76,7 @@ class _Progress:
     step: int = 0
     train_loss: float = math.nan
     previous_checkpoint: int | None = None
+    continued: Continued | None = None
 
 
 @dataclass
@@ -71,30 +88,44 @@ class Trainer:
     world: World
     model: LlamaForCausalLM
     optimizer: torch.optim.Optimizer
-    checkpoints: Path
+    scratch: Path
     emit: Emit
     progress: _Progress = field(default_factory=_Progress)
 
     def fit(self, stop: StopRequest) -> Outcome:
-        """Train to the end; raises ``StepError`` for a loss that is not finite and for a request to stop."""
+        """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
         job = self.job
         resumed_from = self._resume()
         clock = Throughput()
-        while self.progress.step < job.total_steps:
-            clock.start()
-            reason = self._step(stop, clock)
-            clock.stop(job.training.batch_tokens)
-            step = self.progress.step
-            if reason or step % job.checkpoint_every_steps == 0 or step == job.total_steps:
-                self._checkpoint()
-            if reason:
-                raise StepError(
-                    f"{job.subject}: stopped by {reason} after step {step} of {job.total_steps}; "
-                    "a checkpoint is written and the next attempt goes on from there"
-                ) from InterruptedError(errno.EINTR, reason)
-            if step % job.validate_every_steps == 0 and step < job.total_steps:
-                self._validate()
-        return Outcome(self.progress.train_loss, self._validate(), resumed_from, clock.tokens_per_second)
+        with stop.deferred():
+            if self.progress.step == job.kept_step:
+                self._keep()
+            while self.progress.step < job.total_steps:
+                clock.start()
+                reason = self._step(stop, clock)
+                clock.stop(job.training.batch_tokens)
+                step = self.progress.step
+                if step == job.kept_step:
+                    self._keep()
+                if reason:
+                    self._end_here(reason)
+                if step % job.checkpoint_every_steps == 0 or step == job.total_steps:
+                    self._checkpoint()
+                if step % job.validate_every_steps == 0 and step < job.total_steps:
+                    self._validate(stop)
+            validation = self._validate(stop)
+        return Outcome(self.progress.train_loss, validation, resumed_from, clock.tokens_per_second, self.progress.continued)
+
+    def leave_checkpoint(self, folder: Path) -> None:
+        """Make the by-product: the checkpoint from before the decay, if a sound one is kept."""
+        step = self.job.kept_step
+        kept = self._kept(lambda text: self._emit_progress(message=text))
+        if kept is not None:
+            copy_checkpoint(kept, folder)
+        elif step:
+            self._emit_progress(
+                message=f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch"
+            )
 
     def _step(self, stop: StopRequest, clock: Throughput) -> StopReason | None:
         """One optimiser step; returns why to stop, or None."""
@@ -123,7 +154,15 @@ class Trainer:
                 gradient_norm=norm,
                 tokens_per_second=clock.recent_tokens_per_second(training.batch_tokens),
             )
-        return next((each for each, count in zip(StopReason, askers, strict=True) if count), None)
+        return _first_reason(askers)
+
+    def _end_here(self, reason: StopReason) -> None:
+        """Leave a checkpoint of the present step, and stop."""
+        if self.progress.previous_checkpoint != self.progress.step:
+            self._checkpoint()
+        raise StoppedError(
+            f"stopped by {reason} after step {self.progress.step} of {self.job.total_steps}; a checkpoint is written"
+        )
 
     def _accumulate(self, position: int) -> float:
         """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
@@ -147,11 +186,16 @@ class Trainer:
         return float(clip_grad_norm_(self.model.parameters(), limit))
 
     @torch.no_grad()
-    def _validate(self) -> Validation:
+    def _validate(self, stop: StopRequest) -> Validation:
         tokens = self.corpus.validation
         summed, count = 0.0, 0
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         for index, batch in enumerate(batches):
+            if index % self.world.size == 0:
+                asked = stop.reason
+                reason = _first_reason(sum_values([float(asked is each) for each in StopReason], self.world))
+                if reason:
+                    self._end_here(reason)
             count += batch.targets.numel()
             if index % self.world.size == self.world.rank:
                 on_device = batch.to(self.world.device)
@@ -169,32 +213,61 @@ class Trainer:
     def _checkpoint(self) -> None:
         """Write a checkpoint of the present step and remove those before the one before it."""
         if self.world.is_main:
-            state = CheckpointState(
-                key=self.job.key,
-                attempt=self.job.attempt,
-                step=self.progress.step,
-                tokens=self.progress.step * self.job.training.batch_tokens,
-                sequences=self.progress.step * self.job.batch_sequences,
-                train_loss=self.progress.train_loss,
-                environment=bit_environment(self.job, self.world),
-            )
-            groups = {
-                "model": self.model.state_dict(),
-                "optimizer": optimizer_tensors(self.model, self.optimizer),
-                "rng": {"cpu": torch.get_rng_state()},
-            }
-            path = save_checkpoint(self.checkpoints, state, groups)
+            folder = self.scratch / CHECKPOINTS
+            path = self._save(folder)
             if self.progress.previous_checkpoint is not None:
-                remove_before(self.checkpoints, self.progress.previous_checkpoint)
+                remove_before(folder, self.progress.previous_checkpoint)
             self._emit_progress(message=f"checkpoint {path.name}")
         self.progress.previous_checkpoint = self.progress.step
 
+    def _keep(self) -> None:
+        """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
+        if self.world.is_main and self._kept(lambda _: None) is None:
+            self._save(self.scratch / BEFORE_DECAY)
+
+    def _kept(self, report: Callable[[str], None]) -> Path | None:
+        job = self.job
+        return find_kept(self.scratch / BEFORE_DECAY, job.kept_step, job.key, bit_environment(job, self.world), report)
+
+    def _save(self, folder: Path) -> Path:
+        state = CheckpointState(
+            key=self.job.key,
+            attempt=self.job.attempt,
+            step=self.progress.step,
+            tokens=self.progress.step * self.job.training.batch_tokens,
+            sequences=self.progress.step * self.job.batch_sequences,
+            train_loss=self.progress.train_loss,
+            environment=bit_environment(self.job, self.world),
+            lineage=self.job.lineage,
+            training_tokens=self.job.training.tokens,
+            continued=self.progress.continued,
+        )
+        groups = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.model, self.optimizer),
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+        return save_checkpoint(folder, state, groups)
+
+    def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
+        """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""
+        environment = bit_environment(self.job, self.world)
+        own = load_newest(self.scratch / CHECKPOINTS, self.job.key, environment, lambda text: self.emit(message=text))
+        if self.job.continues is not None:
+            try:
+                other = open_continuation(self.job, self.job.continues, environment, 0 if own is None else own.state.step)
+            except StepError as error:
+                if own is None:
+                    raise
+                self.emit(message=f"{error}; going on from checkpoint {own.path.name} of this run itself")
+            else:
+                if other is not None:
+                    return other, continued_from(other, self.job.continues)
+        return own, None if own is None else own.state.continued
+
     def _resume(self) -> int:
-        """Take up the newest sound checkpoint; returns its step, 0 where there is none."""
-        found = None
-        if self.world.is_main:
-            environment = bit_environment(self.job, self.world)
-            found = load_newest(self.checkpoints, self.job.key, environment, lambda text: self.emit(message=text))
+        """Take up the furthest checkpoint; returns its step, 0 where there is none."""
+        found, continued = self._find_start() if self.world.is_main else (None, None)
         path = text_of_main("" if found is None else str(found.path), self.world)
         if not path:
             return 0
@@ -205,8 +278,10 @@ class Trainer:
         self.model.load_state_dict(checkpoint.groups["model"])
         load_optimizer_tensors(self.model, self.optimizer, checkpoint.groups["optimizer"])
         torch.set_rng_state(checkpoint.groups["rng"]["cpu"])
-        self.progress = _Progress(state.step, state.train_loss, state.step)
-        self._emit_progress(message=f"resumed from checkpoint {checkpoint.path.name}")
+        own = state.key == self.job.key
+        self.progress = _Progress(state.step, state.train_loss, state.step if own else None, continued)
+        source = checkpoint.path.name if own else f"of step {state.step} of step key {state.key}"
+        self._emit_progress(message=f"resumed from checkpoint {source}")
         return state.step
 
     def _emit_progress(self, **fields: Any) -> None:
@@ -223,6 +298,11 @@ def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
         "threads": str(job.threads),
         "processes": str(job.processes),
     }
+
+
+def _first_reason(askers: list[float]) -> StopReason | None:
+    """The reason that any rank has, from the sums over all ranks."""
+    return next((each for each, count in zip(StopReason, askers, strict=True) if count), None)
 
 
 def _bits_per_byte(summed_nats: float, tokens: TokenFile) -> float:

@@ -13,14 +13,15 @@ from typing import Any
 
 import torch
 
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.messages import StepRequest
 from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
+from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.data import count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
-from forge.steps.train.interruption import stop_requests
 from forge.steps.train.job import TrainJob, read_job
 from forge.steps.train.loop import Outcome, Trainer
 from forge.steps.train.model import build_model
@@ -37,17 +38,18 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     corpus = open_corpus(run.input("tokens"))
     windows = count_windows(corpus.train, job.training.sequence_length)
     check_tokenizer(run.input("tokenizer"), corpus.meta)
-    with (
-        stop_requests(watch_stdin=meeting_point is not None) as stop,
-        open_world(job.accelerator, job.processes, meeting_point) as world,
-    ):
+    with open_world(job.accelerator, job.processes, meeting_point) as world:
         emit = run.emit if world.is_main else _discard
         model = build_model(job.architecture, corpus.meta.vocab_size, job.training.seed).to(world.device)
         optimizer = build_optimizer(model, job.training.optimizer)
-        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch / "checkpoints", emit)
-        outcome = trainer.fit(stop)
+        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch, emit)
+        outcome = trainer.fit(run.stop)
         if world.is_main:
+            run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
             export_weights(run.product("weights"), model.state_dict(), job, corpus.meta, run.input("tokenizer"))
+            trainer.leave_checkpoint(run.byproduct(BYPRODUCT))
+            if outcome.continued is not None:
+                run.continued = outcome.continued
     return _metrics(job, outcome, corpus.meta.vocab_size, windows)
 
 
@@ -65,10 +67,13 @@ def main(argv: list[str]) -> int:
     request_path, result_path = (Path(argument) for argument in argv)
     request = StepRequest.model_validate_json(request_path.read_bytes())
     rank = int(os.environ["RANK"])
+    stop = StopRequest(watch_stdin=True)
     try:
-        metrics = train(StepRun(request, request_path.parent), result_path.with_suffix(".group"))
-    except (StepError, OSError, MemoryError) as error:
-        failure = {"rank": rank, "message": str(error), "errno": _errno_of(error)}
+        with stop.listening():
+            metrics = train(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
+    except (StepError, OSError, MemoryError, StoppedError) as error:
+        stopped = isinstance(error, StoppedError)
+        failure = {"rank": rank, "message": str(error), "errno": _errno_of(error), "stopped": stopped}
         _write_json(result_path.with_suffix(f".failure-{rank}"), failure)
         print(f"rank {rank}: {error}", file=sys.stderr)
         return 1
