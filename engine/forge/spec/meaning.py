@@ -5,6 +5,7 @@ and fails for a field without one. Only fields that mean REBUILD enter a step's 
 is left out of the key, so that a field added later retrains nothing; a default therefore never changes within an apiVersion.
 """
 
+import functools
 from enum import StrEnum
 from typing import Any
 
@@ -43,17 +44,22 @@ def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
     References and globs of files are left out: what they name enters a step as an input, by its digest.
     """
     selected: dict[str, Any] = {}
-    declared = meanings_of(type(value))
-    defaults = {
-        name: info.get_default(call_default_factory=True, validated_data={}) for name, info in type(value).model_fields.items()
-    }
-    for name in type(value).model_fields:
+    for name, default, declared in _identity_fields(type(value)):
         item = getattr(value, name)
-        by_content = any(isinstance(mark, ReferenceTo | ContentOf) for mark in type(value).model_fields[name].metadata)
-        if declared[name] is not meaning or by_content or item == defaults[name]:
-            continue
-        selected[name] = _plain(item, meaning)
+        if declared is meaning and item != default:
+            selected[name] = _plain(item, meaning)
     return selected
+
+
+@functools.cache
+def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, Any, Meaning | None], ...]:
+    """Name, default and meaning of each field whose own value can be part of an identity."""
+    declared = meanings_of(model)
+    return tuple(
+        (name, info.get_default(call_default_factory=True, validated_data={}), declared[name])
+        for name, info in model.model_fields.items()
+        if not any(isinstance(mark, ReferenceTo | ContentOf) for mark in info.metadata)
+    )
 
 
 def _plain(item: Any, meaning: Meaning) -> Any:
