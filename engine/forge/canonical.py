@@ -10,6 +10,8 @@ Digest = NewType("Digest", str)
 """``sha256:`` followed by 64 lower-case hexadecimal digits."""
 
 PREFIX = "sha256:"
+MAX_INTEGER = 2**53 - 1
+"""The largest whole number that JSON keeps exactly in every reader."""
 
 
 def canonical_json(value: Any) -> bytes:

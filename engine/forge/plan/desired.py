@@ -1,14 +1,25 @@
-"""Desired state as a value: the resources of a commit, and the files they name as artifacts-to-be."""
+"""Desired state as a value: the resources of a commit, and the files they name as artifacts-to-be.
 
-from collections.abc import Mapping
+Everything large in it is made when it is first asked for: a plan of an unchanged commit needs its fingerprint and no more.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeVar
 
+from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
+from forge.spec.compiled import Compiled, compile_resource
 from forge.spec.resource import Resource
 from forge.spec.settings import Settings
 
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class BundleFile:
     """One file of a bundle; ``origin`` is its path in the repository, ``inline`` its bytes where a spec itself holds them."""
 
@@ -29,10 +40,67 @@ class Bundle:
         """The manifest that the artifact will have."""
         return manifest_of({path: (file.size, file.sha256) for path, file in self.files.items()})
 
+    @cached_property
+    def digest(self) -> Digest:
+        """The manifest's digest, written directly: thousands are made in a plan (a test compares the two)."""
+        rows = (
+            f'{{"path":{json.dumps(path, ensure_ascii=False)},"sha256":"{file.sha256}","size":{file.size}}}'
+            for path, file in sorted(self.files.items())
+        )
+        return digest_of_bytes(f'{{"files":[{",".join(rows)}],"schema_version":1}}'.encode())
+
     @property
     def sources(self) -> dict[str, str]:
         """Path in the artifact -> path in the repository."""
         return {path: file.origin for path, file in self.files.items() if file.origin is not None}
+
+
+class Deferred(Mapping[_Key, _Value]):
+    """A mapping that is made when it is first read."""
+
+    def __init__(self, make: Callable[[], Mapping[_Key, _Value]]) -> None:
+        self._make = make
+
+    @cached_property
+    def _made(self) -> Mapping[_Key, _Value]:
+        return self._make()
+
+    def __getitem__(self, key: _Key) -> _Value:
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[_Key]:
+        return iter(self._made)
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._made
+
+
+class EachOnDemand(Mapping[str, _Value]):
+    """A mapping whose values are made one by one, when they are asked for; each once."""
+
+    def __init__(self, keys: Callable[[], Mapping[str, object]], make: Callable[[str], _Value]) -> None:
+        self._keys = keys
+        self._make = make
+        self._made: dict[str, _Value] = {}
+
+    def __getitem__(self, key: str) -> _Value:
+        if key not in self._made:
+            if key not in self._keys():
+                raise KeyError(key)
+            self._made[key] = self._make(key)
+        return self._made[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys())
+
+    def __len__(self) -> int:
+        return len(self._keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._keys()
 
 
 @dataclass(frozen=True)
@@ -43,14 +111,34 @@ class Desired:
     """None: the working tree, which may be planned but not applied."""
     settings: Settings
     resources: Mapping[str, Resource]
-    """By address, each after those it refers to."""
+    """By address, each after those it refers to. Reading one may have to validate it: planning reads ``compiled``."""
     bundles: Mapping[tuple[str, str], Bundle]
     """(address, input name) -> files."""
-    protected: frozenset[str] = frozenset()
-    """Addresses of the resources that say ``protect: true``."""
-    suspended: frozenset[str] = frozenset()
-    """Addresses of those whose annotation forge/suspend is "true"."""
-    previous: Mapping[str, str] = field(default_factory=dict)
-    """Address -> the address under which the resource was known before it was renamed."""
-    origins: Mapping[str, str] = field(default_factory=dict)
+    compiled: Mapping[str, Compiled] = field(default_factory=dict)
+    """The same resources as planning reads them, in the same order; made of them when left out."""
+    fingerprint: str | None = None
+    """sha256 over all that planning reads of a commit, whichever commit it is; None for the working tree."""
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Address -> path of the spec file."""
+    num_parsed: int = field(default=0, compare=False)
+    """Spec files that had to be parsed for this value; the others came from the cache."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.compiled, dict) and not self.compiled:
+            made = Deferred(lambda: {address: compile_resource(item) for address, item in self.resources.items()})
+            object.__setattr__(self, "compiled", made)
+
+    @cached_property
+    def protected(self) -> frozenset[str]:
+        """Addresses of resources whose artifacts and releases outlive their spec."""
+        return frozenset(address for address, item in self.compiled.items() if item.is_protected)
+
+    @cached_property
+    def suspended(self) -> frozenset[str]:
+        """Addresses of resources that are paused."""
+        return frozenset(address for address, item in self.compiled.items() if item.is_suspended)
+
+    @cached_property
+    def previous(self) -> Mapping[str, str]:
+        """Address -> the address that the resource had before."""
+        return {address: item.previous for address, item in self.compiled.items() if item.previous is not None}

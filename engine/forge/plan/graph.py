@@ -1,21 +1,24 @@
 """Resources -> the graph of steps that makes them.
 
 A step's id is its place in the graph (``train/handbook``) and stays the same from commit to commit; its key is its
-identity and changes with whatever shapes its products.
+identity and changes with whatever shapes its products. A step carries its parameters as the canonical JSON that its key
+is made of, and reads them back only when somebody asks: most steps of a large plan are never looked at.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
-from forge.canonical import digest_of_json
+from forge.canonical import PREFIX, Digest, digest_of_json
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan.desired import Bundle, Desired
-from forge.spec.meaning import NONE, REBUILD, RELOAD, meaningful
-from forge.spec.resource import DataRecipe, Deployment, EvalSuite, InferencePolicy, Model, Tokenizer
+from forge.spec.compiled import Compiled, read_facts, read_json
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FromStep:
     """An input that another step makes."""
 
@@ -23,7 +26,7 @@ class FromStep:
     product: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FromCommit:
     """An input that lies in the commit."""
 
@@ -38,21 +41,36 @@ Input = FromStep | FromCommit
 class Step:
     """One node of the graph."""
 
+    id: str
+    """``KIND/NAME``."""
     kind: StepKind
     name: str
     subject: str
-    parameters: Mapping[str, Any]
+    """The address of the resource that answers for it."""
+    canonical_parameters: str
+    """Canonical JSON of all that shapes the products, besides the inputs."""
     inputs: Mapping[str, Input]
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    json_settings: str = "{}"
     processes: int = 1
     accelerator: str = "cpu"
+    environment: str | None = None
+    """What a release moves the pointer of."""
     previous_ids: tuple[str, ...] = ()
-    """What the step was called before its resource was renamed."""
+    """Where its history lies if it was recorded under a previous name of the resources it is named after."""
+    suspended: bool = False
+    """Its subject is paused, or all resources that ask for it are."""
 
-    @property
-    def id(self) -> str:
-        """``KIND/NAME``."""
-        return f"{self.kind.value}/{self.name}"
+    @cached_property
+    def parameters(self) -> Mapping[str, Any]:
+        """The parameters as a value."""
+        found: dict[str, Any] = read_json(self.canonical_parameters)
+        return found
+
+    @cached_property
+    def settings(self) -> Mapping[str, Any]:
+        """What travels to the step beside its parameters and is no part of its identity."""
+        found: dict[str, Any] = json.loads(self.json_settings)
+        return found
 
 
 def step_key(kind: StepKind, version: int, parameters: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -60,112 +78,143 @@ def step_key(kind: StepKind, version: int, parameters: Mapping[str, Any], inputs
     return digest_of_json({"step": kind.value, "version": version, "parameters": dict(parameters), "inputs": dict(inputs)})
 
 
+def key_of(step: Step, inputs: Mapping[str, str]) -> Digest:
+    """The step's key, given the digests of its inputs: ``step_key`` without serialising the parameters once more."""
+    rows = ",".join([f'"{name}":"{inputs[name]}"' for name in sorted(inputs)])
+    head = f'{{"inputs":{{{rows}}},"parameters":{step.canonical_parameters}'
+    return Digest(PREFIX + sha256(f'{head},"step":"{step.kind}","version":{STEPS[step.kind].version}}}'.encode()).hexdigest())
+
+
 def build_graph(desired: Desired) -> dict[str, Step]:
     """All steps by id, each after those it reads from."""
     steps: dict[str, Step] = {}
-    for resource in desired.resources.values():
-        for step in _steps_of(resource, desired):
-            steps.setdefault(step.id, step)
+    for resource in desired.compiled.values():
+        for step in _STEPS_OF.get(resource.kind, _no_steps)(resource, desired):
+            known = steps.get(step.id)
+            if known is None or (known.suspended and not step.suspended):
+                steps[step.id] = step
     return steps
 
 
-def _steps_of(resource: object, desired: Desired) -> Iterator[Step]:
-    match resource:
-        case DataRecipe():
-            yield _curate(resource, desired)
-        case Tokenizer():
-            yield _tokenizer(resource)
-        case Model():
-            yield _tokenize(resource)
-            yield _train(resource)
-        case Deployment():
-            yield from _deploy(resource, desired)
+def _no_steps(_resource: Compiled, _desired: Desired) -> Iterable[Step]:
+    return ()
+
+
+def _curate(recipe: Compiled, desired: Desired) -> Iterable[Step]:
+    inputs: dict[str, Input] = {}
+    for index in range(len(read_facts(recipe)["sources"])):
+        name = f"source-{index}"
+        inputs[name] = FromCommit(recipe.address, desired.bundles[recipe.address, name])
+    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
+
+
+def _tokenizer(tokenizer: Compiled, _desired: Desired) -> Iterable[Step]:
+    (data,) = tokenizer.references
+    documents = FromStep(f"curate/{_name(data)}", "documents")
+    return (_own_step(StepKind.TOKENIZER, tokenizer, tokenizer.parameters, {"documents": documents}),)
+
+
+def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mapping[str, Input], **more: Any) -> Step:
+    """A step that is named after the one resource that asks for it."""
+    name = resource.name
+    previous = () if resource.previous is None else (f"{kind}/{_name(resource.previous)}",)
+    return Step(
+        f"{kind}/{name}",
+        kind,
+        name,
+        resource.address,
+        parameters,
+        inputs,
+        previous_ids=previous,
+        suspended=resource.is_suspended,
+        **more,
+    )
+
+
+def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
+    data, tokenizer = model.references
+    documents = FromStep(f"curate/{_name(data)}", "documents")
+    pieces = FromStep(f"tokenizer/{_name(tokenizer)}", "tokenizer")
+    name = _tokenize_name(_name(data), _name(tokenizer))
+    tokenize = Step(
+        f"tokenize/{name}",
+        StepKind.TOKENIZE,
+        name,
+        tokenizer,
+        "{}",
+        {"documents": documents, "tokenizer": pieces},
+        previous_ids=tuple(f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(data, tokenizer, desired)),
+        suspended=model.is_suspended or desired.compiled[tokenizer].is_suspended,
+    )
+    facts = read_facts(model)
+    train = _own_step(
+        StepKind.TRAIN,
+        model,
+        model.parameters,
+        {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": pieces},
+        json_settings=model.settings,
+        processes=facts["processes"],
+        accelerator=facts["accelerator"],
+    )
+    return tokenize, train
+
+
+def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
+    facts = read_facts(deployment)
+    model = desired.compiled[facts["model"]]
+    weights = FromStep(f"train/{model.name}", "weights")
+    reports: dict[str, Input] = {}
+    for index, (address, _) in enumerate(facts["gates"]):
+        suite = desired.compiled[address]
+        name = f"{model.name}.{suite.name}"
+        evaluate = Step(
+            f"evaluate/{name}",
+            StepKind.EVALUATE,
+            name,
+            model.address,
+            suite.parameters,
+            {"weights": weights, "tasks": FromCommit(address, desired.bundles[address, "tasks"])},
+            previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model.address, address, desired)),
+            suspended=deployment.is_suspended or model.is_suspended or suite.is_suspended,
+        )
+        yield evaluate
+        reports[f"report-{index}"] = FromStep(evaluate.id, "report")
+    yield _own_step(StepKind.GATE, deployment, deployment.parameters, reports)
+    policy = facts["policy"]
+    yield _own_step(
+        StepKind.RELEASE,
+        deployment,
+        deployment.served,
+        {
+            "weights": weights,
+            "verdict": FromStep(f"gate/{deployment.name}", "verdict"),
+            "policy": FromCommit(policy, desired.bundles[policy, "policy"]),
+        },
+        environment=facts["environment"],
+    )
+
+
+_STEPS_OF = {"DataRecipe": _curate, "Tokenizer": _tokenizer, "Model": _model, "Deployment": _deployment}
 
 
 def _name(address: str) -> str:
     return address.split("/", 1)[1]
 
 
-def _curate(recipe: DataRecipe, desired: Desired) -> Step:
-    parameters = meaningful(recipe.spec, REBUILD)
-    inputs: dict[str, Input] = {
-        f"source-{index}": FromCommit(recipe.address, desired.bundles[recipe.address, f"source-{index}"])
-        for index in range(len(recipe.spec.sources))
-    }
-    return Step(StepKind.CURATE, recipe.metadata.name, recipe.address, parameters, inputs)
-
-
-def _tokenizer(tokenizer: Tokenizer) -> Step:
-    documents = FromStep(f"{StepKind.CURATE}/{_name(tokenizer.spec.data)}", "documents")
-    parameters = meaningful(tokenizer.spec, REBUILD)
-    return Step(StepKind.TOKENIZER, tokenizer.metadata.name, tokenizer.address, parameters, {"documents": documents})
-
-
-def _tokenize_id(model: Model) -> str:
-    data, tokenizer = _name(model.spec.data), _name(model.spec.tokenizer)
+def _tokenize_name(data: str, tokenizer: str) -> str:
     return data if data == tokenizer else f"{data}.{tokenizer}"
 
 
-def _tokenize(model: Model) -> Step:
-    inputs: dict[str, Input] = {
-        "documents": FromStep(f"{StepKind.CURATE}/{_name(model.spec.data)}", "documents"),
-        "tokenizer": FromStep(f"{StepKind.TOKENIZER}/{_name(model.spec.tokenizer)}", "tokenizer"),
-    }
-    return Step(StepKind.TOKENIZE, _tokenize_id(model), model.spec.tokenizer, {}, inputs)
-
-
-def _train(model: Model) -> Step:
-    inputs: dict[str, Input] = {
-        "tokens": FromStep(f"{StepKind.TOKENIZE}/{_tokenize_id(model)}", "tokens"),
-        "tokenizer": FromStep(f"{StepKind.TOKENIZER}/{_name(model.spec.tokenizer)}", "tokenizer"),
-    }
-    return Step(
-        StepKind.TRAIN,
-        model.metadata.name,
-        model.address,
-        meaningful(model.spec, REBUILD),
-        inputs,
-        settings={"training": meaningful(model.spec.training, NONE)},
-        processes=model.spec.resources.count,
-        accelerator=model.spec.resources.accelerator,
-    )
-
-
-def _deploy(deployment: Deployment, desired: Desired) -> Iterator[Step]:
-    spec = deployment.spec
-    model = _name(spec.model)
-    weights = FromStep(f"{StepKind.TRAIN}/{model}", "weights")
-    reports: dict[str, Input] = {}
-    for index, gate in enumerate(spec.gates):
-        suite = desired.resources[gate.suite]
-        if not isinstance(suite, EvalSuite):
-            raise TypeError(f"{gate.suite} is no EvalSuite")
-        evaluate = Step(
-            StepKind.EVALUATE,
-            f"{model}.{suite.metadata.name}",
-            spec.model,
-            meaningful(suite.spec, REBUILD),
-            {"weights": weights, "tasks": FromCommit(suite.address, desired.bundles[suite.address, "tasks"])},
-        )
-        yield evaluate
-        reports[f"report-{index}"] = FromStep(evaluate.id, "report")
-    name = deployment.metadata.name
-    gates = [{"suite": gate.suite, **meaningful(gate, REBUILD)} for gate in spec.gates]
-    yield Step(StepKind.GATE, name, deployment.address, {"gates": gates}, reports)
-    policy = desired.resources[spec.policy]
-    if not isinstance(policy, InferencePolicy):
-        raise TypeError(f"{spec.policy} is no InferencePolicy")
-    yield Step(
-        StepKind.RELEASE,
-        name,
-        deployment.address,
-        {**meaningful(spec, RELOAD), "deployment": name, "model": model, "policy": policy.metadata.name},
-        {
-            "weights": weights,
-            "verdict": FromStep(f"{StepKind.GATE}/{name}", "verdict"),
-            "policy": FromCommit(policy.address, desired.bundles[policy.address, "policy"]),
-        },
-    )
+def _earlier(first: str, second: str, desired: Desired) -> list[tuple[str, str]]:
+    """The names of two resources, either or both as they were before; none where neither was renamed."""
+    before = [desired.compiled[address].previous for address in (first, second)]
+    if before == [None, None]:
+        return []
+    choices = [
+        (_name(address), *([] if previous is None else [_name(previous)]))
+        for address, previous in zip((first, second), before, strict=True)
+    ]
+    return [(one, two) for one in choices[0] for two in choices[1]][1:]
 
 
 def producers_of(step: Step) -> dict[str, str]:

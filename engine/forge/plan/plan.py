@@ -19,11 +19,11 @@ from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.cost import Estimate, estimate_from_history, estimate_training
 from forge.plan.desired import Desired
-from forge.plan.graph import FromCommit, FromStep, Step, build_graph, step_key, version_of
+from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.spec.extend import kept_tokens, why_not_extended
-from forge.spec.resource import Deployment, Model, Tokenizer
+from forge.spec.resource import Model, Tokenizer
 
 Blame = Callable[[tuple[str, ...], str], str | None]
 """(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
@@ -83,7 +83,7 @@ def make_plan(
             planner.actions[step_id] = planner.decide(step)
     actions = list(planner.actions.values())
     if chosen is None:
-        actions.extend(_about_resources(desired, recorded))
+        actions.extend(_about_resources(desired, graph, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
     return replace(plan, refusals=tuple(_refusals(plan, desired)))
 
@@ -117,7 +117,7 @@ class _Planner:
     def decide(self, step: Step) -> Action:
         """What happens to a step, given what happens to the steps before it."""
         action = self._unless_held_back(step)
-        if action.does_something and step.subject in self.desired.suspended:
+        if step.suspended and action.does_something:
             held = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
             return Action(ActionKind.BLOCKED, step.id, step.subject, held, step.kind)
         return action
@@ -136,7 +136,7 @@ class _Planner:
             latest = self._latest(step)
             kind = ActionKind.RELEASE if step.kind is StepKind.RELEASE else self._run_kind(step, latest)
             return self._action(kind, step, (reason,), estimate=self._estimate(step, latest))
-        key = step_key(step.kind, version_of(step.kind), step.parameters, inputs)
+        key = key_of(step, inputs)
         made = self.recorded.made(key)
         return self._make(step, key, inputs) if made is None else self._made(step, key, inputs, made)
 
@@ -229,7 +229,7 @@ class _Planner:
         held: list[str] = []
         for name, source in step.inputs.items():
             if isinstance(source, FromCommit):
-                inputs[name] = source.bundle.manifest.digest
+                inputs[name] = source.bundle.digest
                 continue
             upstream = self.actions[source.step_id]
             if upstream.kind in SETTLED:
@@ -292,9 +292,8 @@ class _Planner:
         products: Mapping[str, str] | None = None,
         **more: Any,
     ) -> Action:
-        environment = _environment(step) if step.kind is StepKind.RELEASE else None
         return Action(
-            kind, step.id, step.subject, reasons, step.kind, key, inputs or {}, products or {}, environment=environment, **more
+            kind, step.id, step.subject, reasons, step.kind, key, inputs or {}, products or {}, environment=step.environment, **more
         )
 
     def _estimate(self, step: Step, latest: Record | None) -> Estimate:
@@ -312,16 +311,16 @@ class _Planner:
 _IN_SYNC = (Reason(ReasonKind.IN_SYNC),)
 
 
-def _about_resources(desired: Desired, recorded: Recorded) -> Iterator[Action]:
+def _about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recorded) -> Iterator[Action]:
     """What the ledger has to note of resources: those that left the commit, and those whose protection changed."""
     known = recorded.subjects()
     renamed = set(desired.previous.values())
-    serves = {resource.spec.environment for resource in desired.resources.values() if isinstance(resource, Deployment)}
+    serves = {step.environment for step in graph.values() if step.environment is not None}
     moves = {environment: recorded.release(environment) for environment in recorded.environments()}
     pointers = {f"Deployment/{move.deployment}": environment for environment, move in moves.items() if move is not None}
     for address in sorted(known):
         subject = known[address]
-        if address in desired.resources or address in renamed or subject.retired is not None:
+        if address in desired.compiled or address in renamed or subject.retired is not None:
             continue
         if subject.protected:
             yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
@@ -331,7 +330,7 @@ def _about_resources(desired: Desired, recorded: Recorded) -> Iterator[Action]:
     for address in sorted({*desired.protected, *(name for name in known if known[name].protected)}):
         wanted = address in desired.protected
         noted = address in known and known[address].protected
-        if address in desired.resources and wanted != noted:
+        if address in desired.compiled and wanted != noted:
             words = ("protected", "not protected") if noted else ("not protected", "protected")
             reason = Reason(ReasonKind.PROTECTION_CHANGED, "", *words)
             yield Action(ActionKind.PROTECT, address, address, (reason,), protect=wanted)
@@ -352,7 +351,9 @@ def _continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
 
 
 def _environment(step: Step) -> str:
-    return str(step.parameters["environment"])
+    if step.environment is None:
+        raise TypeError(f"{step.id} is no release")
+    return step.environment
 
 
 def _tokens(parameters: Mapping[str, Any]) -> Any:

@@ -161,7 +161,7 @@ class _Apply:
             for source in graph[action.id].inputs.values() if action.id in graph else ():
                 if not isinstance(source, FromCommit):
                     continue
-                digest = source.bundle.manifest.digest
+                digest = source.bundle.digest
                 if digest not in usable and digest not in self.bundled:
                     store_bundle(self.place, source)
                     self.bundled.add(digest)

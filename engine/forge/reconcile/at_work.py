@@ -88,7 +88,7 @@ def store_bundle(place: Place, source: FromCommit) -> None:
     contents = {}
     for path, file in source.bundle.files.items():
         contents[path] = file.inline if file.inline is not None else place.tree.read(file.origin or "")
-    expected, found = source.bundle.manifest.digest, place.store.put_bytes(contents).digest
+    expected, found = source.bundle.digest, place.store.put_bytes(contents).digest
     if found != expected:
         raise StoreError(f"{source.address}: its files changed while they were read (planned {expected}, stored {found})")
 

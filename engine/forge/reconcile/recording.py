@@ -11,7 +11,7 @@ from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.messages import Continued, StepRequest, StepResult
+from forge.contract.messages import StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent
 from forge.errors import RefusedError
 from forge.executors.local import StepFailedError
@@ -60,7 +60,7 @@ def record_drafts(
         actual=Spent(seconds=seconds, cost=price(seconds, step.processes, step.accelerator, place.desired.settings)),
         attestations={},
         supersedes=known.digest if known and action.again else None,
-        continued=_continued(action, request),
+        continued=result.continued,
     )
     record, attestations = _attest(place, step, record, manifests, output)
     drafts = [Draft(record, attestations)]
@@ -72,7 +72,7 @@ def record_drafts(
 def release_draft(place: Place, action: Action, step: Step, digest: str) -> Draft:
     """A signed move of the environment's pointer."""
     release = Release(
-        environment=str(step.parameters["environment"]),
+        environment=step.environment or "",
         deployment=step.name,
         release=digest,
         key=action.key or "",
@@ -115,14 +115,6 @@ def _check_result(action: Action, step: Step, result: StepResult, output: Path) 
     for folder in named.values():
         if result.key != action.key or (output / folder).resolve().parent != output.resolve():
             raise RefusedError(f"{action.id}: the result in {output.parent} is not this step's: remove that folder")
-
-
-def _continued(action: Action, request: StepRequest) -> Continued | None:
-    """The recorded run that this one went on from. A run that went on from one that was stopped before it was recorded is, as
-    after any interruption, one run: there is no record to name."""
-    if action.continues is None or action.continues.checkpoint is None or request.continues is None:
-        return None
-    return Continued(key=action.continues.key, checkpoint=request.continues.digest)
 
 
 def _attest(

@@ -14,12 +14,12 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
+from forge.canonical import MAX_INTEGER
 from forge.errors import Diagnostic, SpecError
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
 MAX_DEPTH = 64
-MAX_INTEGER = 2**53 - 1
 _TAG = "tag:yaml.org,2002:"
 
 Location = tuple[str | int, ...]

@@ -1,6 +1,8 @@
 """Field types that several kinds share: counts with suffixes, names, references, paths, secrets."""
 
+import functools
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -66,6 +68,27 @@ class ReferenceTo:
 
 class ContentOf:
     """Annotation that a string is a glob of files: their bytes, not their paths, are what enters an identity."""
+
+
+def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every reference below a value, with the place where it stands, in the order of the fields."""
+    if isinstance(value, BaseModel):
+        for name, is_reference in _fields(type(value)):
+            item = getattr(value, name)
+            if is_reference:
+                yield (*location, name), item
+            elif isinstance(item, BaseModel | list | tuple):
+                yield from references_in(item, (*location, name))
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from references_in(item, (*location, index))
+
+
+@functools.cache
+def _fields(model: type[BaseModel]) -> tuple[tuple[str, bool], ...]:
+    return tuple(
+        (name, any(isinstance(mark, ReferenceTo) for mark in info.metadata)) for name, info in model.model_fields.items()
+    )
 
 
 def _reference(kind: str) -> Any:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from forge.errors import Diagnostic
 from forge.spec.document import Document, Location, read_documents
 from forge.spec.meaning import branches
-from forge.spec.resource import API_VERSION, RESOURCE_TYPES, Resource
+from forge.spec.resource import API_VERSION, RESOURCE_TYPES, Resource, annotation_faults
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,24 @@ def _validate(document: Document) -> tuple[Resource | None, list[Diagnostic]]:
         message = f"unknown apiVersion `{value['apiVersion']}`; this engine reads {API_VERSION}"
         return None, [document.diagnostic(("apiVersion",), message)]
     resource_type = RESOURCE_TYPES[kind]
+    faults = list(_annotations(document))
     try:
-        return typing.cast("Resource", resource_type.model_validate(value)), []
+        resource = typing.cast("Resource", resource_type.model_validate(value))
     except ValidationError as error:
-        return None, [_diagnostic(document, resource_type, dict(fault)) for fault in error.errors(include_url=False)]
+        found = [_diagnostic(document, resource_type, dict(fault)) for fault in error.errors(include_url=False)]
+        return None, [
+            *faults,
+            *(item for item in found if (item.line, item.column) not in {(f.line, f.column) for f in faults}),
+        ]
+    return (None if faults else resource), faults
+
+
+def _annotations(document: Document) -> Iterable[Diagnostic]:
+    metadata = document.value.get("metadata")
+    annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
+    if isinstance(annotations, dict):
+        for key, at_key, message in annotation_faults(annotations):
+            yield document.diagnostic(("metadata", "annotations", key), message, at_key=at_key)
 
 
 def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[str, Any]) -> Diagnostic:

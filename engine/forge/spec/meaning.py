@@ -6,6 +6,7 @@ default is left out of the key, so that a field added later retrains nothing; a 
 apiVersion.
 """
 
+import functools
 import types
 import typing
 from enum import StrEnum
@@ -51,18 +52,23 @@ def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
     References and globs of files are left out: what they name enters a step as an input, by its digest.
     """
     selected: dict[str, Any] = {}
-    declared = meanings_of(type(value))
-    defaults = {
-        name: info.get_default(call_default_factory=True, validated_data={}) for name, info in type(value).model_fields.items()
-    }
-    for name in type(value).model_fields:
+    for name, default, declared in _identity_fields(type(value)):
         item = getattr(value, name)
-        by_content = any(isinstance(mark, ReferenceTo | ContentOf) for mark in type(value).model_fields[name].metadata)
-        chosen = declared[name] is meaning or (declared[name] is EXTEND and meaning is REBUILD)
-        if not chosen or by_content or item == defaults[name]:
-            continue
-        selected[name] = _plain(item, meaning)
+        chosen = declared is meaning or (declared is EXTEND and meaning is REBUILD)
+        if chosen and item != default:
+            selected[name] = _plain(item, meaning)
     return selected
+
+
+@functools.cache
+def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, Any, Meaning | None], ...]:
+    """Name, default and meaning of each field whose own value can be part of an identity."""
+    declared = meanings_of(model)
+    return tuple(
+        (name, info.get_default(call_default_factory=True, validated_data={}), declared[name])
+        for name, info in model.model_fields.items()
+        if not any(isinstance(mark, ReferenceTo | ContentOf) for mark in info.metadata)
+    )
 
 
 def _plain(item: Any, meaning: Meaning) -> Any:

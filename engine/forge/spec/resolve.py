@@ -1,20 +1,39 @@
-"""Resources that refer to each other: names exist once, references lead somewhere, nothing refers to itself in a circle."""
+"""Resources that refer to each other: names exist once, references lead somewhere, nothing refers to itself in a circle.
+
+The rules read compiled resources and answer with faults that say which resource and where in it; whoever has the
+documents turns them into diagnostics. So a plan from the cache and a reading of every file judge by the same function,
+and each rule is one pass over all resources.
+"""
 
 import graphlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from forge.errors import Diagnostic, PlanError
+from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.document import Document, Location
-from forge.spec.fields import KINDS, ReferenceTo
+from forge.spec.fields import KINDS, references_in
 from forge.spec.load import Located, address_of, did_you_mean
-from forge.spec.resource import Deployment, EvalSuite, Model, Resource
+from forge.spec.resource import Resource
 
 _REFERENCE = re.compile(rf"({'|'.join(KINDS)})/[a-z0-9-]+")
+_MOST_SUGGESTIONS = 50
+"""Comparing a name with all others takes long; whoever has more wrong references than this needs no more suggestions."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What is wrong with one of several resources, given by its number."""
+
+    subject: int
+    place: Location | int
+    """Where in the document, or the number of the reference that is wrong."""
+    message: str
+    first: int | None = None
+    """The resource that the message speaks of as the first one."""
 
 
 @dataclass(frozen=True)
@@ -31,38 +50,106 @@ def resolve(located: Iterable[Located], broken: Iterable[Document] = ()) -> Reso
     ``broken`` are documents with faults of their own: a reference to one is no second fault, and their own references
     are checked as far as they can be read, so that one run names everything.
     """
+    located, broken = tuple(located), tuple(broken)
+    compiled = [compile_resource(item.resource) for item in located]
+    faults = check(compiled, {address_of(document) for document in broken})
+    diagnostics = [diagnose(fault, located.__getitem__) for fault in faults]
+    diagnostics += references_of_broken(broken, {item.address for item in compiled})
+    by_address = {item.address: located[index].resource for index, item in reversed(list(enumerate(compiled)))}
+    names = in_order({item.address: item for item in compiled})
+    return Resolved({address: by_address[address] for address in names}, tuple(diagnostics))
+
+
+def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) -> list[Fault]:
+    """Every fault that shows only across resources; ``broken`` are addresses that are there, but not valid."""
+    by_address: dict[str, int] = {}
+    faults: list[Fault] = []
+    for index, item in enumerate(compiled):
+        first = by_address.setdefault(item.address, index)
+        if first != index:
+            faults.append(Fault(index, ("metadata", "name"), f"{item.address} is defined twice", first))
+    suggest = _suggestions(by_address.keys() | broken)
+    for index, item in enumerate(compiled):
+        if by_address[item.address] == index:
+            faults += [
+                Fault(index, number, f"there is no {target}{suggest(target)}")
+                for number, target in enumerate(item.references)
+                if target not in by_address and target not in broken
+            ]
+    faults.extend(_renamed(compiled, by_address, broken))
+    faults.extend(_across(compiled, by_address))
+    return faults
+
+
+def diagnose(fault: Fault, located: Callable[[int], Located]) -> Diagnostic:
+    """The fault with its file, line and column."""
+    item = located(fault.subject)
+    place = references(item.resource)[fault.place][0] if isinstance(fault.place, int) else fault.place
+    message = fault.message
+    if fault.first is not None:
+        first = located(fault.first).document
+        line, _ = first.values[()]
+        message += f"; first at {first.path}:{line}"
+    return item.document.diagnostic(place, message)
+
+
+def references_of_broken(broken: Iterable[Document], known: AbstractSet[str]) -> Iterator[Diagnostic]:
+    """References that lead nowhere in documents that could not be validated."""
     broken = tuple(broken)
-    by_address: dict[str, Located] = {}
-    diagnostics: list[Diagnostic] = []
-    for item in located:
-        address = item.resource.address
-        if address in by_address:
-            first = by_address[address].document
-            line, _ = first.values[()]
-            message = f"{address} is defined twice; first at {first.path}:{line}"
-            diagnostics.append(item.document.diagnostic(("metadata", "name"), message))
-        else:
-            by_address[address] = item
-    known = {*by_address, *(address_of(document) for document in broken)}
+    known = known | {address_of(document) for document in broken}
+    suggest = _suggestions(known)
     for document in broken:
         for location, target in _written_references(document):
             if target not in known:
-                diagnostics.append(_missing(document, location, target, known))
-    edges: dict[str, set[str]] = {}
-    for address, item in by_address.items():
-        edges[address] = set()
-        for location, target in references(item.resource):
-            if target in by_address:
-                edges[address].add(target)
-            elif target not in known:
-                diagnostics.append(_missing(item.document, location, target, known))
-    diagnostics.extend(_across(by_address))
-    return Resolved({address: by_address[address].resource for address in order(edges)}, tuple(diagnostics))
+                yield document.diagnostic(location, f"there is no {target}{suggest(target)}")
 
 
-def _missing(document: Document, location: Location, target: str, known: set[str]) -> Diagnostic:
-    near = did_you_mean(target, (name for name in known if name.startswith(target.split("/", maxsplit=1)[0] + "/")))
-    return document.diagnostic(location, f"there is no {target}{near}")
+def references(resource: Resource) -> list[tuple[Location, str]]:
+    """Every reference of a resource, with the place where it stands."""
+    return list(references_in(resource.spec, ("spec",)))
+
+
+def in_order(compiled: Mapping[str, Compiled]) -> list[str]:
+    """Addresses so that each comes after those it refers to, otherwise by name; raises PlanError for a circle, naming it.
+
+    A resource's place is the length of the longest chain of references below it, so the order depends on nothing else.
+    """
+    depths: dict[str, int] = {}
+    pending = sorted(compiled)
+    while pending:
+        later = []
+        for address in pending:
+            below = [depths.get(target, -1) for target in compiled[address].references if target in compiled]
+            if -1 in below:
+                later.append(address)
+            else:
+                depths[address] = 1 + max(below, default=-1)
+        if len(later) == len(pending):
+            edges = {address: {target for target in compiled[address].references if target in compiled} for address in later}
+            order(edges)
+        pending = later
+    return sorted(depths, key=lambda address: (depths[address], address))
+
+
+def order(edges: Mapping[str, set[str]]) -> list[str]:
+    """Names so that each comes after those it refers to, otherwise by name; raises PlanError for a circle, naming it."""
+    sorter = graphlib.TopologicalSorter({name: sorted(edges[name]) for name in sorted(edges)})
+    try:
+        return list(sorter.static_order())
+    except graphlib.CycleError as error:
+        raise PlanError("these refer to each other in a circle: " + " -> ".join(reversed(error.args[1]))) from error
+
+
+def _suggestions(known: AbstractSet[str]) -> Callable[[str], str]:
+    found: dict[str, str] = {}
+
+    def suggest(target: str) -> str:
+        if target not in found and len(found) < _MOST_SUGGESTIONS:
+            kind = target.split("/", maxsplit=1)[0] + "/"
+            found[target] = did_you_mean(target, (name for name in known if name.startswith(kind)))
+        return found.get(target, "")
+
+    return suggest
 
 
 def _written_references(document: Document) -> Iterable[tuple[Location, str]]:
@@ -76,58 +163,51 @@ def _written_references(document: Document) -> Iterable[tuple[Location, str]]:
                 yield location, value
 
 
-def references(resource: Resource) -> list[tuple[Location, str]]:
-    """Every reference of a resource, with the place where it stands."""
-    return list(_references(resource.spec, ("spec",)))
+def _renamed(compiled: Sequence[Compiled], by_address: Mapping[str, int], broken: AbstractSet[str]) -> Iterator[Fault]:
+    """A previous name leads to one history, and to one that nobody else has."""
+    claimed: dict[str, str] = {}
+    for index, item in enumerate(compiled):
+        if item.previous is None:
+            continue
+        place = ("metadata", "previous_name")
+        if item.previous == item.address:
+            yield Fault(
+                index, place, f"`previous_name` is {item.name}'s own name: leave it out, or say what it was called before"
+            )
+        elif item.previous in by_address or item.previous in broken:
+            message = f"{item.previous} still exists: a name that is in use has its own history, which no other can take over"
+            yield Fault(index, place, message)
+        elif claimed.setdefault(item.previous, item.address) != item.address:
+            message = f"{item.previous} is already the previous name of {claimed[item.previous]}: one history has one heir"
+            yield Fault(index, place, message)
 
 
-def order(edges: Mapping[str, set[str]]) -> list[str]:
-    """Names so that each comes after those it refers to, otherwise by name; raises PlanError for a circle, naming it."""
-    sorter = graphlib.TopologicalSorter({name: sorted(edges[name]) for name in sorted(edges)})
-    try:
-        return list(sorter.static_order())
-    except graphlib.CycleError as error:
-        raise PlanError("these refer to each other in a circle: " + " -> ".join(reversed(error.args[1]))) from error
-
-
-def _references(value: Any, location: Location) -> Iterable[tuple[Location, str]]:
-    if isinstance(value, BaseModel):
-        for name, info in type(value).model_fields.items():
-            item = getattr(value, name)
-            if any(isinstance(mark, ReferenceTo) for mark in info.metadata):
-                yield (*location, name), item
-            else:
-                yield from _references(item, (*location, name))
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _references(item, (*location, index))
-
-
-def _across(by_address: Mapping[str, Located]) -> Iterable[Diagnostic]:
+def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Fault]:
     """Rules between a deployment and what it names."""
     environments: dict[str, str] = {}
-    for address, item in sorted(by_address.items()):
-        deployment = item.resource
-        if not isinstance(deployment, Deployment):
+    tasks_of: dict[str, list[str]] = {}
+    deployments = [(item.address, index) for index, item in enumerate(compiled) if item.address.startswith("Deployment/")]
+    for address, index in sorted(deployments):
+        if by_address[address] != index:
             continue
-        spec, document = deployment.spec, item.document
-        other = environments.setdefault(spec.environment, address)
+        facts = read_facts(compiled[index])
+        other = environments.setdefault(facts["environment"], address)
         if other != address:
-            message = f"the environment `{spec.environment}` is already {other}'s: one deployment serves an environment"
-            yield document.diagnostic(("spec", "environment"), message)
-        for number, gate in enumerate(spec.gates):
-            suite = by_address.get(gate.suite)
-            if suite is None or not isinstance(suite.resource, EvalSuite):
+            message = f"the environment `{facts['environment']}` is already {other}'s: one deployment serves an environment"
+            yield Fault(index, ("spec", "environment"), message)
+        for number, (suite, thresholds) in enumerate(facts["gates"]):
+            if suite not in by_address:
                 continue
-            tasks = suite.resource.spec.tasks
-            for position, threshold in enumerate(gate.thresholds):
-                if threshold.task not in tasks:
-                    message = f"{gate.suite} has no task `{threshold.task}`{did_you_mean(threshold.task, tasks)}"
-                    yield document.diagnostic(("spec", "gates", number, "thresholds", position, "task"), message)
-        model = by_address.get(spec.model)
-        longest = spec.engine.max_model_len
-        if model is not None and isinstance(model.resource, Model) and longest is not None:
-            limit = model.resource.spec.architecture.max_position_embeddings
+            if suite not in tasks_of:
+                tasks_of[suite] = read_facts(compiled[by_address[suite]])["tasks"]
+            tasks = tasks_of[suite]
+            for position, task in enumerate(thresholds):
+                if task not in tasks:
+                    message = f"{suite} has no task `{task}`{did_you_mean(task, tasks)}"
+                    yield Fault(index, ("spec", "gates", number, "thresholds", position, "task"), message)
+        longest, model = facts["max_model_len"], facts["model"]
+        if longest is not None and model in by_address:
+            limit = read_facts(compiled[by_address[model]])["positions"]
             if longest > limit:
-                message = f"`max_model_len` is {longest}, but {spec.model} has {limit} positions (max_position_embeddings)"
-                yield document.diagnostic(("spec", "engine", "max_model_len"), message)
+                message = f"`max_model_len` is {longest}, but {model} has {limit} positions (max_position_embeddings)"
+                yield Fault(index, ("spec", "engine", "max_model_len"), message)

@@ -1,5 +1,6 @@
 """A spec as a value: apiVersion, kind, metadata and the kind's own body."""
 
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -14,15 +15,23 @@ from forge.spec.model import ModelSpec
 from forge.spec.tokenizer import TokenizerSpec
 
 API_VERSION = "forge/v1"
+SUSPEND = "forge/suspend"
+"""The annotation that pauses a resource: nothing is run, released or healed for it until the annotation goes."""
 
 
 class Metadata(Part):
     """What a resource is called and who answers for it; never part of an identity."""
 
     name: Annotated[Name, NONE]
+    previous_name: Annotated[Name | None, NONE] = None
+    """What the resource was called before: its history and its artifacts stay its own."""
     owners: Annotated[list[str], NONE] = []
     labels: Annotated[dict[str, str], NONE] = {}
+    annotations: Annotated[dict[str, str], NONE] = {}
+    """Free text for tools. Keys that begin with ``forge/`` are the engine's; there is only ``forge/suspend`` ("true", "false")."""
     description: Annotated[str, NONE] = ""
+    protect: Annotated[bool, NONE] = False
+    """Whether its artifacts and releases outlive the spec: the ledger keeps the protection when the file is gone."""
 
 
 class _Resource(Part):
@@ -33,6 +42,11 @@ class _Resource(Part):
     def address(self) -> str:
         """How other specs and messages name it: ``Kind/name``."""
         return f"{self.kind}/{self.metadata.name}"  # type: ignore[attr-defined, no-any-return, unused-ignore]
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the resource is paused."""
+        return self.metadata.annotations.get(SUSPEND) == "true"
 
 
 class DataRecipe(_Resource):
@@ -86,3 +100,17 @@ RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "InferencePolicy": InferencePolicy,
     "Deployment": Deployment,
 }
+
+
+def annotation_faults(annotations: Mapping[str, object]) -> Iterator[tuple[str, bool, str]]:
+    """What is wrong with the engine's own annotations: key, whether the key itself is at fault, and the message.
+
+    A key that merely looks like the engine's (``Forge/suspend``) would be ignored without a word, so it is refused too.
+    """
+    for key, value in annotations.items():
+        if key == SUSPEND:
+            if value not in ("true", "false"):
+                quotes = ": put it in quotes" if isinstance(value, bool) else ""
+                yield key, False, f'`{SUSPEND}` is {value!r}, expected "true" or "false"{quotes}'
+        elif key.casefold().startswith("forge/"):
+            yield key, True, f"unknown annotation `{key}`; did you mean `{SUSPEND}`? No other begins with forge/"

@@ -1,0 +1,171 @@
+"""A resource as planning reads it: plain text and numbers, cheap to keep, to compare and to read again.
+
+``compile_resource`` is pure, and the only way from a resource to a plan: what a cache returns is what it returned before,
+so a plan made from a cache and one made without it cannot differ. Parameters are kept as canonical JSON, because that is
+what a step's key is the digest of: ten thousand unchanged resources are planned without building one of their models.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from forge.canonical import MAX_INTEGER, canonical_json
+from forge.spec.fields import references_in
+from forge.spec.meaning import NONE, REBUILD, RELOAD, meaningful
+from forge.spec.resource import DataRecipe, Deployment, EvalSuite, InferencePolicy, Model, Resource
+
+_FIELDS, _RESOURCES = "\0", "\x1e"
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """What planning needs to know of one resource."""
+
+    address: str
+    """``Kind/name``."""
+    references: tuple[str, ...]
+    """The addresses it refers to, in the order of ``fields.references_in``."""
+    parameters: str
+    """Canonical JSON of what shapes products (Meaning REBUILD)."""
+    served: str
+    """Canonical JSON of what serving reads (Meaning RELOAD)."""
+    settings: str
+    """JSON of what travels to the step beside its parameters (Meaning NONE)."""
+    facts: str
+    """JSON of what else planning reads, by kind: see ``_facts``."""
+    previous: str | None = None
+    """The address that it had before."""
+    is_protected: bool = False
+    is_suspended: bool = False
+
+    @property
+    def kind(self) -> str:
+        """The kind alone."""
+        return self.address.split("/", 1)[0]
+
+    @property
+    def name(self) -> str:
+        """The name alone."""
+        return self.address.split("/", 1)[1]
+
+
+def compile_resource(resource: Resource) -> Compiled:
+    """Reduce a resource to what planning reads."""
+    metadata = resource.metadata
+    return Compiled(
+        address=resource.address,
+        references=tuple(target for _, target in references_in(resource.spec, ("spec",))),
+        parameters=_canonical(_parameters(resource)),
+        served=_canonical(_served(resource)),
+        settings=_json({"training": meaningful(resource.spec.training, NONE)} if isinstance(resource, Model) else {}),
+        facts=_json(_facts(resource)),
+        previous=None if metadata.previous_name is None else f"{resource.kind}/{metadata.previous_name}",
+        is_protected=metadata.protect,
+        is_suspended=resource.is_suspended,
+    )
+
+
+def read_json(text: str) -> Any:
+    """Read canonical JSON back. A whole number that JSON would not keep exactly was a float, and becomes one again."""
+    return json.loads(text, parse_int=_number)
+
+
+def read_facts(compiled: Compiled) -> dict[str, Any]:
+    """The facts as a value."""
+    found: dict[str, Any] = json.loads(compiled.facts)
+    return found
+
+
+def to_text(resources: tuple[Compiled, ...]) -> str:
+    """The resources of one file as text; the separators are control characters, which JSON and names never hold."""
+    return _RESOURCES.join(
+        _FIELDS.join(
+            (
+                item.address,
+                " ".join(item.references),
+                item.parameters,
+                item.served,
+                item.settings,
+                item.facts,
+                item.previous or "",
+                "protected" if item.is_protected else "",
+                "suspended" if item.is_suspended else "",
+            )
+        )
+        for item in resources
+    )
+
+
+def from_text(text: str) -> tuple[Compiled, ...]:
+    """The inverse of ``to_text``; raises ValueError for any other text."""
+    resources = []
+    for row in text.split(_RESOURCES) if text else ():
+        address, references, parameters, served, settings, facts, previous, protected, suspended = row.split(_FIELDS)
+        resources.append(
+            Compiled(
+                address,
+                tuple(references.split(" ")) if references else (),
+                parameters,
+                served,
+                settings,
+                facts,
+                previous or None,
+                protected != "",
+                suspended != "",
+            )
+        )
+    return tuple(resources)
+
+
+def _parameters(resource: Resource) -> dict[str, Any]:
+    if isinstance(resource, Deployment):  # a suite is named by its address: a report says which it is
+        return {"gates": [{"suite": gate.suite, **meaningful(gate, REBUILD)} for gate in resource.spec.gates]}
+    return meaningful(resource.spec, REBUILD)
+
+
+def _served(resource: Resource) -> dict[str, Any]:
+    match resource:
+        case Deployment():
+            spec = resource.spec
+            model, policy = (target.split("/", 1)[1] for target in (spec.model, spec.policy))
+            return {**meaningful(spec, RELOAD), "deployment": resource.metadata.name, "model": model, "policy": policy}
+        case InferencePolicy():
+            return {"schema_version": 1, "name": resource.metadata.name, "spec": meaningful(resource.spec, RELOAD)}
+    return {}
+
+
+def _facts(resource: Resource) -> dict[str, Any]:
+    match resource:
+        case DataRecipe():
+            return {"sources": [source.path for source in resource.spec.sources]}
+        case EvalSuite():
+            return {"include": resource.spec.include, "tasks": resource.spec.tasks}
+        case Model():
+            resources = resource.spec.resources
+            positions = resource.spec.architecture.max_position_embeddings
+            return {"processes": resources.count, "accelerator": resources.accelerator, "positions": positions}
+        case Deployment():
+            spec = resource.spec
+            gates = [[gate.suite, [threshold.task for threshold in gate.thresholds]] for gate in spec.gates]
+            longest = spec.engine.max_model_len
+            return {
+                "environment": spec.environment,
+                "model": spec.model,
+                "policy": spec.policy,
+                "gates": gates,
+                "max_model_len": longest,
+            }
+    return {}
+
+
+def _canonical(value: Any) -> str:
+    return canonical_json(value).decode() if value else "{}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) if value else "{}"
+
+
+def _number(text: str) -> int | float:
+    number = int(text)
+    return number if abs(number) <= MAX_INTEGER else float(text)
