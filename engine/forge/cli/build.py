@@ -96,7 +96,9 @@ def plan(
     from forge.repo.desired import read_desired
 
     if out is not None and (worktree or base is not None):
-        raise UsageError("--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)")
+        raise UsageError(
+            "--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)"
+        )
     with repository_of(context) as repository:
         place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)))
         chosen = scope_of(place.desired, target, force)

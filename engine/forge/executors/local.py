@@ -150,9 +150,7 @@ def step_lock(space: Workspace) -> Iterator[int | None]:
 class Job:
     """One attempt of a step, at work on this machine: launched here, or found at work and watched."""
 
-    def __init__(
-        self, space: Workspace, attempt: int, process: subprocess.Popen[bytes] | None, on_event: OnEvent
-    ) -> None:
+    def __init__(self, space: Workspace, attempt: int, process: subprocess.Popen[bytes] | None, on_event: OnEvent) -> None:
         self.space = space
         self.attempt = attempt
         self.adopted = process is None

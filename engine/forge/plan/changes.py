@@ -38,9 +38,7 @@ def _meaning(step: Step, path: tuple[str | int, ...]) -> Meaning | None:
     return meaning_at(resource_type, ("spec", *path)) if resource_type else None
 
 
-def _differences(
-    old: Any, new: Any, path: tuple[str | int, ...]
-) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:
+def _differences(old: Any, new: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted(set(old) | set(new)):
             yield from _differences(old.get(name, _ABSENT), new.get(name, _ABSENT), (*path, name))

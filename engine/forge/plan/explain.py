@@ -89,7 +89,9 @@ def _sentence(reason: Reason) -> str:
         case ReasonKind.INPUT_CHANGED:
             return f"its input {printable(reason.subject)} was {_short(reason.old)} and is {_short(reason.new)}{by}"
         case ReasonKind.UPSTREAM:
-            return f"{printable(reason.subject)} must be done first; if what comes out is the same as before, nothing is done here"
+            return (
+                f"{printable(reason.subject)} must be done first; if what comes out is the same as before, nothing is done here"
+            )
         case ReasonKind.CREATED:
             return "nothing was ever recorded for it"
         case ReasonKind.IN_SYNC:
@@ -122,5 +124,3 @@ def _sentence(reason: Reason) -> str:
 
 def _short(digest: str | None) -> str:
     return digest[:_SHORT] if digest and digest.startswith("sha256:") else printable(digest or "nothing")
-
-

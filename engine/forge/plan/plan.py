@@ -9,7 +9,7 @@ out that nothing has to be done (early cutoff). Rules:
 4. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -34,6 +34,10 @@ class Recorded(Protocol):
 
     def made(self, key: str) -> Made | None:
         """What the authoritative record of a key says of its products."""
+        ...
+
+    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
+        """The same for many keys; those without a record are left out."""
         ...
 
     def latest(self, step_id: str) -> Record | None:
@@ -71,21 +75,35 @@ EVERYTHING = Scope()
 """The whole commit, nothing forced."""
 
 
-def make_plan(
-    desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None
-) -> Plan:
+def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None) -> Plan:
     """Decide. ``blame`` only adds to reasons which commit brought a change."""
     graph = build_graph(desired)
     chosen = _with_needs(graph, scope.target) if scope.target else None
     planner = _Planner(desired, recorded, live, scope.force, blame)
-    for step_id, step in graph.items():
-        if chosen is None or step_id in chosen:
-            planner.actions[step_id] = planner.decide(step)
-    actions = list(planner.actions.values())
+    for wave in _waves(graph, chosen):
+        planner.decide(wave)
+    actions = [planner.actions[step_id] for step_id in graph if step_id in planner.actions]
     if chosen is None:
         actions.extend(_about_resources(desired, graph, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
     return replace(plan, refusals=tuple(_refusals(plan, desired)))
+
+
+def _waves(graph: Mapping[str, Step], chosen: set[str] | None) -> list[list[Step]]:
+    """Steps by how many others they come after: those of one wave do not read each other, so they are looked up together."""
+    depths: dict[str, int] = {}
+    waves: list[list[Step]] = []
+    for step_id, step in graph.items():
+        depth = 0
+        for source in step.inputs.values():
+            if isinstance(source, FromStep) and depths[source.step_id] >= depth:
+                depth = depths[source.step_id] + 1
+        depths[step_id] = depth
+        if chosen is None or step_id in chosen:
+            while len(waves) <= depth:
+                waves.append([])
+            waves[depth].append(step)
+    return waves
 
 
 def _with_needs(graph: Mapping[str, Step], target: frozenset[str]) -> set[str]:
@@ -114,36 +132,57 @@ class _Planner:
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
 
-    def decide(self, step: Step) -> Action:
-        """What happens to a step, given what happens to the steps before it."""
-        action = self._unless_held_back(step)
-        if step.suspended and action.does_something:
-            held = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
-            return Action(ActionKind.BLOCKED, step.id, step.subject, held, step.kind)
-        return action
+    def decide(self, wave: Iterable[Step]) -> None:
+        """What happens to steps that do not read each other, given what happens to the steps before them."""
+        resolved = [(step, *self._resolve_inputs(step)) for step in wave]
+        keys = {step.id: key_of(step, inputs) for step, inputs, undecided, held in resolved if not undecided and not held}
+        made = self.recorded.made_many(keys.values())
+        for step, inputs, undecided, held in resolved:
+            key = keys.get(step.id)
+            if key is None:
+                action = self._without_key(step, undecided, held)
+            else:
+                action = self._with_key(step, key, inputs, made.get(key))
+            if step.suspended and action.does_something:
+                reasons = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
+                action = Action(ActionKind.BLOCKED, step.id, step.subject, reasons, step.kind)
+            self.actions[step.id] = action
 
-    def _unless_held_back(self, step: Step) -> Action:
-        inputs, undecided, held = self._resolve_inputs(step)
-        gate = self.actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
-        if gate is not None and gate.kind in SETTLED:
-            verdict = self.recorded.made(gate.key or "")
-            if verdict is not None and verdict.verdict != "GO":
-                return self._blocked(step, Reason(ReasonKind.GATE, verdict.failed))
+    def _without_key(self, step: Step, undecided: list[str], held: list[str]) -> Action:
+        """An input is not there yet."""
         if held:
-            return self._blocked(step, Reason(ReasonKind.WAITS, ", ".join(held)))
-        if undecided:
-            reason = Reason(ReasonKind.UPSTREAM, ", ".join(undecided))
-            latest = self._latest(step)
-            kind = ActionKind.RELEASE if step.kind is StepKind.RELEASE else self._run_kind(step, latest)
-            return self._action(kind, step, (reason,), estimate=self._estimate(step, latest))
-        key = key_of(step, inputs)
-        made = self.recorded.made(key)
+            return self._gate_says_no(step) or self._blocked(step, Reason(ReasonKind.WAITS, ", ".join(held)))
+        reason = Reason(ReasonKind.UPSTREAM, ", ".join(undecided))
+        latest = self._latest(step)
+        kind = ActionKind.RELEASE if step.kind is StepKind.RELEASE else self._run_kind(step, latest)
+        return self._action(kind, step, (reason,), estimate=self._estimate(step, latest))
+
+    def _with_key(self, step: Step, key: str, inputs: Mapping[str, str], made: Made | None) -> Action:
+        if made is not None and made.step_id == step.id and step.kind is not StepKind.RELEASE and step.id not in self.force:
+            live = self.live
+            if all(digest in live.stored for digest in made.products.values()) and live.corrupt.isdisjoint(
+                made.products.values()
+            ):
+                return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
+        refused = self._gate_says_no(step)
+        if refused is not None:
+            return refused
         return self._make(step, key, inputs) if made is None else self._made(step, key, inputs, made)
+
+    def _gate_says_no(self, step: Step) -> Action | None:
+        """The release of a model whose gate is there and says NO-GO is blocked, whatever else is to be done."""
+        gate = self.actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
+        verdict = self.recorded.made(gate.key or "") if gate is not None and gate.kind in SETTLED else None
+        if verdict is None or verdict.verdict == "GO":
+            return None
+        return self._blocked(step, Reason(ReasonKind.GATE, verdict.failed))
 
     def _made(self, step: Step, key: str, inputs: Mapping[str, str], made: Made) -> Action:
         """The key is recorded: in sync, unless bytes were lost, someone forces it, or a pointer is elsewhere."""
         lost = [
-            Reason(ReasonKind.ARTIFACT_CORRUPT if digest in self.live.corrupt else ReasonKind.ARTIFACT_MISSING, name, old=digest)
+            Reason(
+                ReasonKind.ARTIFACT_CORRUPT if digest in self.live.corrupt else ReasonKind.ARTIFACT_MISSING, name, old=digest
+            )
             for name, digest in made.products.items()
             if not self.live.has(digest)
         ]
@@ -169,7 +208,7 @@ class _Planner:
         serves = pointer.release if pointer else None
         kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
         if any(move.commit == self.desired.commit for move in before):
-            why = ReasonKind.DRIFTED
+            kind, why = ActionKind.ROLL_BACK, ReasonKind.DRIFTED
         elif before:
             kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
         reason = Reason(why, environment, old=serves, new=digest, commit=commit)
@@ -293,7 +332,16 @@ class _Planner:
         **more: Any,
     ) -> Action:
         return Action(
-            kind, step.id, step.subject, reasons, step.kind, key, inputs or {}, products or {}, environment=step.environment, **more
+            kind,
+            step.id,
+            step.subject,
+            reasons,
+            step.kind,
+            key,
+            inputs or {},
+            products or {},
+            environment=step.environment,
+            **more,
         )
 
     def _estimate(self, step: Step, latest: Record | None) -> Estimate:

@@ -80,8 +80,17 @@ class Reason:
         if self.subject:
             separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
             text += separator + printable(self.subject)
-        if self.old is not None or self.new is not None:
-            text += f": {printable(self.old or 'nothing')} -> {printable(self.new or 'nothing')}"
+        if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
+            text += f": {_short(self.old)} -> {_short(self.new)}"
         if self.meaning is not None:
             text += f" ({self.meaning})"
         return text
+
+
+_DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
+_SHORT_DIGEST = 19
+
+
+def _short(value: str | None) -> str:
+    text = printable(value) if value is not None else "nothing"
+    return text[:_SHORT_DIGEST] if text.startswith("sha256:") else text

@@ -15,7 +15,10 @@ COMMENT_MARK = "<!-- forge plan -->"
 """First line of the Markdown: whoever posts it finds the comment to replace by it."""
 _MOST_IDLE_ROWS = 40
 _MOST_ROWS_IN_A_COMMENT = 200
-_LIMITS = ((1e25, "1e25, above which the EU AI Act presumes systemic risk (article 51)"), (1e23, "1e23, the EU's mark of a general-purpose model"))
+_LIMITS = (
+    (1e25, "1e25, above which the EU AI Act presumes systemic risk (article 51)"),
+    (1e23, "1e23, the EU's mark of a general-purpose model"),
+)
 _SIGNS = {
     ActionKind.RUN: "+",
     ActionKind.EXTEND: ">",

@@ -9,7 +9,7 @@ approval, another team's record) changes nothing; one that it did makes it stale
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,15 @@ class Reading:
         """As ``Recorded.made``."""
         answer = self._recorded.made(key)
         self._note("made", key, answer and (answer.sequence, sorted(answer.products.items())))
+        return answer
+
+    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
+        """As ``Recorded.made_many``."""
+        wanted = tuple(keys)
+        answer = self._recorded.made_many(wanted)
+        for key in wanted:
+            made = answer.get(key)
+            self._note("made", key, made and (made.sequence, sorted(made.products.items())))
         return answer
 
     def latest(self, step_id: str) -> Record | None:
@@ -104,7 +113,9 @@ def from_bytes(data: bytes, name: str) -> SavedPlan:
         saved = _ADAPTER.validate_json(data)
         whole = to_bytes(saved) == data
     except (ValidationError, ValueError) as error:
-        raise RefusedError(f"{name}: not a plan that this engine wrote, or damaged: make one with `forge plan --out`") from error
+        raise RefusedError(
+            f"{name}: not a plan that this engine wrote, or damaged: make one with `forge plan --out`"
+        ) from error
     if not whole:
         raise RefusedError(f"{name}: the plan was altered after it was written: make a new one with `forge plan --out`")
     return saved

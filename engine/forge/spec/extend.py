@@ -64,6 +64,12 @@ def shared_steps(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
     return 0 if why_not_extended(old, new) else steps_before_decay(Training.model_validate(old["training"]))
 
 
+def kept_tokens(parameters: Mapping[str, Any]) -> int:
+    """Tokens of a train step's run that a longer one need not repeat: those before its checkpoint from before the decay."""
+    training = Training.model_validate(parameters["training"])
+    return steps_before_decay(training) * training.batch_tokens
+
+
 def _differences(old: Any, new: Any, path: str = "") -> Iterator[str]:
     """Dotted paths of the fields that differ."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):

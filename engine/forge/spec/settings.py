@@ -50,6 +50,17 @@ class LeaseSection(_Section):
     """A holder whose lease stands still for so long, on the watch of who looks at it, is taken for dead."""
 
 
+class RetentionSection(_Section):
+    """What `forge gc` keeps beside what is released, protected, wanted by the commit or at work."""
+
+    days: Annotated[float, Field(ge=0)] = 30.0
+    """Artifacts of records that finished within so many days."""
+    releases: Annotated[int | None, Field(ge=1)] = None
+    """The newest so many releases of each environment; None: all of them, so that any can be rolled back to."""
+    grace_hours: Annotated[float, Field(ge=0)] = 24.0
+    """What was stored within so many hours is never touched: it may belong to a step that is not recorded yet."""
+
+
 class BudgetsSection(_Section):
     """What a plan may cost before it is refused."""
 
@@ -77,6 +88,7 @@ class Settings(_Section):
     ledger: LedgerSection = LedgerSection()
     executor: LocalExecutorSection = LocalExecutorSection()
     leases: LeaseSection = LeaseSection()
+    retention: RetentionSection = RetentionSection()
     budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}
 

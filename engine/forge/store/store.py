@@ -70,6 +70,50 @@ class Store:
         """The digests of the artifacts that a read or a scrub found damaged."""
         return self._names("damaged")
 
+    def ages(self, now: float) -> dict[str, float]:
+        """Artifact -> seconds since its manifest was written or written again, by the file system's clock."""
+        return {digest: now - self._modified(self._manifest_path(digest)) for digest in self.index()}
+
+    def remove(self, digest: str) -> None:
+        """Remove an artifact: its manifest, and the note that it is damaged. Its blobs stay until ``sweep``."""
+        self._fs.rm_file(self._manifest_path(digest))
+        self._clear(digest)
+
+    def sweep(self, now: float, grace_seconds: float) -> tuple[int, int]:
+        """Remove the blobs that no manifest names and that are older than ``grace_seconds``; returns their number and bytes.
+
+        A blob that is stored again while it is there gets a new time (``_put_blob``), so one that a writer is about to name
+        in a manifest is not old. Raises StoreError, and removes nothing, while a manifest cannot be read.
+        """
+        named = {file.sha256 for digest in self.index() for file in self.manifest(digest).files}
+        count = size = 0
+        for path in self._blob_files():
+            digest = "sha256:" + path.rsplit("/", 1)[-1]
+            if digest in named or now - self._modified(path) < grace_seconds:
+                continue
+            size += int(self._fs.size(path) or 0)
+            count += 1
+            self._fs.rm_file(path)
+        return count, size
+
+    def _blob_files(self) -> list[str]:
+        top = f"{self._root}/blobs"
+        return [str(path) for path in self._fs.find(top)] if self._fs.exists(top) else []
+
+    def _modified(self, path: str) -> float:
+        """Seconds since the epoch; now, that is young, where the file system does not tell."""
+        if self._is_local:
+            return Path(path).stat().st_mtime
+        try:
+            found = self._fs.modified(path)
+        except NotImplementedError:
+            return float("inf")
+        return float(found.timestamp())
+
+    def _touch(self, path: str) -> None:
+        if self._is_local:
+            os.utime(path)
+
     def scrub(self) -> Iterator[tuple[str, StoreError | None]]:
         """Hash every artifact from its bytes, in order of digest; what is found is noted, and what is whole again cleared."""
         noted = self.damaged()
@@ -206,6 +250,7 @@ class Store:
     def _put_blob(self, digest: Digest, path: Path) -> None:
         target = self._blob_path(digest)
         if self._fs.exists(target) and digest_of_chunks(self._blob_chunks(digest)) == digest:
+            self._touch(target)
             return  # one that is damaged is written again
         temporary = self._temporary(target)
         try:
@@ -219,6 +264,7 @@ class Store:
 
     def _write(self, target: str, data: bytes) -> None:
         if self._fs.exists(target) and self._fs.cat_file(target) == data:
+            self._touch(target)
             return
         temporary = self._temporary(target)
         try:

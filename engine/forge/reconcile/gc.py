@@ -1,0 +1,91 @@
+"""Delete what nothing reaches. It is shown before it is done, and doing it finds the same again or less.
+
+Rules:
+1. What is kept is decided in one place (``plan.reach``), from a ledger whose every entry could be read.
+2. What was stored within the grace time is kept: a step stores its products before it records them.
+3. No apply of this clone is at work meanwhile (the caller holds its lock); leases say what runners elsewhere read.
+4. Manifests go first, then the blobs that no manifest names: a kill in between leaves nothing half-deleted that is named.
+"""
+
+import time
+from dataclasses import dataclass
+
+from forge.contract.record import Record
+from forge.executors import local
+from forge.plan.graph import FromCommit, build_graph
+from forge.plan.reach import History, Retention, reachable, removable
+from forge.reconcile.place import Look, Place
+
+
+@dataclass(frozen=True)
+class Collection:
+    """What a collection would remove, or has removed."""
+
+    artifacts: tuple[str, ...]
+    size: int
+    """Bytes of their files; some may be shared with artifacts that stay."""
+    kept: int
+    """Number of artifacts that stay."""
+    young: int
+    """How many of those stay only because they were stored within the grace time."""
+
+
+def find_garbage(place: Place, now: Look) -> Collection:
+    """What nothing reaches; raises LedgerError when the ledger cannot be read whole, for then nothing may be deleted."""
+    kept = reachable(_history(place, now), _retention(place), place.now())
+    ages = place.store.ages(time.time())
+    grace = place.desired.settings.retention.grace_hours * 3600
+    unreached = removable(ages, kept)
+    old = [digest for digest in unreached if ages[digest] >= grace]
+    size = sum(place.store.manifest(digest).size for digest in old if digest not in place.store.damaged())
+    return Collection(tuple(old), size, len(ages) - len(old), len(unreached) - len(old))
+
+
+def collect_garbage(place: Place, garbage: Collection) -> tuple[int, int]:
+    """Remove what was found; returns the number and the bytes of the blobs that went with it."""
+    for digest in garbage.artifacts:
+        place.store.remove(digest)
+    grace = place.desired.settings.retention.grace_hours * 3600
+    return place.store.sweep(time.time(), grace)
+
+
+def _retention(place: Place) -> Retention:
+    rule = place.desired.settings.retention
+    return Retention(rule.days, rule.releases)
+
+
+def _history(place: Place, now: Look) -> History:
+    snapshot = now.snapshot
+    records: list[Record] = []
+    for sequence in range(1, snapshot.head[0] + 1):
+        body = snapshot.entry_at_sequence(sequence).body
+        if isinstance(body, Record):
+            records.append(body)
+    wanted: set[str] = set()
+    for action in now.plan.actions:
+        wanted.update(action.products.values(), action.inputs.values())
+        if action.continues is not None and action.continues.checkpoint is not None:
+            wanted.add(action.continues.checkpoint)
+    for step in build_graph(place.desired).values():
+        wanted.update(source.bundle.digest for source in step.inputs.values() if isinstance(source, FromCommit))
+    return History(
+        records=records,
+        releases={name: snapshot.releases(name) for name in snapshot.environments()},
+        protected=frozenset(name for name, subject in snapshot.subjects().items() if subject.protected),
+        wanted=frozenset(wanted),
+        at_work=frozenset(_read_by_work(place, now)),
+    )
+
+
+def _read_by_work(place: Place, now: Look) -> set[str]:
+    """Inputs of every lease, alive or not, and of every run that this clone launched and did not record."""
+    found: set[str] = set()
+    for lease in place.leases.current().values():
+        found.update(digest for digest in lease.handle.get("inputs", "").split(",") if digest)
+    for run in local.open_runs(place.work):
+        request = local.requested(local.Workspace(place.work / run.key.removeprefix("sha256:")))
+        if request is not None:
+            found.update(item.digest for item in request.inputs.values())
+            if request.continues is not None:
+                found.add(request.continues.digest)
+    return found

@@ -1,0 +1,206 @@
+"""A world in memory: a ledger and a store that a plan can be made of and carried out in, without doing any work."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from tests.conftest import SETTINGS, SPECS
+
+from forge.canonical import digest_of_bytes
+from forge.contract.kinds import STEPS, StepKind
+from forge.contract.record import Made, Protection, Record, Release, Retirement, Spent, Subject
+from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.desired import Bundle, BundleFile, Desired
+from forge.plan.graph import Step, build_graph
+from forge.plan.live import Live, Running
+from forge.plan.plan import EVERYTHING, Scope, make_plan
+from forge.spec.load import load
+from forge.spec.resolve import resolve
+from forge.spec.settings import read_settings
+
+ALL = [
+    "curate/small",
+    "tokenizer/small",
+    "tokenize/small",
+    "train/small",
+    "evaluate/small.small",
+    "gate/small-local",
+    "release/small-local",
+]
+Product = Callable[[Step, str], str]
+
+
+def desired_of(
+    changes: dict[str, tuple[str, str]] | None = None,
+    *,
+    corpus: bytes = b"text",
+    policy: bytes = b"{}",
+    commit: str = "c",
+    without: Iterable[str] = (),
+    settings: str = SETTINGS,
+) -> Desired:
+    """The small repository's specs with some text replaced, as a commit named by one hexadecimal digit."""
+    files = []
+    for path, text in SPECS.items():
+        old, new = (changes or {}).get(path, ("", ""))
+        assert old in text
+        if path not in without:
+            files.append((path, text.replace(old, new).encode()))
+    loaded = load(files)
+    resolved = resolve(loaded.resources)
+    assert not loaded.diagnostics, loaded.diagnostics
+    assert not resolved.diagnostics, resolved.diagnostics
+
+    def bundle(data: bytes) -> Bundle:
+        return Bundle({"file": BundleFile(len(data), digest_of_bytes(data), origin="file")})
+
+    bundles = {}
+    for address in resolved.resources:
+        kind = address.split("/", 1)[0]
+        if kind == "DataRecipe":
+            bundles[address, "source-0"] = bundle(corpus)
+        elif kind == "EvalSuite":
+            bundles[address, "tasks"] = bundle(b"tasks")
+        elif kind == "InferencePolicy":
+            bundles[address, "policy"] = bundle(policy)
+    return Desired(commit * 40, read_settings(settings.encode(), "0.1.0"), resolved.resources, bundles)
+
+
+@dataclass
+class World:
+    """What was recorded, what is stored, and what is at work."""
+
+    records: dict[str, Record] = field(default_factory=dict)
+    newest: dict[str, Record] = field(default_factory=dict)
+    moves: dict[str, list[Release | Retirement]] = field(default_factory=dict)
+    notes: list[Protection | Retirement] = field(default_factory=list)
+    stored: set[str] = field(default_factory=set)
+    corrupt: set[str] = field(default_factory=set)
+    running: dict[str, Running] = field(default_factory=dict)
+    stopped: dict[str, Running] = field(default_factory=dict)
+    _sequence: int = 0
+
+    def made(self, key: str) -> Made | None:
+        record = self.records.get(key)
+        if record is None:
+            return None
+        return Made(
+            key,
+            record.step_id,
+            record.subject,
+            record.commit,
+            record.step_version,
+            self._sequence,
+            record.inputs,
+            record.products,
+            record.byproducts,
+            str(record.metrics["verdict"]) if "verdict" in record.metrics else None,
+            str(record.metrics.get("failed", "")),
+            record.actual.seconds,
+            record.actual.cost,
+        )
+
+    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
+        return {key: made for key in keys if (made := self.made(key)) is not None}
+
+    def latest(self, step_id: str) -> Record | None:
+        return self.newest.get(step_id)
+
+    def release(self, environment: str) -> Release | None:
+        moves = self.moves.get(environment, [])
+        return moves[-1] if moves and isinstance(moves[-1], Release) else None
+
+    def releases(self, environment: str) -> tuple[Release, ...]:
+        return tuple(move for move in self.moves.get(environment, []) if isinstance(move, Release))
+
+    def environments(self) -> tuple[str, ...]:
+        return tuple(sorted(self.moves))
+
+    def subjects(self) -> Mapping[str, Subject]:
+        known: dict[str, Subject] = {}
+        for record in self.records.values():
+            known[record.subject] = Subject(record.subject, (), False, None)
+        for note in self.notes:
+            before = known.get(note.subject, Subject(note.subject, (), False, None))
+            if isinstance(note, Protection):
+                known[note.subject] = Subject(note.subject, (), note.protected, before.retired)
+            else:
+                known[note.subject] = Subject(note.subject, (), before.protected, note.commit)
+        return known
+
+    @property
+    def live(self) -> Live:
+        return Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
+
+    def plan(self, desired: Desired, scope: Scope = EVERYTHING) -> Plan:
+        return make_plan(desired, self, self.live, scope)
+
+    def finish(
+        self, desired: Desired, action: Action, *, verdict: str = "GO", product: Product = lambda step, key: key
+    ) -> None:
+        """Do an action; products are named by the key unless ``product`` says otherwise."""
+        self._sequence += 1
+        commit = desired.commit or ""
+        if action.kind is ActionKind.RETIRE:
+            retired = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved="later")
+            self.notes.append(retired)
+            if action.environment is not None:
+                self.moves[action.environment].append(retired)
+            return
+        if action.kind is ActionKind.PROTECT:
+            self.notes.append(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
+            return
+        assert action.key is not None
+        step = build_graph(desired)[action.id]
+        if not action.products:
+            self._record(step, action, commit, verdict, product)
+        if step.kind is StepKind.RELEASE:
+            release = Release(
+                environment=step.environment or "",
+                deployment=step.name,
+                release=self.records[action.key].products["release"],
+                key=action.key,
+                commit=commit,
+                moved="2026-01-01T00:00:10.000+00:00",
+            )
+            self.moves.setdefault(release.environment, []).append(release)
+
+    def _record(self, step: Step, action: Action, commit: str, verdict: str, product: Product) -> None:
+        key = action.key or ""
+        products = {name: digest_of_bytes(f"{name} {product(step, key)}".encode()) for name in STEPS[step.kind].products}
+        byproducts = {"checkpoint": digest_of_bytes(f"checkpoint {key}".encode())} if step.kind is StepKind.TRAIN else {}
+        record = Record(
+            key=key,
+            step=step.kind,
+            step_version=STEPS[step.kind].version,
+            step_id=step.id,
+            subject=step.subject,
+            parameters=dict(step.parameters),
+            inputs=dict(action.inputs),
+            products=products,
+            byproducts=byproducts,
+            metrics={"verdict": verdict, "failed": ""} if step.kind is StepKind.GATE else {},
+            commit=commit,
+            attempt=1,
+            started="2026-01-01T00:00:00.000+00:00",
+            finished="2026-01-01T00:00:10.000+00:00",
+            environment={},
+            actual=Spent(seconds=10),
+            attestations={},
+        )
+        self.records[key] = self.newest[step.id] = record
+        self.stored.update(products.values(), byproducts.values())
+        self.corrupt.difference_update(products.values())
+
+    def apply(
+        self, desired: Desired, *, scope: Scope = EVERYTHING, verdict: str = "GO", product: Product = lambda step, key: key
+    ) -> tuple[Plan, list[str]]:
+        """Do what ``apply`` does; returns the last plan and what was done."""
+        done: list[str] = []
+        plan = self.plan(desired, scope)
+        while plan.changes:
+            action = next(action for action in plan.changes if action.key is not None or action.step is None)
+            done.append(action.id)
+            self.finish(desired, action, verdict=verdict, product=product)
+            scope = Scope(scope.target, scope.force - {action.id})
+            plan = self.plan(desired, scope)
+        return plan, done
