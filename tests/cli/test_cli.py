@@ -35,7 +35,7 @@ def test_json_goes_to_stdout_and_nothing_else(applied: Path, config_home: Path) 
     done = run_forge(applied, config_home, "plan", "--format", "json")
     plan = json.loads(done.stdout)
     assert done.stderr == ""
-    assert plan["schema_version"] == 1
+    assert plan["schema_version"] == 2
     assert plan["summary"]["nothing"] == 7
     status = json.loads(run_forge(applied, config_home, "status", "--format", "json").stdout)
     assert status["environments"]["local"]["deployment"] == "small-local"

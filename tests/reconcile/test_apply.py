@@ -52,7 +52,7 @@ def training_under_way(folder: Path) -> bool:
 
 def test_a_second_apply_does_nothing(applied: Path, config_home: Path) -> None:
     before = git(applied, "rev-parse", "refs/forge/ledger")
-    assert "7 in sync" in run_forge(applied, config_home, "apply").stderr
+    assert "7 in sync" in run_forge(applied, config_home, "apply").stdout
     assert git(applied, "rev-parse", "refs/forge/ledger") == before
     assert run_forge(applied, config_home, "plan", "--exit-code").returncode == 0
 
@@ -89,7 +89,7 @@ def test_only_the_gate_runs_again_when_a_threshold_moves_and_no_go_releases_noth
     assert snapshot_of(copy_of_applied).release("local") == before
     again = run_forge(copy_of_applied, config_home, "apply", code=1)
     assert "started" not in again.stderr
-    assert "! blocked release/small-local" in run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "! blocked     release/small-local" in run_forge(copy_of_applied, config_home, "plan").stdout
 
 
 def test_a_revert_releases_the_earlier_model_without_training(copy_of_applied: Path, config_home: Path) -> None:
@@ -97,11 +97,12 @@ def test_a_revert_releases_the_earlier_model_without_training(copy_of_applied: P
     (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
     commit_all(copy_of_applied)
     done = run_forge(copy_of_applied, config_home, "apply")
-    assert "~ reload  release/small-local" in done.stderr
+    assert "~ reload      release/small-local" in done.stdout
     assert snapshot_of(copy_of_applied).release("local") != first
     git(copy_of_applied, "revert", "--no-edit", "HEAD")
     done = run_forge(copy_of_applied, config_home, "apply")
     assert "started" not in done.stderr
+    assert "v roll back   release/small-local" in done.stdout
     now = snapshot_of(copy_of_applied).release("local")
     assert now is not None
     assert first is not None
@@ -175,7 +176,7 @@ def test_two_at_once_the_second_names_the_first_or_waits(copy_of_applied: Path, 
     assert f"another `forge apply` is at work here: process {first.pid} on " in second.stderr
     third = run_forge(copy_of_applied, config_home, "apply", "--wait", "120")
     assert first.wait(60) == 0
-    assert "7 in sync" in third.stderr
+    assert "7 in sync" in third.stdout
 
 
 @pytest.mark.parametrize(
@@ -202,7 +203,7 @@ def test_a_corpus_that_cannot_be_used_fails_by_name(repository: Path, config_hom
     (attempt,) = snapshot.attempts("curate/small")
     assert attempt.cause == "input"
     again = run_forge(repository, config_home, "plan").stdout
-    assert "+ run     curate/small" in again
+    assert "+ run         curate/small" in again
 
 
 def test_a_full_disk_is_named_and_records_nothing(repository: Path, config_home: Path, tmp_path: Path) -> None:

@@ -4,10 +4,10 @@ import io
 import json
 
 from rich.console import Console
-from tests.plan.test_plan import History, desired_of, run_all
+from tests.plan.world import World, desired_of
 
 from forge.contract.messages import Event
-from forge.plan.plan import make_plan
+from forge.plan.action import Action, ActionKind
 from forge.ui.progress import LiveDisplay, PlainDisplay, event_text
 
 
@@ -17,17 +17,21 @@ def test_an_event_in_one_line() -> None:
 
 
 def display_all(console: Console, kind: type[PlainDisplay] | type[LiveDisplay]) -> None:
-    plan = make_plan(desired_of(), History(), frozenset())
-    history, stored = History(), set[str]()
-    run_all(desired_of(), history, stored)
+    world = World()
+    plan = world.plan(desired_of())
+    world.apply(desired_of())
+    released = world.release("local")
+    assert released is not None
     shown = kind(console)
     shown.planned(plan)
     action = plan.actions[0]
     shown.started(action, adopted=False)
     shown.progressed(action, Event(time=0, fraction=0.5, message="[red]reading[/red]"))
-    shown.finished(action, history.newest[action.step.id])
+    shown.finished(action, world.newest[action.id])
     shown.skipped(plan.actions[1])
-    shown.released(plan.actions[-1], history.releases["local"])
+    shown.released(plan.actions[-1], released)
+    shown.superseded(action)
+    shown.noted(Action(ActionKind.RETIRE, "Model/old", "Model/old", ()))
     shown.close()
 
 
@@ -39,11 +43,14 @@ def test_a_log_gets_plain_lines_without_control_characters() -> None:
     assert "curate/small: started" in lines
     assert "curate/small: done in 10 s" in lines
     assert "tokenizer/small: not needed, its inputs are the same" in lines
+    assert "Model/old: retired; nothing is deleted" in lines
     assert any(line.startswith("release/small-local: local now serves sha256:") for line in lines)
 
 
 def test_a_terminal_gets_a_bar_and_keeps_its_lines() -> None:
     out = io.StringIO()
     display_all(Console(file=out, width=100, force_terminal=True), LiveDisplay)
-    assert "done curate/small: 10 s" in out.getvalue().replace("\x1b[32m", "").replace("\x1b[0m", "")
-    assert json.dumps(out.getvalue()).count("release/small-local") >= 2
+    plain = out.getvalue().replace("\x1b[32m", "").replace("\x1b[0m", "")
+    assert "done curate/small: 10 s" in plain
+    assert json.dumps(out.getvalue()).count("release/small-local") >= 1
+    assert "note Model/old: retired; nothing is deleted" in plain

@@ -17,6 +17,8 @@ from forge.contract.messages import Continued, FailureCause
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+_Subject = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]*/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=300)]
+"""``Kind/name``; it becomes a path of the ledger's tree."""
 
 
 class _Value(BaseModel):
@@ -100,21 +102,22 @@ class Release(_Value):
 
 
 class Protection(_Value):
-    """A resource is protected from now on, or no longer is; it outlives the file that said so."""
+    """A resource is protected from now on, or no longer; it holds when the resource's file is gone."""
 
     kind: Literal["protection"] = "protection"
-    subject: str
+    subject: _Subject
     protected: bool
     commit: _Commit
     attestations: dict[str, _Digest] = {}
 
 
 class Retirement(_Value):
-    """A resource has left the commit. Nothing is deleted; an environment that is named serves nothing from now on."""
+    """A resource left the desired state; nothing is deleted. A retired Deployment's environment serves nothing."""
 
     kind: Literal["retirement"] = "retirement"
-    subject: str
-    environment: str | None
+    subject: _Subject
+    environment: str | None = None
+    """The environment of a Deployment; None for every other kind."""
     commit: _Commit
     moved: str
     """UTC, RFC 3339."""
@@ -123,7 +126,7 @@ class Retirement(_Value):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What planning asks of a record: the products of a key, without the whole entry."""
+    """What planning asks of a record, as the ledger's index keeps it; never evidence."""
 
     key: str
     step_id: str
@@ -135,19 +138,21 @@ class Made:
     products: Mapping[str, str]
     byproducts: Mapping[str, str]
     verdict: str | None
-    """Of a gate."""
+    """What a gate said; None for other steps."""
     failed: str
-    """Of a gate that said NO-GO: the thresholds that were not met."""
+    """The checks that a gate found failed, as its record words them."""
     seconds: float
     cost: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What the ledger knows of a resource."""
+    """A resource that the ledger knows, whether or not a commit still asks for it."""
 
     address: str
+    """``Kind/name``."""
     step_ids: tuple[str, ...]
+    """The steps that were recorded for it, sorted."""
     protected: bool
     retired: str | None
-    """The commit of a retirement that nothing since has undone."""
+    """The commit of a retirement that no later record or release undid."""

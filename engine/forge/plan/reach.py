@@ -8,7 +8,6 @@ files of the commit.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 from forge.contract.record import Record, Release
 
@@ -17,8 +16,8 @@ from forge.contract.record import Record, Release
 class Retention:
     """How long records keep their artifacts, beside what releases and protection keep."""
 
-    days: float
-    """Records that finished within so many days are kept."""
+    since: str
+    """Records that finished at or after this time are kept: UTC, RFC 3339 with milliseconds, as records write it."""
     releases: int | None
     """The newest so many releases of each environment are kept; None: all."""
 
@@ -39,7 +38,7 @@ class History:
     """Artifacts that open leases and unfinished runs read."""
 
 
-def reachable(history: History, retention: Retention, now: datetime) -> dict[str, str]:
+def reachable(history: History, retention: Retention) -> dict[str, str]:
     """Artifact digest -> why it is kept. The reasons are for people; the first one found stands."""
     makers: dict[str, list[Record]] = defaultdict(list)
     by_key: dict[str, Record] = {}
@@ -64,8 +63,8 @@ def reachable(history: History, retention: Retention, now: datetime) -> dict[str
     for record in history.records:
         if record.subject in history.protected:
             keep(record, f"{record.subject} is protected")
-        elif datetime.fromisoformat(record.finished) >= now - timedelta(days=retention.days):
-            keep(record, f"made less than {retention.days:g} days ago")
+        elif record.finished >= retention.since:
+            keep(record, f"made since {retention.since}")
     for record in newest.values():
         keep(record, f"the newest of {record.step_id}")
     pending.extend((digest, "the commit asks for it") for digest in history.wanted)

@@ -23,10 +23,10 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError
 from forge.executors import local
-from forge.ledger.leases import Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
+from forge.ledger.lease import Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action, Plan
-from forge.plan.graph import FromCommit, build_graph
+from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.plan import EVERYTHING, Scope
 from forge.plan.reason import ReasonKind
 from forge.plan.saved import exceeds
@@ -118,7 +118,7 @@ class _Apply:
         if self.stop.asked:
             self._drain()
             self._settle(now)
-            raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it ended")
+            raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it stopped")
         if self.failures:
             raise next(iter(self.failures.values()))
         return now.plan
@@ -213,7 +213,14 @@ class _Apply:
             if self._is_ready(action, now):
                 lease = self._take_lease(action)
                 if lease is not None:
-                    self.at_work[lease.key] = begin(self.place, action, graph[action.id], lease, self.observer)
+                    self._begin(action, graph[action.id], lease)
+
+    def _begin(self, action: Action, step: Step, lease: Lease) -> None:
+        try:
+            self.at_work[lease.key] = begin(self.place, action, step, lease, self.observer)
+        except BaseException:
+            self.place.leases.end(lease)
+            raise
 
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in self.failures:
@@ -225,7 +232,11 @@ class _Apply:
     def _take_lease(self, action: Action) -> Lease | None:
         """This run's lease on a step; None while another runner holds it that lives, or may live."""
         key, commit = action.key or "", self.place.desired.commit or ""
-        handle = {"executor": "local", "workspace": str(self.place.work / key.removeprefix("sha256:"))}
+        handle = {
+            "executor": "local",
+            "workspace": str(self.place.work / key.removeprefix("sha256:")),
+            "inputs": ",".join(sorted(set(action.inputs.values()))),
+        }
         left_behind = self.place.leases.current().get(key)
         try:
             if left_behind is None:
@@ -293,13 +304,14 @@ class _Apply:
         self._append(drafts, ended)
 
     def _append(self, drafts: list[Draft], ended: list[tuple[AtWork, Record | None]]) -> None:
-        if not ended:
-            return
         try:
-            self.place.ledger.append(drafts, [work.lease for work, _ in ended])
+            recorded = [work.lease for work, record in ended if record is not None or work.action.id in self.failures]
+            if drafts:
+                self.place.ledger.append(drafts, recorded)
+            for work, record in ended:
+                if work.lease not in recorded:  # it was stopped: there is nothing to record
+                    self.place.leases.end(work.lease)
         except StaleLeaseError as error:
-            for work, _ in ended:
-                self.observer.superseded(work.action)
             raise RefusedError(f"{error}: another runner took these steps over; what was made here is not recorded") from error
         except LedgerError as error:
             told = "".join(f"{failure}\nand the attempt is not recorded: " for failure in self.failures.values())

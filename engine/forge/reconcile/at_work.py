@@ -10,7 +10,7 @@ from forge.contract.kinds import STEPS
 from forge.contract.messages import InputArtifact, Resources, StepRequest, StepResult
 from forge.errors import RefusedError, StoreError
 from forge.executors import local
-from forge.ledger.leases import Lease
+from forge.ledger.lease import Lease
 from forge.plan.action import Action
 from forge.plan.graph import FromCommit, Step
 from forge.reconcile.observer import Observer

@@ -7,11 +7,13 @@ Rules:
 4. Manifests go first, then the blobs that no manifest names: a kill in between leaves nothing half-deleted that is named.
 """
 
+import datetime
 import time
 from dataclasses import dataclass
 
 from forge.contract.record import Record
 from forge.executors import local
+from forge.ledger.entry import sequence_path
 from forge.plan.graph import FromCommit, build_graph
 from forge.plan.reach import History, Retention, reachable, removable
 from forge.reconcile.place import Look, Place
@@ -32,7 +34,7 @@ class Collection:
 
 def find_garbage(place: Place, now: Look) -> Collection:
     """What nothing reaches; raises LedgerError when the ledger cannot be read whole, for then nothing may be deleted."""
-    kept = reachable(_history(place, now), _retention(place), place.now())
+    kept = reachable(_history(place, now), _retention(place))
     ages = place.store.ages(time.time())
     grace = place.desired.settings.retention.grace_hours * 3600
     unreached = removable(ages, kept)
@@ -51,16 +53,17 @@ def collect_garbage(place: Place, garbage: Collection) -> tuple[int, int]:
 
 def _retention(place: Place) -> Retention:
     rule = place.desired.settings.retention
-    return Retention(rule.days, rule.releases)
+    since = place.now().astimezone(datetime.UTC) - datetime.timedelta(days=rule.days)
+    return Retention(since.isoformat(timespec="milliseconds"), rule.releases)
 
 
 def _history(place: Place, now: Look) -> History:
     snapshot = now.snapshot
     records: list[Record] = []
     for sequence in range(1, snapshot.head[0] + 1):
-        body = snapshot.entry_at_sequence(sequence).body
-        if isinstance(body, Record):
-            records.append(body)
+        entry = snapshot.entry_at(sequence_path(sequence))  # every one has to be read, or nothing is deleted
+        if isinstance(entry.body, Record):
+            records.append(entry.body)
     wanted: set[str] = set()
     for action in now.plan.actions:
         wanted.update(action.products.values(), action.inputs.values())

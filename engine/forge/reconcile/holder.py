@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 
 from forge.executors import local
-from forge.ledger.leases import Holder, Lease, Watch
+from forge.ledger.lease import Holder, Lease
+from forge.ledger.leases import Watch
 
 
 def this_holder() -> Holder:
@@ -51,7 +52,7 @@ class Holders:
 
 def _is_alive(pid: str, started: str) -> bool:
     try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
+        return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 1)
     except (psutil.NoSuchProcess, ValueError):
         return False
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forge.executors import local
-from forge.ledger.leases import Lease, Leases
+from forge.ledger.lease import Lease
+from forge.ledger.leases import Leases
 from forge.ledger.ledger import Ledger, Snapshot
 from forge.plan.action import Plan
 from forge.plan.desired import Desired
