@@ -1,21 +1,41 @@
-"""What the ledger keeps: records of finished steps, failed attempts, and releases. Values only.
+"""What the ledger keeps: records of finished steps, failed attempts, releases, protections and retirements. Values only.
 
-A record is never rewritten. What it says of bytes is what the control plane hashed, not what the step claimed.
+A record is never rewritten. What it says of bytes is what the control plane hashed, not what the step claimed. A ledger that an
+earlier engine wrote keeps its bytes: a field that a body gained later (``added``) is left out while it is at its default.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from forge.contract.kinds import StepKind
 from forge.contract.messages import FailureCause
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+_Subject = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]*/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=300)]
+"""``Kind/name``; it becomes a path of the ledger's tree."""
 
 
 class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class _Body(_Value):
+    """What an entry of the ledger can hold."""
+
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Fields that the first ledgers did not have."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_added_at_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        for name in self.added:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                data.pop(name, None)
+        return data
 
 
 class Spent(_Value):
@@ -26,7 +46,7 @@ class Spent(_Value):
     """In the currency of forge.toml; None where no price is known."""
 
 
-class Record(_Value):
+class Record(_Body):
     """A finished step."""
 
     kind: Literal["record"] = "record"
@@ -57,7 +77,7 @@ class Record(_Value):
     """Digest of the entry whose products this record replaces (the artifact was lost and the step gave other bytes)."""
 
 
-class Attempt(_Value):
+class Attempt(_Body):
     """A step that failed; it made nothing, and is kept so that nobody has to guess."""
 
     kind: Literal["attempt"] = "attempt"
@@ -72,7 +92,7 @@ class Attempt(_Value):
     seconds: float
 
 
-class Release(_Value):
+class Release(_Body):
     """A move of an environment's pointer."""
 
     kind: Literal["release"] = "release"
@@ -86,3 +106,60 @@ class Release(_Value):
     moved: str
     """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
+
+
+class Protection(_Body):
+    """A resource is protected from now on, or no longer; it holds when the resource's file is gone."""
+
+    kind: Literal["protection"] = "protection"
+    subject: _Subject
+    protected: bool
+    commit: _Commit
+    attestations: dict[str, _Digest] = {}
+
+
+class Retirement(_Body):
+    """A resource left the desired state; nothing is deleted. A retired Deployment's environment serves nothing."""
+
+    kind: Literal["retirement"] = "retirement"
+    subject: _Subject
+    environment: str | None = None
+    """The environment of a Deployment; None for every other kind."""
+    commit: _Commit
+    moved: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What planning asks of a record, as the ledger's index keeps it; never evidence."""
+
+    key: str
+    step_id: str
+    subject: str
+    commit: str
+    step_version: int
+    sequence: int
+    inputs: Mapping[str, str]
+    products: Mapping[str, str]
+    byproducts: Mapping[str, str]
+    verdict: str | None
+    """What a gate said; None for other steps."""
+    failed: str
+    """The checks that a gate found failed, as its record words them."""
+    seconds: float
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A resource that the ledger knows, whether or not a commit still asks for it."""
+
+    address: str
+    """``Kind/name``."""
+    step_ids: tuple[str, ...]
+    """The steps that were recorded for it, sorted."""
+    protected: bool
+    retired: str | None
+    """The commit of a retirement that no later record or release undid."""

@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, hex_of
-from forge.contract.record import Attempt, Record, Release
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement
 
-Body = Annotated[Record | Attempt | Release, Field(discriminator="kind")]
+Body = Annotated[Record | Attempt | Release | Protection | Retirement, Field(discriminator="kind")]
 
 
 class Entry(BaseModel):
@@ -63,3 +63,5 @@ def index_paths(entry: Entry) -> list[str]:
             return [f"attempts/{attempt.step_id}/{name}"]
         case Release() as release:
             return [f"releases/{release.environment}/{name}"]
+        case Protection() | Retirement() as note:
+            return [f"subjects/{note.subject}/{name}"]

@@ -1,291 +1,244 @@
 """The ledger: read a head, append a batch.
 
 Rules of the state machine:
-- The ref moves only by ``update-ref`` with the value it had when the batch was built; a loser rebuilds on the new head.
+- The ref moves only by compare-and-swap with the value it had when the batch was built; a loser rebuilds on the new head.
 - An append only adds paths. Sequence numbers have no gap, and each entry names the digest of the one before.
 - One step key has one authoritative record, the newest; a second record for a key says which one it supersedes.
-- The last head that this clone has seen is remembered outside the refs; a head that does not descend from it is refused.
+- The last head that this clone has seen is remembered outside the refs, and so is the last that the remote showed; a head that
+  does not descend from it, or that removes or changes a path of it, is refused.
+- Leases end in the transaction that records what they were taken for. A stale lease's result is not recorded.
+- With a remote the remote's ref is the ledger: an append builds on what was fetched, and this clone's ref follows the push.
 - Objects reach the disk before the ref that names them (core.fsync).
 """
 
-import json
+import logging
 import os
 import random
-import re
-import subprocess
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from filelock import FileLock
-from git.exc import GitCommandError
-from pydantic import ValidationError
-from rfc8785 import CanonicalizationError
-
-from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Record, Release
 from forge.errors import LedgerError, RepoError
-from forge.ledger.entry import Entry, attestation_path, index_paths, key_folder, sequence_path
-from forge.repo.repository import Repository, TreeEntry
+from forge.faults import reached
+from forge.ledger.batch import TEMPORARY_REFS, Batch, Draft, build, write_commit
+from forge.ledger.entry import Entry
+from forge.ledger.index import Index
+from forge.ledger.lease import Lease, StaleLeaseError
+from forge.ledger.leases import holding
+from forge.ledger.lock import fair_lock
+from forge.ledger.refs import LocalRefs, Move, RefMovedError, Refs, list_refs
+from forge.ledger.remote import RemoteRefs
+from forge.ledger.snapshot import Snapshot
+from forge.repo.repository import Repository
 
-_FSYNC = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
-_TRAILER = re.compile(r"^Forge-Head: ([0-9]{1,9}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
-_TEMPORARY_REFS = "refs/forge/tmp/"
-_ATTEMPTS = 20
-_NO_COMMIT = "0" * 40
+__all__ = ["Draft", "Ledger", "Snapshot"]
 
-
-@dataclass(frozen=True)
-class Draft:
-    """What is to be appended: a body, and the attestations that it names."""
-
-    body: Record | Attempt | Release
-    attestations: tuple[bytes, ...] = ()
-
-
-class Snapshot:
-    """An immutable view of the ledger at one commit; None is the empty ledger."""
-
-    def __init__(self, repository: Repository, commit: str | None) -> None:
-        self._repository = repository
-        self.commit = commit
-
-    @cached_property
-    def head(self) -> tuple[int, str | None]:
-        """Sequence number and digest of the last entry; (0, None) when there is none."""
-        if self.commit is None:
-            return 0, None
-        commit = self._read(self.commit)
-        match = _TRAILER.search(commit.decode("utf-8", "replace")) if commit else None
-        if match is None:
-            raise LedgerError(f"ledger commit {self.commit} does not say which entry is its last")
-        return int(match.group(1)), match.group(2)
-
-    def record(self, key: str) -> Record | None:
-        """The authoritative record of a key."""
-        entry = self._newest(key_folder(key))
-        return entry.body if entry and isinstance(entry.body, Record) else None
-
-    def record_entry(self, key: str) -> Entry | None:
-        """The same with its place in the chain."""
-        return self._newest(key_folder(key))
-
-    def latest(self, step_id: str) -> Record | None:
-        """The newest record under a step id."""
-        entry = self._newest(f"steps/{step_id}")
-        return entry.body if entry and isinstance(entry.body, Record) else None
-
-    def release(self, environment: str) -> Release | None:
-        """What an environment's pointer names."""
-        entry = self._newest(f"releases/{environment}")
-        return entry.body if entry and isinstance(entry.body, Release) else None
-
-    def attempts(self, step_id: str) -> list[Attempt]:
-        """The failed attempts at a step, oldest first."""
-        entries = [self.entry_at(f"attempts/{step_id}/{row.path}") for row in self._children(f"attempts/{step_id}")]
-        return [entry.body for entry in entries if isinstance(entry.body, Attempt)]
-
-    def entry(self, sequence: int) -> Entry | None:
-        """An entry by number."""
-        path = sequence_path(sequence)
-        return None if self._read_path(path) is None else self.entry_at(path)
-
-    def entry_at(self, path: str) -> Entry:
-        """The entry at a path of the ledger's tree; raises LedgerError when it is absent or not in its canonical form."""
-        data = self._read_path(path)
-        if data is None:
-            raise LedgerError(f"the ledger has no {path}")
-        try:
-            entry = Entry.model_validate_json(data)
-        except ValidationError as error:
-            raise LedgerError(f"ledger entry {path} is not one this engine reads: {error}") from error
-        try:
-            is_canonical = entry.to_bytes() == data
-        except CanonicalizationError as error:
-            raise LedgerError(f"ledger entry {path} has no canonical form: {error}") from error
-        if not is_canonical:
-            raise LedgerError(f"ledger entry {path} is not in its canonical form")
-        return entry
-
-    def attestation(self, digest: str) -> bytes:
-        """The bytes of an attestation, checked against their digest."""
-        path = attestation_path(digest)
-        data = self._read_path(path)
-        if data is None:
-            raise LedgerError(f"the ledger lacks attestation {digest}, or cannot read it ({path})")
-        if digest_of_bytes(data) != digest:
-            raise LedgerError(f"attestation {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})")
-        return data
-
-    def paths(self) -> Mapping[str, str]:
-        """Every path of the ledger's tree with its object id."""
-        if self.commit is None:
-            return {}
-        return {entry.path: entry.name for entry in self._repository.tree_entries(self.commit)}
-
-    def _newest(self, folder: str) -> Entry | None:
-        rows = self._children(folder)
-        return self.entry_at(f"{folder}/{max(row.path for row in rows)}") if rows else None
-
-    def _children(self, folder: str) -> list[TreeEntry]:
-        if self.commit is None:
-            return []
-        try:
-            return self._repository.children(f"{self.commit}:{folder}")
-        except RepoError as error:
-            raise LedgerError(f"ledger folder {folder}: {error}") from error
-
-    def _read_path(self, path: str) -> bytes | None:
-        return None if self.commit is None else self._read(f"{self.commit}:{path}")
-
-    def _read(self, name: str) -> bytes | None:
-        try:
-            found = self._repository.read_object(name)
-        except RepoError as error:
-            raise LedgerError(f"ledger: {error}") from error
-        return found.data if found else None
+APPEND_SECONDS = 600.0
+_PACKS = 64
+"""So many packs are joined into fewer; each append writes one."""
+_log = logging.getLogger(__name__)
 
 
 class Ledger:
-    """The ledger of a repository."""
+    """The ledger of a repository, or the one that it shares through a remote."""
 
-    def __init__(self, repository: Repository, ref: str, clock: Callable[[], float] = time.time) -> None:
-        self._repository = repository
+    def __init__(
+        self, repository: Repository, ref: str, remote: str | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.repository = repository
         self.ref = ref
+        self.remote = RemoteRefs(repository, remote) if remote else None
+        self.most_attempts = 0
+        """The most attempts that any append needed so far: how fair the competition with other writers is."""
         self._clock = clock
-        self._lock = FileLock(repository.state_folder / "ledger.lock")
-        self._seen_file = repository.state_folder / "ledger-head"
+        name = ref.removeprefix("refs/forge/")
+        self._name = name
+        self._index = Index(repository, name)
+        suffix = name.removeprefix("ledger")
+        self._seen_file = repository.state_folder / f"ledger-head{suffix}"
+        self._remote_seen_file = repository.state_folder / f"ledger-head{suffix}.{remote}"
+
+    @property
+    def refs(self) -> Refs:
+        """Where what runners share lies: this repository's refs, or the remote's."""
+        return self.remote or LocalRefs(self.repository)
+
+    def connect(self) -> None:
+        """Prepare the remote, once; raises LedgerError where it is absent or cannot do what is needed."""
+        if self.remote is not None:
+            self.remote.connect()
 
     def snapshot(self) -> Snapshot:
-        """The ledger as it is now; raises LedgerError when its head does not descend from the last one seen here."""
-        seen = self._seen_file.read_text("utf-8", "replace").strip() if self._seen_file.exists() else None
-        commit = self._repository.ref_target(self.ref)  # after `seen`: a writer moves the ref first, and only forwards
-        if seen and seen != commit and (commit is None or not self._repository.is_ancestor(seen, commit)):
-            raise LedgerError(
-                f"the ledger was rewritten: {self.ref} is now {commit or 'absent'}, which does not descend from {seen}, "
-                f"the last head seen here. Find out who moved it. To restore it: git update-ref {self.ref} {seen}"
-            )
+        """The ledger as this clone has it; raises LedgerError when its head is no advance over the last one seen here."""
+        seen = _read_text(self._seen_file)
+        commit = self.repository.ref_target(self.ref)  # after `seen`: a writer moves the ref first, and only forwards
+        if seen and seen != commit:
+            self._check_advance(seen, commit, self.ref, f"git update-ref {self.ref} {seen}")
         if commit and commit != seen:
-            _write_text(self._seen_file, commit + "\n")
-        return Snapshot(self._repository, commit)
+            _write_text(self._seen_file, commit)
+        return Snapshot(self.repository, commit, self._index)
 
-    def append(self, drafts: Sequence[Draft]) -> list[Entry]:
-        """Append a batch in one commit; returns its entries.
+    def fetch(self) -> Snapshot:
+        """The ledger as the remote has it now; without a remote, as it is here.
 
-        A record that is already there with the same products is left as it is and returned; one with other products that
-        does not supersede the first raises LedgerError.
+        Raises LedgerError when the remote cannot be reached, when its head is no advance over the last one seen, or when what
+        is new does not follow from what is known.
         """
-        for attempt in range(_ATTEMPTS):
-            with self._lock:
-                snapshot = self.snapshot()
-                entries, blobs = _build(snapshot, drafts)
-                if not blobs or self._swap(snapshot, entries, blobs):
-                    return entries
-            time.sleep(random.uniform(0, 0.05 * 2 ** min(attempt, 6)))  # noqa: S311 (jitter, not secrecy)
-        raise LedgerError(f"{self.ref} kept moving: gave up after {_ATTEMPTS} attempts to append; try again")
+        if self.remote is None:
+            return self.snapshot()
+        self.remote.refresh()
+        with fair_lock(self.repository.state_folder, self._name):
+            return self._adopt(self.remote)[0]
 
-    def _swap(self, snapshot: Snapshot, entries: Sequence[Entry], blobs: Mapping[str, bytes]) -> bool:
-        """Write a commit that adds the blobs and move the ref to it; False when the ref had moved."""
-        new = [entry for entry in entries if sequence_path(entry.sequence) in blobs]
-        temporary = _TEMPORARY_REFS + uuid.uuid4().hex
-        stream = _import_stream(temporary, snapshot.commit, new, blobs, int(self._clock()))
-        self._git(["fast-import", "--quiet", "--done", "--date-format=raw"], stream)
-        commit = self._repository.ref_target(temporary)
-        if commit is None:
-            raise LedgerError(f"cannot append to {self.ref}: git fast-import left no commit")
-        moves = [f"update {self.ref} {commit} {snapshot.commit or _NO_COMMIT}"]
-        moves += [f"delete {ref}" for ref in self._temporary_refs()]
+    def append(self, drafts: Sequence[Draft], ended: Sequence[Lease] = ()) -> list[Entry]:
+        """Append a batch in one commit and end leases in the same transaction; returns its entries.
+
+        What is there already is left as it is and returned. Raises StaleLeaseError when a lease is no longer held and what it
+        was taken for is not recorded, LedgerError when a record contradicts one that it does not supersede, or when the
+        remote cannot be reached; nothing is appended then.
+        """
+        tried: dict[str, Batch] = {}
+        deadline = time.monotonic() + APPEND_SECONDS
+        attempts = 0
+        while time.monotonic() < deadline:
+            attempts += 1
+            self.most_attempts = max(self.most_attempts, attempts)
+            began = time.monotonic()
+            if self.remote is not None:
+                self.remote.refresh()
+            with fair_lock(self.repository.state_folder, self._name):
+                entries = self._try_append(drafts, ended, tried)
+            if entries is not None:
+                self._join_packs()
+                return entries
+            # One round's length, whatever the number of attempts: longer pauses would starve whoever has lost most often.
+            time.sleep(random.uniform(0, time.monotonic() - began))  # noqa: S311 (jitter, not secrecy)
+        raise LedgerError(
+            f"{self.ref} kept moving: gave up after {attempts} attempts to append in {APPEND_SECONDS:.0f} s; nothing was "
+            "appended. Run fewer writers at once, or append more in one batch"
+        )
+
+    def _try_append(self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch]) -> list[Entry] | None:
+        """One attempt, under the lock; None when a ref moved meanwhile."""
+        snapshot, theirs = self._adopt(self.remote) if self.remote else (self.snapshot(), None)
+        landed = next((commit for commit in tried if self._is_part(commit, snapshot.commit)), None)
+        if landed is not None:  # only its acknowledgement was lost
+            return tried[landed].entries
+        ends = [(lease, holding(self.refs, self.repository, lease)) for lease in ended]
+        batch = build(snapshot, drafts)
+        for lease, found in ends:
+            if found is None and any(getattr(entry.body, "key", None) == lease.key for entry in batch.new):
+                raise StaleLeaseError(
+                    f"{lease} has ended or was taken over since: its result is not recorded. "
+                    "Who holds the lease now will record the step; plan again"
+                )
+        moves = [Move(lease.ref, found, None) for lease, found in ends if found is not None]
+        if not batch.new:
+            if moves and not self._moved(self.refs, moves):
+                return None
+            return batch.entries
+        commit = write_commit(self.repository, self.ref, snapshot.commit, batch, int(self._clock()))
+        tried[commit] = batch
+        reached("ledger.move.before")
+        here = [Move(self.ref, snapshot.commit, commit)]
+        if self.remote is not None:
+            if not self._moved(self.remote, [Move(self.ref, theirs, commit), *moves]):
+                return None
+            _write_text(self._remote_seen_file, commit)
+        else:
+            here += moves
+        here += [Move(ref, name, None) for ref, name in list_refs(self.repository, TEMPORARY_REFS).items()]
+        if not self._moved(LocalRefs(self.repository), here):
+            return None
+        reached("ledger.move.after")
+        _write_text(self._seen_file, commit)
+        return batch.entries
+
+    @staticmethod
+    def _moved(refs: Refs, moves: Sequence[Move]) -> bool:
         try:
-            self._git(
-                ["update-ref", "--stdin"], "".join(f"{line}\n" for line in ["start", *moves, "prepare", "commit"]).encode()
-            )
-        except LedgerError:
-            if self._repository.ref_target(self.ref) != snapshot.commit:
-                return False
-            raise
-        _write_text(self._seen_file, f"{commit}\n")
+            refs.move(moves)
+        except RefMovedError:
+            return False
         return True
 
-    def _temporary_refs(self) -> list[str]:
-        """Our own, and what a killed writer left behind: safe to remove, for we hold the lock."""
-        try:
-            return str(self._repository.git.for_each_ref("--format=%(refname)", _TEMPORARY_REFS)).split()
-        except GitCommandError as error:
-            raise LedgerError(f"cannot list {_TEMPORARY_REFS}: {error.stderr.strip()}") from error
+    def _adopt(self, remote: RemoteRefs) -> tuple[Snapshot, str | None]:
+        """Move this clone's ref to what was fetched, if that is an advance; returns the head to build on and the remote's."""
+        snapshot, theirs = self.snapshot(), remote.target(self.ref)
+        seen = _read_text(self._remote_seen_file)
+        where = f"{self.ref} of remote {remote.name!r}"
+        if seen and seen != theirs:
+            lease = f"--force-with-lease={self.ref}:{theirs or ''}"
+            self._check_advance(seen, theirs, where, f"git push {lease} {remote.name} {seen}:{self.ref}")
+        if theirs is None:
+            return snapshot, None
+        if snapshot.commit != theirs and not self._is_part(theirs, snapshot.commit):
+            if snapshot.commit is not None:
+                remedy = f"compare `git log {self.ref}` with `git log {theirs}` and keep the true one"
+                self._check_advance(snapshot.commit, theirs, where, remedy)
+            advanced = Snapshot(self.repository, theirs, self._index)
+            advanced.check()
+            LocalRefs(self.repository).move([Move(self.ref, snapshot.commit, theirs)])
+            _write_text(self._seen_file, theirs)
+            snapshot = advanced
+        if seen != theirs:
+            _write_text(self._remote_seen_file, theirs)
+        return snapshot, theirs
 
-    def _git(self, arguments: Sequence[str], stdin: bytes) -> None:
-        done = subprocess.run(
-            ["git", f"--git-dir={self._repository.common_dir}", *_FSYNC, *arguments],
-            input=stdin,
-            capture_output=True,
-            cwd=self._repository.common_dir,
-            check=False,
+    def _is_part(self, commit: str, head: str | None) -> bool:
+        return head is not None and (commit == head or self.repository.is_ancestor(commit, head))
+
+    def _check_advance(self, seen: str, commit: str | None, where: str, remedy: str) -> None:
+        """Refuse a head that does not descend from the last one seen, or that removes or changes what that had."""
+        lost: list[str] = []
+        if commit is not None and commit != seen:
+            try:
+                lost = [change.path for change in self.repository.changes(seen, commit) if change.status != "A"]
+            except RepoError as error:
+                raise LedgerError(f"the ledger cannot be compared with the last head seen here, {seen}: {error}") from error
+            if not lost and self.repository.is_ancestor(seen, commit):
+                return
+        names = (
+            f" It removes or changes {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}."
+            if lost
+            else ""
         )
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip()
-            raise LedgerError(f"cannot append to {self.ref}: git {arguments[0]}: {reason}{_lock_hint(reason)}")
+        raise LedgerError(
+            f"the ledger was rewritten: {where} is now {commit or 'absent'}, which does not descend from {seen}, the last head "
+            f"seen here, or does not keep what that had.{names} Find out who moved it. To restore it: {remedy}"
+        )
+
+    def _join_packs(self) -> None:
+        """Join small packs into larger ones; git keeps every object, reachable or not, and readers notice nothing."""
+        packs = self.repository.common_dir / "objects" / "pack"
+        if not packs.is_dir() or sum(1 for path in packs.iterdir() if path.suffix == ".pack") < _PACKS:
+            return
+        with fair_lock(self.repository.state_folder, "repack"):
+            reached("ledger.repack.before")
+            done = self.repository.program(["repack", "--geometric=2", "-d", "-l", "-q", "--no-write-bitmap-index"])
+            reached("ledger.repack.after")
+        if done.returncode:  # nothing depends on it: the next append tries again
+            _log.warning("git repack: %s", done.stderr.decode(errors="replace").strip())
 
 
-def _build(snapshot: Snapshot, drafts: Sequence[Draft]) -> tuple[list[Entry], dict[str, bytes]]:
-    """Entries for the drafts on top of a snapshot, and the paths that appending them adds."""
-    sequence, previous = snapshot.head
-    entries: list[Entry] = []
-    blobs: dict[str, bytes] = {}
-    for draft in drafts:
-        known = snapshot.record_entry(draft.body.key) if isinstance(draft.body, Record) else None
-        if known is not None and isinstance(known.body, Record) and isinstance(draft.body, Record):
-            if known.body.products == draft.body.products:
-                entries.append(known)
-                continue
-            if draft.body.supersedes != known.digest:
-                raise LedgerError(
-                    f"{draft.body.step_id}: step key {draft.body.key} is recorded with other products "
-                    f"(entry {known.sequence}); a record that replaces it must say so (supersedes)"
-                )
-        sequence += 1
-        entry = Entry(sequence=sequence, previous=previous, body=draft.body)
-        data = entry.to_bytes()
-        previous = digest_of_bytes(data)
-        for path in (sequence_path(sequence), *index_paths(entry)):
-            blobs[path] = data
-        for attestation in draft.attestations:
-            blobs[attestation_path(digest_of_bytes(attestation))] = attestation
-        entries.append(entry)
-    return entries, blobs
-
-
-def _import_stream(ref: str, parent: str | None, entries: Sequence[Entry], blobs: Mapping[str, bytes], now: int) -> bytes:
-    """A git fast-import stream: one commit on ``parent`` that adds the blobs."""
-    first, last = entries[0], entries[-1]
-    names = f"entry {first.sequence}" if first is last else f"entries {first.sequence}-{last.sequence}"
-    subjects = "\n".join(f"- {entry.body.kind} {_subject(entry)}" for entry in entries)
-    message = f"forge: {names}\n\n{subjects}\n\nForge-Head: {last.sequence} {last.digest}\n".encode()
-    parts = [f"commit {ref}\ncommitter Forge <forge@localhost> {now} +0000\n".encode(), _data(message)]
-    if parent:
-        parts.append(f"from {parent}\n".encode())
-    for path, data in sorted(blobs.items()):
-        parts += [f"M 100644 inline {json.dumps(path)}\n".encode(), _data(data)]
-    return b"".join([*parts, b"\ndone\n"])
-
-
-def _subject(entry: Entry) -> str:
-    body = entry.body
-    return f"{body.environment} {body.release}" if isinstance(body, Release) else body.step_id
-
-
-def _data(data: bytes) -> bytes:
-    return b"data %d\n%s\n" % (len(data), data)
-
-
-def _lock_hint(reason: str) -> str:
-    match = re.search(r"'([^']+\.lock)': File exists", reason)
-    return f". If no git process runs, a killed one left {match.group(1)} behind: remove that file" if match else ""
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text("utf-8", "replace").strip() or None
+    except FileNotFoundError:
+        return None
 
 
 def _write_text(path: Path, text: str) -> None:
+    """Replace a file whole, on the disk before it has its name: an empty one would forget what was seen."""
+    point = "remote.seen" if "." in path.name else "ledger.seen"
+    reached(f"{point}.before")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise LedgerError(f"cannot remember the ledger's head in {path}: {error}") from error
+    reached(f"{point}.after")

@@ -7,7 +7,9 @@ does. Objects come through one long-lived ``git cat-file --batch`` (GitPython's)
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,17 @@ from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
 
 from forge.errors import RepoError
 
+_EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
+_PLACES = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+)
+"""What git sets for its hooks: inside one, another repository would be meant."""
 _ROW = re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{20})", re.DOTALL)
 
 
@@ -38,6 +51,17 @@ class TreeEntry:
     mode: str
     """Git's octal mode: 100644 file, 120000 symbolic link, 160000 submodule, 40000 tree."""
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One path that differs between two trees."""
+
+    path: str
+    status: str
+    """Git's letter: A added, D removed, M other bytes, T another kind of file."""
+    name: str
+    """Object id in the newer tree; zeros where the path was removed."""
 
 
 class Repository:
@@ -139,7 +163,7 @@ class Repository:
         except (GitCommandError, OSError) as error:
             raise RepoError(self._damaged(name, str(error))) from error
         oid, kind = _text(oid), _text(kind)
-        found = hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
+        found = object_id(kind, data)
         if found != oid:
             raise RepoError(self._damaged(name, f"its bytes hash to {found}"))
         return GitObject(oid, kind, data)
@@ -177,6 +201,72 @@ class Repository:
             raise RepoError(self._damaged(name, "it lists a name twice"))  # git and we could read different ones
         return rows
 
+    def program(
+        self, arguments: Sequence[str], stdin: bytes = b"", timeout_seconds: float | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run the git program on this repository, without a terminal; the caller judges its exit status.
+
+        It runs in a session of its own, so that Ctrl-C reaches Forge and not a transaction half-way. Raises RepoError when it
+        takes longer than the limit; it was ended then.
+        """
+        try:
+            return subprocess.run(
+                ["git", f"--git-dir={self.common_dir}", *arguments],
+                input=stdin,
+                capture_output=True,
+                cwd=self.common_dir,
+                env=_environment(),
+                start_new_session=True,
+                timeout=timeout_seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RepoError(f"git {_verb(arguments)} did not end within {error.timeout:.0f} s") from error
+
+    def changes(self, older: str | None, newer: str, folders: Sequence[str] = ()) -> list[Change]:
+        """What differs between two commits, in some folders or everywhere, renames not guessed; None is the empty tree.
+
+        Raises RepoError when one of them is absent or damaged.
+        """
+        options = ["-r", "-z", "--raw", "--no-renames", "--no-abbrev"]
+        done = self.program(["diff-tree", *options, older or _EMPTY_TREE, newer, "--", *folders])
+        if done.returncode:
+            raise RepoError(f"git diff-tree {older} {newer}: {done.stderr.decode(errors='replace').strip()}")
+        fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
+        changes = []
+        for row, path in zip(fields[0:-1:2], fields[1::2], strict=True):
+            _, _, _, name, status = row.split(" ")
+            changes.append(Change(path, status, name))
+        return changes
+
+    def read_objects(self, names: Sequence[str]) -> Iterator[GitObject]:
+        """Many objects by id, in order, each re-hashed, through one git process; raises RepoError for one it cannot read."""
+        with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as said:
+            wanted.write("".join(f"{name}\n" for name in names).encode())
+            wanted.seek(0)
+            command = ["git", f"--git-dir={self.common_dir}", "-c", "core.deltaBaseCacheLimit=512m"]
+            with subprocess.Popen(
+                [*command, "cat-file", "--batch", "--buffer"],
+                stdin=wanted,
+                stdout=subprocess.PIPE,
+                stderr=said,
+                cwd=self.common_dir,
+                env=_environment(),
+            ) as process:
+                if process.stdout is None:
+                    raise RepoError("git cat-file gave no output")
+                for name in names:
+                    header = process.stdout.readline().decode("ascii", "replace").split()
+                    if len(header) != 3:
+                        said.seek(0)
+                        reason = said.read(2000).decode(errors="replace").strip() or " ".join(header) or "git ended"
+                        raise RepoError(self._damaged(name, reason))
+                    data = process.stdout.read(int(header[2]))
+                    process.stdout.read(1)
+                    if object_id(header[1], data) != name:
+                        raise RepoError(self._damaged(name, f"its bytes hash to {object_id(header[1], data)}"))
+                    yield GitObject(name, header[1], data)
+
     def _has_loose(self, name: str) -> bool:
         """Whether a file is there for an object that git calls missing: then its bytes are not readable."""
         return (self.common_dir / "objects" / name[:2] / name[2:]).is_file()
@@ -184,6 +274,27 @@ class Repository:
     @staticmethod
     def _damaged(name: str, reason: str) -> str:
         return f"Git object {name} is damaged: {reason}"
+
+
+def object_id(kind: str, data: bytes) -> str:
+    """The name that git gives an object."""
+    return hashlib.sha1(b"%s %d\0" % (kind.encode(), len(data)) + data, usedforsecurity=False).hexdigest()
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _PLACES}
+    return kept | {"GIT_NO_REPLACE_OBJECTS": "1", "GIT_GRAFT_FILE": os.devnull, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"}
+
+
+def _verb(arguments: Sequence[str]) -> str:
+    """The subcommand among git's arguments."""
+    words = iter(arguments)
+    for word in words:
+        if word == "-c":
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return ""
 
 
 def _text(value: bytes | str) -> str:

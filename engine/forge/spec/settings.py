@@ -32,6 +32,8 @@ class LedgerSection(_Section):
     """Where history lies."""
 
     ref: Annotated[str, Field(pattern=r"^refs/forge/ledger[a-z0-9-]*$")] = "refs/forge/ledger"
+    remote: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    """Name of the Git remote that runners share the ledger and their leases through; None keeps both in this clone."""
 
 
 class LocalExecutorSection(_Section):

@@ -1,0 +1,135 @@
+"""A batch on its way into the ledger: entries for its drafts, and the commit that adds them.
+
+What is there already is not added again: a record with the same products, or any other body that is the newest of its kind in
+its place. So whoever does not know whether an append went through may simply append again.
+"""
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from forge.canonical import digest_of_bytes
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement
+from forge.errors import LedgerError
+from forge.faults import reached
+from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
+from forge.ledger.refs import FSYNC, lock_hint
+from forge.ledger.snapshot import Snapshot
+from forge.repo.repository import Repository
+
+TEMPORARY_REFS = "refs/forge/tmp/"
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What is to be appended: a body, and the attestations that it names."""
+
+    body: Record | Attempt | Release | Protection | Retirement
+    attestations: tuple[bytes, ...] = ()
+
+
+@dataclass
+class Batch:
+    """Drafts on top of one snapshot."""
+
+    entries: list[Entry] = field(default_factory=list)
+    """One for each draft, in order; known ones among them."""
+    new: list[Entry] = field(default_factory=list)
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    """The paths that appending adds."""
+
+
+def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> Batch:
+    """Entries for the drafts; raises LedgerError for a record that contradicts one which it does not supersede."""
+    sequence, previous = snapshot.head
+    batch = Batch()
+    newest: dict[str, Entry | None] = {}
+    """The newest entry in each place, those of this batch included."""
+    for draft in drafts:
+        place = _place(draft.body)
+        known = newest[place] if place in newest else snapshot.newest(place)
+        if known is not None and _says_the_same(known, draft.body):
+            batch.entries.append(known)
+            continue
+        sequence += 1
+        entry = Entry(sequence=sequence, previous=previous, body=draft.body)
+        data = entry.to_bytes()
+        previous = digest_of_bytes(data)
+        for path in (sequence_path(sequence), *index_paths(entry)):
+            batch.blobs[path] = data
+        for attestation in draft.attestations:
+            batch.blobs[attestation_path(digest_of_bytes(attestation))] = attestation
+        batch.entries.append(entry)
+        batch.new.append(entry)
+        newest[place] = entry
+    return batch
+
+
+def write_commit(repository: Repository, ref: str, parent: str | None, batch: Batch, now: int) -> str:
+    """Write a commit that adds a batch to ``parent``; it lies under a temporary ref of its own. Returns its id.
+
+    The objects go into one pack, which fast-import guards (.keep) from a concurrent gc until the temporary ref is there.
+    """
+    reached("ledger.objects.before")
+    temporary = TEMPORARY_REFS + uuid.uuid4().hex
+    stream = _import_stream(temporary, parent, batch, now)
+    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw"]
+    done = repository.program([*FSYNC, *arguments], stream)
+    commit = done.stdout.decode("ascii", "replace").strip()
+    if done.returncode or len(commit) != 40:
+        reason = done.stderr.decode(errors="replace").strip()
+        raise LedgerError(f"cannot append to {ref}: git fast-import: {reason or 'it named no commit'}{lock_hint(reason)}")
+    reached("ledger.objects.after")
+    return commit
+
+
+def _place(body: Record | Attempt | Release | Protection | Retirement) -> str:
+    """The folder in which the newest entry is the one in force."""
+    return index_paths(Entry(sequence=1, previous=None, body=body))[0].rpartition("/")[0]
+
+
+def _says_the_same(known: Entry, body: Record | Attempt | Release | Protection | Retirement) -> bool:
+    if not isinstance(body, Record) or not isinstance(known.body, Record):
+        return known.body == body
+    if known.body.products == body.products:
+        return True
+    if body.supersedes != known.digest:
+        raise LedgerError(
+            f"{body.step_id}: step key {body.key} is recorded with other products (entry {known.sequence}); "
+            "a record that replaces it must say so (supersedes)"
+        )
+    return False
+
+
+def _import_stream(ref: str, parent: str | None, batch: Batch, now: int) -> bytes:
+    """A git fast-import stream: one commit on ``parent`` that adds the blobs, and a question for its id."""
+    first, last = batch.new[0], batch.new[-1]
+    names = f"entry {first.sequence}" if first is last else f"entries {first.sequence}-{last.sequence}"
+    subjects = "\n".join(f"- {entry.body.kind} {_subject(entry)}" for entry in batch.new)
+    message = f"forge: {names}\n\n{subjects}\n\nForge-Head: {last.sequence} {last.digest}\n".encode()
+    parts = [f"commit {ref}\nmark :1\ncommitter Forge <forge@localhost> {now} +0000\n".encode(), _data(message)]
+    if parent:
+        parts.append(f"from {parent}\n".encode())
+    marks: dict[bytes, bytes] = {}
+    blobs: list[bytes] = []
+    for data in batch.blobs.values():
+        if data not in marks:
+            marks[data] = b":%d" % (len(marks) + 2)
+            blobs += [b"blob\nmark %s\n" % marks[data], _data(data)]
+    files = [b"M 100644 %s %s\n" % (marks[data], json.dumps(path).encode()) for path, data in sorted(batch.blobs.items())]
+    return b"".join([*blobs, *parts, *files, b"\nget-mark :1\ndone\n"])
+
+
+def _subject(entry: Entry) -> str:
+    match entry.body:
+        case Record() | Attempt() as done:
+            return done.step_id
+        case Release() as release:
+            return f"{release.environment} {release.release}"
+        case Protection() | Retirement() as note:
+            return note.subject
+
+
+def _data(data: bytes) -> bytes:
+    return b"data %d\n%s\n" % (len(data), data)

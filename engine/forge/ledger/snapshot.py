@@ -1,0 +1,171 @@
+"""An immutable view of the ledger at one commit.
+
+What is asked for one at a time is read from Git, each object re-hashed; what planning asks for by the thousand comes from the
+index (``forge.ledger.index``), which is brought to this commit first and is never evidence.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TypeVar
+
+from rfc8785 import CanonicalizationError
+
+from forge.canonical import digest_of_bytes
+from forge.contract.record import Attempt, Made, Record, Release, Subject
+from forge.errors import LedgerError, RepoError
+from forge.ledger.entry import Entry, attestation_path, key_folder, sequence_path
+from forge.ledger.index import Head, Index, parse_entry
+from forge.repo.repository import Repository, TreeEntry
+
+_Body = TypeVar("_Body", Record, Release)
+_TRAILER = re.compile(r"^Forge-Head: ([0-9]{1,9}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
+
+
+class Snapshot:
+    """The ledger at one commit; None is the empty ledger."""
+
+    def __init__(self, repository: Repository, commit: str | None, index: Index | None = None) -> None:
+        self._repository = repository
+        self._index = index or Index(repository)
+        self.commit = commit
+
+    @cached_property
+    def head(self) -> Head:
+        """Sequence number and digest of the last entry; (0, None) when there is none."""
+        if self.commit is None:
+            return 0, None
+        commit = self._read(self.commit)
+        match = _TRAILER.search(commit.decode("utf-8", "replace")) if commit else None
+        if match is None:
+            raise LedgerError(f"ledger commit {self.commit} does not say which entry is its last")
+        return int(match.group(1)), match.group(2)
+
+    def record(self, key: str) -> Record | None:
+        """The authoritative record of a key."""
+        entry = self.record_entry(key)
+        return entry.body if entry and isinstance(entry.body, Record) else None
+
+    def record_entry(self, key: str) -> Entry | None:
+        """The same with its place in the chain; read from Git alone."""
+        return self.newest(key_folder(key))
+
+    def newest(self, folder: str) -> Entry | None:
+        """The newest entry that is listed in a folder of the ledger's tree; read from Git alone."""
+        rows = self._children(folder)
+        return self.entry_at(f"{folder}/{max(row.path for row in rows)}") if rows else None
+
+    def latest(self, step_id: str) -> Record | None:
+        """The newest record under a step id."""
+        made = self.latest_made(step_id)
+        if made is None:
+            return None
+        body = self._body(made.sequence, Record)
+        if body.step_id != step_id:
+            raise self._contradiction(made.sequence)
+        return body
+
+    def made(self, key: str) -> Made | None:
+        """What planning asks of a key's authoritative record."""
+        return self.made_many((key,)).get(key)
+
+    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
+        """The same for many keys at once; those without a record are left out."""
+        return {} if self.commit is None else self._index.made(self.commit, self.head, keys)
+
+    def latest_made(self, step_id: str) -> Made | None:
+        """What planning asks of the newest record under a step id."""
+        return None if self.commit is None else self._index.latest_made(self.commit, self.head, step_id)
+
+    def release(self, environment: str) -> Release | None:
+        """What an environment's pointer names; None where nothing was released, or what was is retired."""
+        moves = self._moves(environment)
+        return self._body(moves[-1][0], Release) if moves and moves[-1][1] == "release" else None
+
+    def releases(self, environment: str) -> tuple[Release, ...]:
+        """Every move of an environment's pointer, oldest first."""
+        return tuple(self._body(sequence, Release) for sequence, kind in self._moves(environment) if kind == "release")
+
+    def environments(self) -> tuple[str, ...]:
+        """Every environment that was ever released to, sorted."""
+        return () if self.commit is None else self._index.environments(self.commit, self.head)
+
+    def subjects(self) -> Mapping[str, Subject]:
+        """Every resource that ever had a record, release, protection or retirement, by address."""
+        return {} if self.commit is None else self._index.subjects(self.commit, self.head)
+
+    def check(self) -> None:
+        """Bring the index here, which reads every entry that is new to it; raises LedgerError where one is at fault."""
+        if self.commit is not None:
+            self._index.environments(self.commit, self.head)
+
+    def attempts(self, step_id: str) -> list[Attempt]:
+        """The failed attempts at a step, oldest first."""
+        entries = [self.entry_at(f"attempts/{step_id}/{row.path}") for row in self._children(f"attempts/{step_id}")]
+        return [entry.body for entry in entries if isinstance(entry.body, Attempt)]
+
+    def entry(self, sequence: int) -> Entry | None:
+        """An entry by number."""
+        path = sequence_path(sequence)
+        return None if self._read_path(path) is None else self.entry_at(path)
+
+    def entry_at(self, path: str) -> Entry:
+        """The entry at a path of the ledger's tree; raises LedgerError when it is absent or not in its canonical form."""
+        data = self._read_path(path)
+        if data is None:
+            raise LedgerError(f"the ledger has no {path}")
+        entry = parse_entry(path, data)
+        try:
+            is_canonical = entry.to_bytes() == data
+        except CanonicalizationError as error:
+            raise LedgerError(f"ledger entry {path} has no canonical form: {error}") from error
+        if not is_canonical:
+            raise LedgerError(f"ledger entry {path} is not in its canonical form")
+        return entry
+
+    def attestation(self, digest: str) -> bytes:
+        """The bytes of an attestation, checked against their digest."""
+        path = attestation_path(digest)
+        data = self._read_path(path)
+        if data is None:
+            raise LedgerError(f"the ledger lacks attestation {digest}, or cannot read it ({path})")
+        if digest_of_bytes(data) != digest:
+            raise LedgerError(f"attestation {digest} is damaged: its bytes hash to {digest_of_bytes(data)} ({path})")
+        return data
+
+    def paths(self) -> Mapping[str, str]:
+        """Every path of the ledger's tree with its object id."""
+        if self.commit is None:
+            return {}
+        return {entry.path: entry.name for entry in self._repository.tree_entries(self.commit)}
+
+    def _moves(self, environment: str) -> Sequence[tuple[int, str]]:
+        return [] if self.commit is None else self._index.moves(self.commit, self.head, environment)
+
+    def _body(self, sequence: int, kind: type[_Body]) -> _Body:
+        """The body of an entry that the index names; what is returned was read from Git."""
+        body = self.entry_at(sequence_path(sequence)).body
+        if not isinstance(body, kind):
+            raise self._contradiction(sequence)
+        return body
+
+    def _contradiction(self, sequence: int) -> LedgerError:
+        return LedgerError(f"the ledger's index is wrong about {sequence_path(sequence)}: remove {self._index.files}")
+
+    def _children(self, folder: str) -> list[TreeEntry]:
+        if self.commit is None:
+            return []
+        try:
+            return self._repository.children(f"{self.commit}:{folder}")
+        except RepoError as error:
+            raise LedgerError(f"ledger folder {folder}: {error}") from error
+
+    def _read_path(self, path: str) -> bytes | None:
+        return None if self.commit is None else self._read(f"{self.commit}:{path}")
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            found = self._repository.read_object(name)
+        except RepoError as error:
+            raise LedgerError(f"ledger: {error}") from error
+        return found.data if found else None
