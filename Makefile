@@ -7,13 +7,16 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Bytecode is written once, at installation: without it vLLM takes minutes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test setup setup-dev lint types contracts check bench lock schemas clean
+.PHONY: run test soak setup setup-dev lint types contracts check bench lock schemas clean
 
 run: setup ## Reconcile this repository's own commit, serve the model, ask it three things, verify its chain
 	$(BIN)/python tests/e2e/main_job.py
 
 test: setup-dev ## Run the tests
 	$(BIN)/python -m pytest
+
+soak: setup-dev ## The long forms of the tests: faults and contention, full size
+	$(BIN)/python -m pytest -m soak --timeout=3600
 
 check: lint types contracts ## What CI checks before the tests
 

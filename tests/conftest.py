@@ -220,3 +220,20 @@ def copy_of_applied(applied: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "copy"
     shutil.copytree(applied, folder, symlinks=True)
     return folder
+
+
+def unpack_objects(folder: Path) -> None:
+    """Turn a repository's packs into loose objects, for tests that damage one of them."""
+    packs = folder / ".git" / "objects" / "pack"
+    contents = [path.read_bytes() for path in packs.glob("*.pack")]
+    for path in packs.iterdir():
+        path.unlink()
+    for content in contents:
+        subprocess.run(["git", "unpack-objects", "-q"], cwd=folder, input=content, check=True)
+
+
+def loose_object(folder: Path, name: str) -> Path:
+    """The file of a loose object, made writable."""
+    path = folder / ".git" / "objects" / name[:2] / name[2:]
+    path.chmod(0o644)
+    return path

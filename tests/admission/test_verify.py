@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge, unpack_objects
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
@@ -100,6 +100,7 @@ def test_one_flipped_byte_in_any_blob_of_the_store_is_found(copy_of_applied: Pat
 
 
 def test_one_flipped_byte_in_any_ledger_object_is_found(copy_of_applied: Path, config_home: Path) -> None:
+    unpack_objects(copy_of_applied)
     names = git(copy_of_applied, "rev-list", "--objects", REF).splitlines()
     assert len(names) > 40
     generator = random.Random(11)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.conftest import commit_all, git, new_repository
+from tests.conftest import commit_all, git, loose_object, new_repository, unpack_objects
 
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import StepKind
@@ -69,7 +69,7 @@ def test_entries_name_the_one_before(ledger: Ledger) -> None:
     ledger.append([Draft(record("c"))])
     entries = [ledger.snapshot().entry(number) for number in (1, 2, 3)]
     assert [entry.previous if entry else "" for entry in entries] == [None, entries[0].digest, entries[1].digest]  # type: ignore[union-attr]
-    assert int(git(ledger._repository.root, "rev-list", "--count", REF)) == 2
+    assert int(git(ledger.repository.root, "rev-list", "--count", REF)) == 2
 
 
 def test_the_same_record_twice_is_recorded_once(ledger: Ledger) -> None:
@@ -126,19 +126,11 @@ def test_a_writer_killed_at_any_time_leaves_a_ledger_that_works(ledger: Ledger, 
             process.wait(delay)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        (folder / ".git" / "refs" / "forge" / "ledger.lock").unlink(missing_ok=True)
         before = ledger.snapshot().head[0]
         ledger.append([Draft(record(f"after-{delay}"))])
         assert ledger.snapshot().head[0] == before + 1
     assert git(folder, "for-each-ref", "refs/forge/tmp") == ""
     git(folder, "fsck", "--no-dangling")
-
-
-def test_a_lock_left_by_a_killed_git_is_named(ledger: Ledger, folder: Path) -> None:
-    ledger.append([Draft(record("a"))])
-    (folder / ".git" / "refs" / "forge" / "ledger.lock").touch()
-    with pytest.raises(LedgerError, match=r"left .*ledger\.lock behind: remove that file"):
-        ledger.append([Draft(record("b"))])
 
 
 def test_a_ledger_that_was_rewritten_after_it_was_seen_is_refused(ledger: Ledger, folder: Path) -> None:
@@ -159,10 +151,9 @@ def test_a_damaged_entry_is_named_and_no_traceback(ledger: Ledger, folder: Path)
         (sequence_path(1), lambda: ledger.snapshot().entry(1)),
         (attestation_path(digest_of_bytes(b"att")), lambda: ledger.snapshot().attestation(digest_of_bytes(b"att"))),
     ):
-        name = git(folder, "rev-parse", f"{REF}:{path}")
-        loose = folder / ".git" / "objects" / name[:2] / name[2:]
+        unpack_objects(folder)
+        loose = loose_object(folder, git(folder, "rev-parse", f"{REF}:{path}"))
         original = loose.read_bytes()
-        loose.chmod(0o644)
         loose.write_bytes(original[:-3] + b"xyz")
         with pytest.raises(LedgerError, match=r"damaged|cannot read it"):
             Ledger(Repository(folder), REF).snapshot().entry(1) if "entries" in path else read()

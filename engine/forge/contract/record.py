@@ -1,4 +1,4 @@
-"""What the ledger keeps: records of finished steps, failed attempts, and releases. Values only.
+"""What the ledger keeps: records of finished steps, failed attempts, releases, protections and retirements. Values only.
 
 A record is never rewritten, and its digest is signed: a field that was added later is left out of its bytes at its default
 (``exclude_if``), so that what was written before keeps its digest. What

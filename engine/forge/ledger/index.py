@@ -7,7 +7,7 @@ one transaction, so that a kill leaves it as it was. When it does not belong to 
 damaged, its successor is made under the next number, so that nobody writes to a file that another process has given up.
 Where no file can be written, the index lies in memory.
 
-Every row carries a checksum, for SQLite has none. What the checksums cannot see is a damaged page that hides a row: the worst of
+Every row carries a checksum, for SQLite has none. What checksums cannot see is a damaged page that hides a row: the worst of
 it is a step planned again, which the ledger itself refuses to record twice.
 """
 
@@ -20,9 +20,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from forge.canonical import digest_of_bytes, hex_of, is_digest
 from forge.contract.record import Made, Protection, Record, Release, Retirement, Subject
@@ -306,6 +307,7 @@ def _prepare(db: sqlite3.Connection) -> sqlite3.Connection:
     if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         db.execute("PRAGMA journal_mode = WAL")
     db.execute("PRAGMA synchronous = NORMAL")
+    db.execute("PRAGMA cache_size = -65536")  # 64 MiB
     db.execute("PRAGMA mmap_size = 0")  # a file that shrinks under a map would be a SIGBUS, not an error
     if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
         return db
@@ -370,7 +372,7 @@ def _made(row: tuple[bytes, int]) -> Made:
     document, checksum = row
     try:
         if zlib.crc32(document) == checksum:
-            return Made(*json.loads(document))
+            return Made(*from_json(document))
     except (TypeError, ValueError) as error:  # another type than was written
         raise _DamagedRowError from error
     raise _DamagedRowError

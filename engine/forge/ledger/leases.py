@@ -238,7 +238,7 @@ class Leases:
             return Counter.model_validate_json(data or b"").token
         except ValidationError as error:
             raise LedgerError(
-                f"{TOKEN_REF} holds no counter that this engine reads. When no runner of another version is at work, remove it: "
+                f"{TOKEN_REF} holds no counter this engine reads. When no runner of another version is at work, remove it: "
                 f"{self._refs.removal(TOKEN_REF)} (tokens go on from the highest that is known)"
             ) from error
 

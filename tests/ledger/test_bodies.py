@@ -1,0 +1,94 @@
+"""What the ledger keeps besides records: protections, retirements, and bodies that gain fields."""
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import pytest
+from pydantic import ValidationError
+from tests.conftest import git
+from tests.ledger.conftest import REF, make_record, make_release
+
+from forge.canonical import canonical_json
+from forge.contract.record import Protection, Retirement, Subject, _Body
+from forge.ledger.ledger import Draft, Ledger
+
+RETIRED = {"commit": "e" * 40, "moved": "2026-01-02T00:00:00.000+00:00"}
+
+
+class Grown(_Body):
+    added: ClassVar[frozenset[str]] = frozenset({"later", "notes"})
+    kind: Literal["grown"] = "grown"
+    name: str
+    later: int = 5
+    notes: dict[str, str] = {}
+
+
+def test_a_field_that_was_added_later_is_left_out_at_its_default() -> None:
+    assert canonical_json(Grown(name="a").model_dump(mode="json")) == b'{"kind":"grown","name":"a"}'
+    written = canonical_json(Grown(name="a", later=6, notes={"b": "c"}).model_dump(mode="json"))
+    assert written == b'{"kind":"grown","later":6,"name":"a","notes":{"b":"c"}}'
+    assert Grown.model_validate_json(written) == Grown(name="a", later=6, notes={"b": "c"})
+
+
+def test_what_a_first_ledger_said_of_a_record_is_still_said_byte_for_byte() -> None:
+    fields = make_record("a").model_dump(mode="json")
+    assert sorted(fields) == [
+        "actual", "attempt", "attestations", "commit", "environment", "estimate", "finished", "inputs", "key", "kind", "metrics",
+        "parameters", "products", "sources", "started", "step", "step_id", "step_version", "subject", "supersedes",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("subject", ["Model", "Model/../x", "model/x", "Model/x/y", "Model/", "Model/-x", "/x", "Model/X"])
+def test_a_subject_that_is_no_safe_path_is_refused(subject: str) -> None:
+    with pytest.raises(ValidationError):
+        Protection(subject=subject, protected=True, commit="c" * 40)
+
+
+def test_subjects_are_listed_with_steps_protection_and_retirement(ledger: Ledger) -> None:
+    assert ledger.snapshot().subjects() == {}
+    ledger.append([
+        Draft(make_record("a")),
+        Draft(make_record("b", step_id="train/a", subject="Model/a")),
+        Draft(make_record("c", step_id="evaluate/a.s", subject="Model/a")),
+        Draft(Protection(subject="Model/a", protected=True, commit="c" * 40)),
+        Draft(make_release("prod", "r")),
+    ])  # fmt: skip
+    before = ledger.snapshot()
+    assert before.subjects() == {
+        "Deployment/docs-prod": Subject("Deployment/docs-prod", (), False, None),
+        "Model/a": Subject("Model/a", ("evaluate/a.s", "train/a"), True, None),
+        "Tokenizer/a": Subject("Tokenizer/a", ("tokenize/a",), False, None),
+    }
+    ledger.append([
+        Draft(Protection(subject="Model/a", protected=False, commit="c" * 40)),
+        Draft(Retirement(subject="Model/a", **RETIRED)),
+        Draft(Retirement(subject="Tokenizer/a", **RETIRED)),
+        Draft(make_record("a2", step_id="tokenize/a", subject="Tokenizer/a")),
+    ])  # fmt: skip
+    subjects = ledger.snapshot().subjects()
+    assert subjects["Model/a"] == Subject("Model/a", ("evaluate/a.s", "train/a"), False, "e" * 40)
+    assert subjects["Tokenizer/a"].retired is None  # a later record undid it
+    assert before.subjects()["Model/a"].protected  # the earlier head still says what it said
+
+
+def test_an_environment_whose_deployment_is_retired_serves_nothing_until_a_later_release(ledger: Ledger) -> None:
+    first, second = make_release("prod", "one", 1), make_release("prod", "two", 3)
+    ledger.append([Draft(first), Draft(make_release("staging", "one", 1))])
+    assert ledger.snapshot().release("prod") == first
+    ledger.append([Draft(Retirement(subject="Deployment/docs-prod", environment="prod", **RETIRED))])
+    retired = ledger.snapshot()
+    assert retired.release("prod") is None
+    assert retired.subjects()["Deployment/docs-prod"].retired == "e" * 40
+    ledger.append([Draft(second)])
+    now = ledger.snapshot()
+    assert now.release("prod") == second
+    assert now.releases("prod") == (first, second)
+    assert now.environments() == ("prod", "staging")
+    assert now.subjects()["Deployment/docs-prod"].retired is None
+    assert retired.release("prod") is None
+
+
+def test_protections_and_retirements_are_listed_under_their_subject(ledger: Ledger, folder: Path) -> None:
+    ledger.append([Draft(Protection(subject="Model/a", protected=True, commit="c" * 40))])
+    ledger.append([Draft(Protection(subject="Model/a", protected=True, commit="c" * 40))])  # says nothing new
+    assert git(folder, "ls-tree", "-r", "--name-only", REF, "subjects").split() == ["subjects/Model/a/000000001.json"]
