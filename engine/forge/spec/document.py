@@ -6,16 +6,13 @@ them, so that a "billion laughs" file costs nothing.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
-
 from forge.canonical import MAX_INTEGER
 from forge.errors import Diagnostic, SpecError
+from forge.spec.composer import compose, compose_by_reference
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 50_000
@@ -44,7 +41,7 @@ class Document:
 
 
 class _FaultError(Exception):
-    def __init__(self, node: Node, message: str) -> None:
+    def __init__(self, node: Any, message: str) -> None:
         self.place = (node.start_mark.line + 1, node.start_mark.column + 1)
         super().__init__(message)
 
@@ -53,9 +50,23 @@ def read_documents(path: str, data: bytes) -> tuple[list[Document], list[Diagnos
     """Read all documents of a file; a file that cannot be read gives one diagnostic, with the place where reading stopped."""
     try:
         text = _decode(path, data)
-        return [_read(path, root) for root in _compose(text)], []
     except SpecError as error:
         return [], list(error.diagnostics)
+    roots = compose(text)
+    if roots is not None:
+        try:
+            return _read_all(path, roots), []
+        except _FaultError:
+            pass  # the reference parser finds it too, and its places are the ones that are promised
+    return read_by_reference(path, text)
+
+
+def read_by_reference(path: str, text: str) -> tuple[list[Document], list[Diagnostic]]:
+    """The same by the reference parser alone: slower, and the one that says what is wrong."""
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    try:
+        return _read_all(path, compose_by_reference(text)), []
     except _FaultError as fault:
         diagnostic = Diagnostic(path, fault.place[0], fault.place[1], str(fault))
     except MarkedYAMLError as error:
@@ -82,22 +93,21 @@ def _decode(path: str, data: bytes) -> str:
         raise SpecError([Diagnostic(path, line, column, "not UTF-8: save the file in that encoding")]) from error
 
 
-def _read(path: str, root: Node) -> Document:
-    document = Document(path)
-    document.value = _Reader(document).read(root, (), 0)
-    return document
+def _read_all(path: str, roots: Iterable[Any]) -> list[Document]:
+    documents = []
+    for root in roots:
+        if not _is_empty(root):
+            document = Document(path)
+            document.value = _Reader(document).read(root, (), 0)
+            documents.append(document)
+    return documents
 
 
-def _compose(text: str) -> Iterator[Node]:
-    yaml = YAML(typ="safe", pure=True)
-    return (node for node in yaml.compose_all(text) if not _is_empty(node))
+def _is_empty(node: Any) -> bool:
+    return node is None or (node.id == "scalar" and node.tag == _TAG + "null" and node.value == "")
 
 
-def _is_empty(node: Node | None) -> bool:
-    return node is None or (isinstance(node, ScalarNode) and node.tag == _TAG + "null" and node.value == "")
-
-
-def _place_of_character(text: str, error: YAMLError) -> tuple[int, int]:
+def _place_of_character(text: str, error: Exception) -> tuple[int, int]:
     position = getattr(error, "position", 0)
     return text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
 
@@ -109,28 +119,28 @@ class _Reader:
         self._document = document
         self._nodes = 0
 
-    def read(self, node: Node, location: Location, depth: int) -> Any:
+    def read(self, node: Any, location: Location, depth: int) -> Any:
         self._nodes += 1
         if self._nodes > MAX_NODES:
             raise _FaultError(node, f"the document has more than {MAX_NODES:,} nodes once its aliases are followed")
         if depth > MAX_DEPTH:
             raise _FaultError(node, f"nested more than {MAX_DEPTH} levels deep")
         self._document.values[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
-        if isinstance(node, ScalarNode):
+        if node.id == "scalar":
             return _scalar(node)
-        if isinstance(node, SequenceNode) and node.tag == _TAG + "seq":
+        if node.id == "sequence" and node.tag == _TAG + "seq":
             return [self.read(item, (*location, index), depth + 1) for index, item in enumerate(node.value)]
-        if isinstance(node, MappingNode) and node.tag == _TAG + "map":
+        if node.id == "mapping" and node.tag == _TAG + "map":
             return self._mapping(node, location, depth)
         raise _FaultError(node, f"the tag {node.tag} is not supported: write plain YAML")
 
-    def _mapping(self, node: MappingNode, location: Location, depth: int) -> dict[str, Any]:
+    def _mapping(self, node: Any, location: Location, depth: int) -> dict[str, Any]:
         value: dict[str, Any] = {}
         for key_node, item in node.value:
-            if not isinstance(key_node, ScalarNode):
+            if key_node.id != "scalar":
                 raise _FaultError(key_node, "a key must be a plain word")
             key = key_node.value
-            if key_node.tag == _TAG + "merge" or (key == "<<" and key_node.style is None):
+            if key_node.tag == _TAG + "merge" or (key == "<<" and not key_node.style):
                 raise _FaultError(key_node, "merge keys (<<) are not supported: write the fields out")
             if key_node.tag != _TAG + "str":
                 raise _FaultError(
@@ -144,7 +154,7 @@ class _Reader:
         return value
 
 
-def _scalar(node: ScalarNode) -> Any:
+def _scalar(node: Any) -> Any:
     kind, text = str(node.tag).removeprefix(_TAG), node.value
     match kind:
         case "str" | "timestamp":
@@ -160,7 +170,7 @@ def _scalar(node: ScalarNode) -> Any:
     raise _FaultError(node, f"the tag {node.tag} is not supported: write plain YAML")
 
 
-def _integer(node: ScalarNode, text: str) -> int:
+def _integer(node: Any, text: str) -> int:
     try:
         number = int(text[:40].replace("_", ""), 0 if text.lstrip("+-")[:2] in ("0x", "0o", "0b") else 10)
     except ValueError as error:
@@ -170,7 +180,7 @@ def _integer(node: ScalarNode, text: str) -> int:
     return number
 
 
-def _float(node: ScalarNode, text: str) -> float:
+def _float(node: Any, text: str) -> float:
     try:
         number = float(text.replace("_", ""))
     except ValueError:

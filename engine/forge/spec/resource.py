@@ -28,7 +28,7 @@ class Metadata(Part):
     owners: Annotated[list[str], NONE] = []
     labels: Annotated[dict[str, str], NONE] = {}
     annotations: Annotated[dict[str, str], NONE] = {}
-    """Free text for tools. Keys that begin with ``forge/`` are the engine's; there is only ``forge/suspend`` ("true", "false")."""
+    """Free text for tools; of keys that begin with ``forge/`` there is only ``forge/suspend`` ("true" or "false")."""
     description: Annotated[str, NONE] = ""
     protect: Annotated[bool, NONE] = False
     """Whether its artifacts and releases outlive the spec: the ledger keeps the protection when the file is gone."""
