@@ -110,6 +110,8 @@ class Attempt:
     parameters: dict[str, Any] = field(default_factory=dict)
     processes: int = 1
     key: str = "sha256:" + "a" * 64
+    continues: Path | None = None
+    continues_digest: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,7 +127,15 @@ class Attempt:
     def weights(self) -> Path:
         return self.folder / "out" / "weights"
 
+    @property
+    def byproduct(self) -> Path:
+        return self.folder / "out" / "checkpoint"
+
     def request(self) -> StepRequest:
+        continues = None
+        if self.continues is not None:
+            digest = self.continues_digest or manifest_of_folder(self.continues).digest
+            continues = InputArtifact(digest=digest, path=str(self.continues))
         return StepRequest(
             step="train",
             step_version=1,
@@ -146,6 +156,7 @@ class Attempt:
             scratch=str(self.root / "scratch"),
             attempt=self.number,
             resources=Resources(threads=1, processes=self.processes),
+            continues=continues,
         )
 
     def run(self) -> Metrics:
