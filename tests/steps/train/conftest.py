@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from forge.canonical import digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
 from forge.contract.messages import InputArtifact, Resources, StepRequest
+from forge.steps.interruption import StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train import run as run_train
 
@@ -159,8 +160,8 @@ class Attempt:
             continues=continues,
         )
 
-    def run(self) -> Metrics:
-        return run_train(StepRun(self.request(), self.folder))
+    def run(self, stop: StopRequest | None = None) -> Metrics:
+        return run_train(StepRun(self.request(), self.folder, stop))
 
     def start(self) -> "subprocess.Popen[str]":
         path = self.folder / "request.json"
