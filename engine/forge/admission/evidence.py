@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from forge.admission.verdict import Finding, Rule
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release
@@ -31,6 +32,9 @@ class Evidence:
     entries: list[Entry] = field(default_factory=list)
     records: dict[str, Record] = field(default_factory=dict)
     """By step key: the subject's record and all that it descends from."""
+    continued: dict[tuple[str, str], Record] = field(default_factory=dict)
+    """By step key and checkpoint: the records of runs that others went on from. Their statements are verified, their bytes
+    are not hashed: weights that nothing serves any more, and checkpoints, may be gone from the store."""
     attestations: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     """By artifact digest; only artifacts whose bytes were hashed and are whole."""
@@ -78,6 +82,8 @@ def collect(
         pending.extend(maker for digest in record.inputs.values() for maker in makers.get(digest, ()))
     for record in evidence.records.values():
         _collect_record(repository, snapshot, store, record, evidence)
+    for record in list(evidence.records.values()):
+        _collect_continued(repository, snapshot, record, evidence)
     if release is not None:
         _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
         _collect_graph(repository, release.commit, evidence)
@@ -200,6 +206,22 @@ def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, re
             except StoreError as error:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
     _collect_graph(repository, record.commit, evidence)
+
+
+def _collect_continued(repository: Repository, snapshot: Snapshot, record: Record, evidence: Evidence) -> None:
+    """The run that a record continued, the one that this one continued, and so on."""
+    while record.continued is not None:
+        place = (record.continued.key, record.continued.checkpoint)
+        named = [
+            entry.body
+            for entry in evidence.entries
+            if isinstance(entry.body, Record) and (entry.body.key, entry.body.byproducts.get(BYPRODUCT)) == place
+        ]
+        if not named or place in evidence.continued:
+            return
+        record = evidence.continued[place] = named[-1]
+        _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
+        _collect_graph(repository, record.commit, evidence)
 
 
 def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:

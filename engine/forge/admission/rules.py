@@ -3,7 +3,10 @@
 1. Ledger: nothing at fault while collecting; entries form one chain (checked there, entry by entry).
 2. Each record of the closure: identity, commit, materials, signatures, statements.
 3. Each artifact of the closure: its bytes hash to its name (checked while collecting).
-4. Release: names this model, policy and verdict; the verdict is GO, and the thresholds of the gate's record, evaluated
+4. A training that was continued: the ledger names the checkpoint for a run whose key differs from this one's in
+   ``training.tokens`` alone, and which ``spec.extend`` allows to continue; that run's record is verified as in 2, but for
+   its bytes.
+5. Release: names this model, policy and verdict; the verdict is GO, and the thresholds of the gate's record, evaluated
    again over the reports of this very model, agree.
 """
 
@@ -16,14 +19,17 @@ from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
 from forge.attest.statements import link_of, release_statement, statement_name, statement_of
 from forge.attest.trust import TrustRoot
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
-from forge.contract.record import Record, Release
+from forge.contract.messages import FailureCause
+from forge.contract.record import Attempt, Record, Release
 from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
 from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
+from forge.spec.extend import why_not_extended
 from forge.spec.meaning import RELOAD, meaningful
 
 Judgement = Finding | Check
@@ -37,6 +43,9 @@ def judge(evidence: Evidence, root: TrustRoot, release: Release | None) -> list[
     for record in sorted(evidence.records.values(), key=lambda record: record.started):
         found = list(_judge_record(record, evidence, root))
         judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, root))])
+    for (_key, checkpoint), record in evidence.continued.items():
+        found = list(_judge_record(record, evidence, root))
+        judgements.extend(found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, root)}")])
     whole = len(evidence.manifests)
     size = sum(manifest.size for manifest in evidence.manifests.values())
     judgements.append(Check(Rule.BYTES, f"{whole} artifacts hashed from their bytes ({size:,} bytes)"))
@@ -104,6 +113,7 @@ def _judge_record(record: Record, evidence: Evidence, root: TrustRoot) -> Iterat
         yield Finding(Rule.MATERIAL, name, "it reads other inputs than its commit asks for")
         return  # no statement can be made of it
     yield from _judge_materials(record, step, evidence)
+    yield from _judge_continuation(record, evidence)
     yield from _judge_attestations(record, step, evidence, root)
 
 
@@ -121,6 +131,36 @@ def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator
             continue
         if not _is_made_by(source, digest, evidence.graphs[record.commit], evidence):
             yield Finding(Rule.MATERIAL, place, f"{digest} is no recorded product of {source.step_id}")
+
+
+def _judge_continuation(record: Record, evidence: Evidence) -> Iterator[Finding]:
+    continued, place = record.continued, f"{record.step_id} continued"
+    if continued is None:
+        return
+    training = record.parameters.get("training")
+    if record.step is not StepKind.TRAIN or not isinstance(training, Mapping):
+        yield Finding(Rule.MATERIAL, place, f"a {record.step.value} step continues no checkpoint")
+        return
+    parameters = {**record.parameters, "training": {**training, "tokens": continued.tokens}}
+    if step_key(record.step, record.step_version, parameters, record.inputs) != continued.key:
+        message = (
+            f"step key {continued.key} is not this step's with training.tokens {continued.tokens:,}: other parameters or inputs"
+        )
+        yield Finding(Rule.MATERIAL, place, message)
+    reason = why_not_extended(parameters, record.parameters)
+    if reason:
+        yield Finding(Rule.MATERIAL, place, f"it is no continuation of a run of {continued.tokens:,} tokens: {reason}")
+    if not any(_names_checkpoint(entry.body, continued.key, continued.checkpoint) for entry in evidence.entries):
+        message = f"no record of step key {continued.key} names the checkpoint {continued.checkpoint}"
+        yield Finding(Rule.MATERIAL, place, message)
+
+
+def _names_checkpoint(body: object, key: str, checkpoint: str) -> bool:
+    """Whether a finished run left this checkpoint, or one that was stopped to be continued under another key."""
+    match body:
+        case Record() | Attempt(cause=FailureCause.STOPPED):
+            return body.key == key and body.byproducts.get(BYPRODUCT) == checkpoint
+    return False
 
 
 def _is_made_by(source: FromStep, digest: str, graph: Mapping[str, Step], evidence: Evidence) -> bool:
@@ -149,13 +189,11 @@ def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidenc
 
 def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
     role = STEPS[record.step].role
-    if any(digest not in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
-        return  # the damaged artifact is a finding of its own; without its manifest nothing can be compared
     producers = producers_of(step)
-    expected = {
-        "link": link_of(record, evidence.manifests, producers),
-        statement_name(record.step): statement_of(record, producers),
-    }
+    expected = {statement_name(record.step): statement_of(record, producers)}
+    if all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
+        expected["link"] = link_of(record, evidence.manifests, producers)
+    # else the damaged artifact is a finding of its own, or of a run that was continued only the statement is compared
     for name, payload in expected.items():
         place = f"{record.step_id} {name}"
         sealed = evidence.attestations.get(record.attestations.get(name, ""))

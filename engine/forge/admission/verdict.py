@@ -18,7 +18,8 @@ class Rule(StrEnum):
     COMMIT = "commit"
     """The commit asks for this step with these parameters and holds these very files."""
     MATERIAL = "material"
-    """Every input is a product of a recorded step, or lies in the commit."""
+    """Every input is a product of a recorded step, or lies in the commit. A checkpoint that a training went on from is one
+    that the ledger names for a run of which this training is the exact continuation."""
     BYTES = "bytes"
     """The store's files hash to what the manifests say."""
     GATE = "gate"

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from forge.canonical import canonical_json, digest_of_json, hex_of
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release
@@ -34,15 +35,21 @@ def link_of(record: Record, manifests: Mapping[str, Manifest], producers: Mappin
         manifests: by artifact digest, of every input and product.
         producers: input name -> prefix of its paths: ``STEP_ID/PRODUCT`` for what a step made, ``commit/NAME`` for files
             of the commit. A product has the same paths here and where it is read, so that layout rules can match them.
+
+    A by-product stands for itself, by the digest of its manifest: its files may be gone when the link is verified.
     """
     materials: dict[str, dict[str, str]] = {}
     for name, digest in record.inputs.items():
         for file in manifests[digest].files:
             materials[f"{producers[name]}/{file.path}"] = {"sha256": hex_of(file.sha256)}
+    if record.continued is not None:
+        materials[_byproduct_path(record.continued.key, BYPRODUCT)] = _sha256(record.continued.checkpoint)
     products: dict[str, dict[str, str]] = {}
     for name, digest in record.products.items():
         for file in manifests[digest].files:
             products[f"{record.step_id}/{name}/{file.path}"] = {"sha256": hex_of(file.sha256)}
+    for name, digest in record.byproducts.items():
+        products[_byproduct_path(record.key, name)] = _sha256(digest)
     return canonical_json(
         {
             "_type": "link",
@@ -94,7 +101,20 @@ def digest_of_record(record: Record) -> str:
 def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[str, Any]]:
     commit = {"name": "commit", "digest": {"gitCommit": record.commit}}
     inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in sorted(record.inputs.items())]
-    return [commit, *inputs]
+    return [commit, *inputs, *_continued(record)]
+
+
+def _continued(record: Record) -> list[dict[str, Any]]:
+    """The checkpoint that a run went on from: a dependency that is no input of its key."""
+    if record.continued is None:
+        return []
+    path = _byproduct_path(record.continued.key, BYPRODUCT)
+    return [{"name": path, "uri": f"urn:forge:step-key:{record.continued.key}", "digest": _sha256(record.continued.checkpoint)}]
+
+
+def _byproduct_path(key: str, name: str) -> str:
+    """The path of a by-product in links and statements; by the step's key, for a step may be renamed in between."""
+    return f"byproduct/{hex_of(key)}/{name}"
 
 
 def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, Any]:
@@ -112,7 +132,13 @@ def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, An
                 "startedOn": record.started,
                 "finishedOn": record.finished,
             },
-            "byproducts": [{"name": "record", "digest": _sha256(digest_of_record(record))}],
+            "byproducts": [
+                {"name": "record", "digest": _sha256(digest_of_record(record))},
+                *(
+                    {"name": _byproduct_path(record.key, name), "digest": _sha256(digest)}
+                    for name, digest in sorted(record.byproducts.items())
+                ),
+            ],
         },
     }
 

@@ -46,7 +46,7 @@ class Continued(BaseModel):
     """Its step key."""
     checkpoint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """Digest of the checkpoint's artifact: the sha256 of its manifest."""
-    tokens: int
+    tokens: int = Field(ge=1, le=2**53 - 1)
     """Its ``training.tokens``, the one parameter in which the two keys differ."""
 
 

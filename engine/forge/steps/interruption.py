@@ -93,15 +93,18 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Answer SIGTERM for the time of the block; outside the main thread, signals go where they went before."""
+        """Answer SIGTERM from here on, and ignore it after the block: what is left then is the end of the process.
+
+        Outside the main thread, signals go where they went before.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = signal.signal(signal.SIGTERM, self._note_signal)
+        signal.signal(signal.SIGTERM, self._note_signal)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     def _note_signal(self, _number: int, _frame: FrameType | None) -> None:
         first = not self._signalled

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from forge.canonical import digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
 from forge.contract.messages import InputArtifact, Resources, StepRequest
+from forge.steps.interruption import StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train import run as run_train
 
@@ -110,6 +111,8 @@ class Attempt:
     parameters: dict[str, Any] = field(default_factory=dict)
     processes: int = 1
     key: str = "sha256:" + "a" * 64
+    continues: Path | None = None
+    continues_digest: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -125,7 +128,15 @@ class Attempt:
     def weights(self) -> Path:
         return self.folder / "out" / "weights"
 
+    @property
+    def byproduct(self) -> Path:
+        return self.folder / "out" / "checkpoint"
+
     def request(self) -> StepRequest:
+        continues = None
+        if self.continues is not None:
+            digest = self.continues_digest or manifest_of_folder(self.continues).digest
+            continues = InputArtifact(digest=digest, path=str(self.continues))
         return StepRequest(
             step="train",
             step_version=1,
@@ -146,10 +157,11 @@ class Attempt:
             scratch=str(self.root / "scratch"),
             attempt=self.number,
             resources=Resources(threads=1, processes=self.processes),
+            continues=continues,
         )
 
-    def run(self) -> Metrics:
-        return run_train(StepRun(self.request(), self.folder))
+    def run(self, stop: StopRequest | None = None) -> Metrics:
+        return run_train(StepRun(self.request(), self.folder, stop))
 
     def start(self) -> "subprocess.Popen[str]":
         path = self.folder / "request.json"

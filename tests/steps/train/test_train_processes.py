@@ -58,6 +58,7 @@ def test_sigterm_leaves_a_checkpoint_of_the_running_step_and_a_message(new_attem
     process.send_signal(signal.SIGTERM)
     _, _ = process.communicate(timeout=60)
     assert process.returncode == 1
+    assert attempt.failure()["cause"] == "stopped"
     message = attempt.failure()["message"]
     assert "Model/tiny: stopped by SIGTERM after step" in message
     step = int(message.split("after step ")[1].split(" ")[0])

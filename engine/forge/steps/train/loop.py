@@ -98,7 +98,7 @@ class Trainer:
         resumed_from = self._resume()
         clock = Throughput()
         with stop.deferred():
-            if self.progress.step == job.kept_step:
+            if resumed_from and resumed_from == job.kept_step:
                 self._keep()
             while self.progress.step < job.total_steps:
                 clock.start()
