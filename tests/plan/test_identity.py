@@ -5,7 +5,7 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plan.test_plan import History, desired_of, run_all
+from tests.plan.world import World, desired_of
 
 from forge.contract.kinds import StepKind
 from forge.plan.graph import step_key
@@ -14,9 +14,9 @@ CORPUS = Path(__file__).with_name("step_keys.json")
 
 
 def keys_of_the_small_example() -> dict[str, str]:
-    history, stored = History(), set[str]()
-    run_all(desired_of(), history, stored, product=lambda step, key: step.id)
-    return {step_id: record.key for step_id, record in history.newest.items()}
+    world = World()
+    world.apply(desired_of(), product=lambda step, key: step.id)
+    return {step_id: record.key for step_id, record in world.newest.items()}
 
 
 def test_no_upgrade_changes_a_step_key() -> None:

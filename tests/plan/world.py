@@ -72,7 +72,7 @@ class World:
     records: dict[str, Record] = field(default_factory=dict)
     newest: dict[str, Record] = field(default_factory=dict)
     moves: dict[str, list[Release | Retirement]] = field(default_factory=dict)
-    notes: list[Protection | Retirement] = field(default_factory=list)
+    notes: list[Protection | Retirement | Release] = field(default_factory=list)
     stored: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
@@ -119,9 +119,12 @@ class World:
         known: dict[str, Subject] = {}
         for record in self.records.values():
             known[record.subject] = Subject(record.subject, (), False, None)
-        for note in self.notes:
-            before = known.get(note.subject, Subject(note.subject, (), False, None))
-            if isinstance(note, Protection):
+        for note in self.notes:  # in the order of the ledger
+            note_subject = f"Deployment/{note.deployment}" if isinstance(note, Release) else note.subject
+            before = known.get(note_subject, Subject(note_subject, (), False, None))
+            if isinstance(note, Release):
+                known[note_subject] = Subject(note_subject, (), before.protected, None)
+            elif isinstance(note, Protection):
                 known[note.subject] = Subject(note.subject, (), note.protected, before.retired)
             else:
                 known[note.subject] = Subject(note.subject, (), before.protected, note.commit)
@@ -163,6 +166,7 @@ class World:
                 moved="2026-01-01T00:00:10.000+00:00",
             )
             self.moves.setdefault(release.environment, []).append(release)
+            self.notes.append(release)
 
     def _record(self, step: Step, action: Action, commit: str, verdict: str, product: Product) -> None:
         key = action.key or ""
