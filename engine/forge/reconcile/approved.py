@@ -2,8 +2,8 @@
 
 from forge import __version__
 from forge.errors import RefusedError
-from forge.plan.saved import Reading, SavedPlan, from_bytes, what_moved
 from forge.ledger.ledger import Snapshot
+from forge.plan.saved import Reading, SavedPlan, from_bytes, what_moved
 from forge.reconcile.place import Place, look
 
 

@@ -5,12 +5,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.contract.checkpoints import CHECKPOINT_GLOB, newest_checkpoint
+from forge.contract.checkpoints import BYPRODUCT, CHECKPOINT_GLOB, newest_checkpoint
 from forge.contract.kinds import STEPS
-from forge.contract.messages import InputArtifact, Resources, StepRequest, StepResult
+from forge.contract.messages import FailureCause, InputArtifact, Resources, StepRequest, StepResult
+from forge.contract.record import Attempt
 from forge.errors import RefusedError, StoreError
 from forge.executors import local
 from forge.ledger.lease import Lease
+from forge.ledger.ledger import Draft
 from forge.plan.action import Action
 from forge.plan.graph import FromCommit, Step
 from forge.reconcile.observer import Observer
@@ -141,4 +143,18 @@ def _checkpoint(place: Place, action: Action, step: Step, space: local.Workspace
     if newest is None:
         return None
     shutil.copytree(stopped.scratch / newest, folder)
-    return InputArtifact(digest=place.store.put_folder(folder).digest, path=str(folder))
+    digest = place.store.put_folder(folder).digest
+    attempt = Attempt(  # whoever verifies the longer run finds here what it went on from
+        key=action.continues.key,
+        step=step.kind,
+        step_id=step.id,
+        subject=step.subject,
+        commit=place.desired.commit or "",
+        attempt=request.attempt,
+        cause=FailureCause.STOPPED,
+        message=f"stopped; {step.id} goes on from its checkpoint {newest} under the key {action.key}",
+        seconds=0.0,
+        byproducts={BYPRODUCT: digest},
+    )
+    place.ledger.append([Draft(attempt)])
+    return InputArtifact(digest=digest, path=str(folder))
