@@ -196,24 +196,6 @@ def status(
     typer.echo(json.dumps(data, indent=2) if output is DataFormat.JSON else to_text(data))
 
 
-def scrub(context: typer.Context, ref: Ref = "HEAD") -> None:
-    """Hash every artifact of the store from its bytes; what is damaged is named, noted, and made again by the next apply."""
-    from forge.repo.desired import read_desired
-
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
-        whole, faults = 0, 0
-        for _digest, fault in place.store.scrub():
-            if fault is None:
-                whole += 1
-            else:
-                faults += 1
-                typer.echo(str(fault), err=True)
-    typer.echo(f"{whole} artifacts are whole, {faults} are damaged")
-    if faults:
-        raise typer.Exit(1)
-
-
 def schema(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder for the schemas; default: .forge/schemas.")] = None,

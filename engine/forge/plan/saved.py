@@ -129,11 +129,13 @@ def what_moved(saved: SavedPlan, now: SavedPlan) -> list[str]:
     if saved.plan.commit != now.plan.commit:
         moved.append(f"it is for commit {saved.plan.commit}, the commit to apply is {now.plan.commit}")
     if saved.ledger != now.ledger:
-        moved.append("the ledger answers otherwise than it did")
+        moved.append("the ledger was asked otherwise, or answers otherwise")
     before, after = ({action.id: action for action in plan.actions} for plan in (saved.plan, now.plan))
-    for name in [*before, *(name for name in after if name not in before)]:
-        if before.get(name) != after.get(name):
-            moved.append(f"{name}: {_told(before.get(name))}, now {_told(after.get(name))}")
+    moved.extend(
+        f"{name}: {_told(before.get(name))}, now {_told(after.get(name))}"
+        for name in [*before, *(name for name in after if name not in before)]
+        if before.get(name) != after.get(name)
+    )
     if not moved and saved.plan != now.plan:
         moved.append("budgets or prices in the plan are others now")
     return moved

@@ -135,6 +135,16 @@ class Repository:
                 raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree") from error
             raise RepoError(f"no commit is named {ref!r}{hint}") from error
 
+    def fetch_branch(self, remote: str, branch: str) -> str:
+        """Bring a branch of a remote; returns its commit; raises RepoError in git's words, without credentials of a URL."""
+        target = f"refs/remotes/{remote}/{branch}"
+        try:
+            self.git.fetch("--quiet", "--no-tags", "--end-of-options", remote, f"+refs/heads/{branch}:{target}")
+        except GitCommandError as error:
+            said = re.sub(r"//[^/@\s]*@", "//", error.stderr.strip().removeprefix("stderr: ").strip("'\n "))
+            raise RepoError(f"cannot fetch {branch} from {remote}: {said}") from error
+        return self.resolve_commit(target)
+
     def ref_target(self, ref: str) -> str | None:
         """The object that a ref points to; None when there is no such ref."""
         try:

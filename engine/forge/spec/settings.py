@@ -78,6 +78,13 @@ class AcceleratorSection(_Section):
     """Sustained in training, not the datasheet's peak."""
 
 
+class NotifySection(_Section):
+    """Who is told when the health of a resource changes."""
+
+    webhook: str | None = None
+    """A URL that gets a POST of JSON, or where one is found: ``env:NAME`` or ``file:PATH``."""
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -90,6 +97,7 @@ class Settings(_Section):
     ledger: LedgerSection = LedgerSection()
     executor: LocalExecutorSection = LocalExecutorSection()
     leases: LeaseSection = LeaseSection()
+    notify: NotifySection = NotifySection()
     retention: RetentionSection = RetentionSection()
     budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}

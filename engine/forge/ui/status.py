@@ -35,8 +35,10 @@ def to_text(data: dict[str, Any]) -> str:
         if step["running"]:
             last = f"at work: {step['running']}"
         lines.append(f"  {step['status']:<12} {step['step']:<28} {last}")
-    for resource in data["resources"]:
-        lines.append(f"  {resource['status']:<12} {resource['resource']:<28} {'; '.join(resource['reasons'])}")
+    lines.extend(
+        f"  {resource['status']:<12} {resource['resource']:<28} {'; '.join(resource['reasons'])}"
+        for resource in data["resources"]
+    )
     lines.append("")
     for name, release in data["environments"].items():
         served = f"{release['release']} since {release['moved']}" if release else "nothing"
