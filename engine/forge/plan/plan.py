@@ -388,7 +388,7 @@ def _refusals(plan: Plan, desired: Desired) -> Iterator[str]:
     limit = desired.settings.budgets.max_cost_per_plan
     if limit is not None and plan.at_most > limit:
         yield (
-            f"the plan may cost {plan.at_most:.4f} {plan.currency}, and forge.toml allows {limit:g} by budgets.max_cost_per_plan: "
+            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
             "ask for less, plan a part of it with --target, or raise the budget in a commit"
         )
 

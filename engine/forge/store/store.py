@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from forge.canonical import Digest, canonical_json, digest_of_bytes, digest_of_chunks, hex_of
 from forge.contract.manifest import Manifest, manifest_of
 from forge.errors import StoreError, UsageError
+from forge.faults import reached
 
 _CHUNK = 1 << 20
 
@@ -76,7 +77,9 @@ class Store:
 
     def remove(self, digest: str) -> None:
         """Remove an artifact: its manifest, and the note that it is damaged. Its blobs stay until ``sweep``."""
+        reached("store.remove.before")
         self._fs.rm_file(self._manifest_path(digest))
+        reached("store.remove.after")
         self._clear(digest)
 
     def sweep(self, now: float, grace_seconds: float) -> tuple[int, int]:
@@ -93,7 +96,9 @@ class Store:
                 continue
             size += int(self._fs.size(path) or 0)
             count += 1
+            reached("store.sweep.before")
             self._fs.rm_file(path)
+            reached("store.sweep.after")
         return count, size
 
     def _blob_files(self) -> list[str]:
@@ -278,6 +283,11 @@ class Store:
         return f"{target}.{uuid.uuid4().hex}.tmp"
 
     def _finish(self, temporary: str, target: str) -> None:
+        reached("store.write.before")
+        self._rename(temporary, target)
+        reached("store.write.after")
+
+    def _rename(self, temporary: str, target: str) -> None:
         if not self._is_local:
             self._fs.mv(temporary, target)
             return
