@@ -31,7 +31,7 @@ UNUSED_PLANS = 50
 """A row that this many plans did not read goes; only plans that found something new count."""
 KEPT_TREES = 3
 _APPLICATION = 0x466F7267  # "Forg"
-_ROWS = 500
+_ROWS = 900
 _WAIT_SECONDS = 1.0
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
@@ -199,7 +199,7 @@ class SpecCache:
             self._reused[table].append(blob)
 
     def _rows(self, columns: str, table: str, blobs: Iterable[str]) -> Iterator[Sequence[Any]]:
-        wanted = list(dict.fromkeys(blobs))
+        wanted = sorted(set(blobs))  # neighbours lie on one page
         for begin in range(0, len(wanted), _ROWS):
             part = wanted[begin : begin + _ROWS]
             marks = ",".join("?" * len(part))

@@ -55,8 +55,10 @@ class _Reading:
     """Path and number of each resource, beside ``compiled``."""
     compiled: list[Compiled] = field(default_factory=list)
     broken: list[Document] = field(default_factory=list)
+    parsed: dict[str, tuple[Resource, ...]] = field(default_factory=dict)
+    """What the files hold that had to be parsed."""
     located: dict[str, tuple[Located, ...]] = field(default_factory=dict)
-    """The files that were parsed."""
+    """Files that were read once more, because the place of a fault in them is wanted."""
     new_specs: dict[str, SpecFile] = field(default_factory=dict)
 
     def desired(self) -> Desired:
@@ -88,12 +90,13 @@ class _Reading:
             self._keep(bundles.new, None)
         places = {item.address: place for item, place in zip(self.compiled, self.items, strict=True)}
         resources = EachOnDemand(lambda: ordered, lambda address: self._resource(*places[address]))
-        return Desired(self.tree.commit, settings, resources, found, ordered, fingerprint, len(self.located))
+        return Desired(self.tree.commit, settings, resources, found, ordered, fingerprint, len(self.parsed))
 
     def _read(self, paths: Iterable[str]) -> None:
         """Compile every spec file, those that the cache does not know from their text."""
         blobs = {path: self.tree.blob(path) for path in paths}
         known = self.cache.compiled(blob for blob in blobs.values() if blob) if self.cache else {}
+        self.tree.expect(path for path, blob in blobs.items() if blob not in known)
         for path, blob in blobs.items():
             compiled = known.get(blob or "")
             if compiled is None:
@@ -108,7 +111,7 @@ class _Reading:
             self.diagnostics.append(Diagnostic(path, 1, 1, str(error).removeprefix(f"{path}: ")))
             return ()
         loaded = load([(path, data)])
-        self.located[path] = loaded.resources
+        self.parsed[path] = tuple(item.resource for item in loaded.resources)
         self.diagnostics.extend(loaded.diagnostics)
         self.broken.extend(loaded.broken)
         compiled = tuple(compile_resource(item.resource) for item in loaded.resources)
@@ -118,15 +121,15 @@ class _Reading:
         return compiled
 
     def _locate(self, number: int) -> Located:
-        """A resource with its places; one that came from the cache is read again, for it has none."""
+        """A resource with its places, which nobody keeps: its file is read again."""
         path, index = self.items[number]
         if path not in self.located:
             self.located[path] = load([(path, self.tree.read(path))]).resources
         return self.located[path][index]
 
     def _resource(self, path: str, index: int) -> Resource:
-        if path in self.located:
-            return self.located[path][index].resource
+        if path in self.parsed:
+            return self.parsed[path][index]
         return _resource_of(self.tree, self.cache, path, index)
 
     def _keep(self, files: Mapping[str, FileDigest], state: TreeState | None) -> None:

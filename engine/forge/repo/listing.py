@@ -5,6 +5,7 @@ files cost a few objects. Every tree object that is read is checked against its 
 for an earlier listing was checked then.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forge.errors import RepoError
@@ -67,37 +68,42 @@ class _Walk:
         self._files, self._odd, self._folders = dict(base.files), dict(base.odd), dict(base.folders)
 
     def to(self, tree: str) -> Listing:
-        if tree != self._base.tree:
-            self._compare("", self._base.tree, tree)
+        pending = [("", self._base.tree, tree)] if tree != self._base.tree else []
+        while pending:
+            rows = self._read([name for _, *pair in pending for name in pair])
+            pending = [
+                inner for prefix, old, new in pending for inner in self._compare(prefix, rows.get(old, {}), rows.get(new, {}))
+            ]
         return Listing(tree, self._files, self._odd, self._folders)
 
-    def _compare(self, prefix: str, old_tree: str, new_tree: str) -> None:
-        old, new = self._rows(old_tree), self._rows(new_tree)
+    def _compare(self, prefix: str, old: dict[str, TreeEntry], new: dict[str, TreeEntry]) -> Iterator[tuple[str, str, str]]:
+        """Take over what differs between two states of a folder; yields the folders in it that do."""
         for name in old.keys() | new.keys():
             before, after = old.get(name), new.get(name)
-            if before is not None and after is not None and before == after:
+            if before is not None and before == after:
                 continue
             path = prefix + name
             for table in (self._files, self._odd, self._folders):
                 table.pop(path, None)
-            if after is not None:
-                if after.mode == _FOLDER:
-                    self._folders[path] = after.name
-                else:
-                    self._files[path] = after.name
-                    if after.mode in (LINK, SUBMODULE):
-                        self._odd[path] = after.mode
+            if after is not None and after.mode == _FOLDER:
+                self._folders[path] = after.name
+            elif after is not None:
+                self._files[path] = after.name
+                if after.mode in (LINK, SUBMODULE):
+                    self._odd[path] = after.mode
             inner = [row.name if row is not None and row.mode == _FOLDER else "" for row in (before, after)]
             if any(inner):
-                self._compare(f"{path}/", *inner)
+                yield f"{path}/", inner[0], inner[1]
 
-    def _rows(self, tree: str) -> dict[str, TreeEntry]:
-        if tree in ("", _EMPTY_TREE):
-            return {}
-        rows = self._repository.children(tree)
-        if not rows:
-            raise RepoError(f"Git tree {tree} is absent (a partial clone?): run `git fetch --refetch`")
-        return {row.path: row for row in rows if _is_text(row.path)}
+    def _read(self, trees: list[str]) -> dict[str, dict[str, TreeEntry]]:
+        wanted = {tree for tree in trees if tree not in ("", _EMPTY_TREE)}
+        found = self._repository.read_objects(wanted)
+        rows = {}
+        for tree in wanted:
+            if tree not in found:
+                raise RepoError(f"Git tree {tree} is absent (a partial clone?): run `git fetch --refetch`")
+            rows[tree] = {row.path: row for row in self._repository.rows_of(tree, found[tree]) if _is_text(row.path)}
+        return rows
 
 
 def _is_text(path: str) -> bool:

@@ -15,10 +15,12 @@ from typing import Protocol
 from forge.canonical import Digest, digest_of_bytes
 from forge.errors import RepoError
 from forge.repo.listing import LINK, SUBMODULE, Listing, read_listing
-from forge.repo.repository import Repository
+from forge.repo.repository import GitObject, Repository
 
 _LFS_HEADER = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS_OID = re.compile(rb"^oid sha256:([0-9a-f]{64})$", re.MULTILINE)
+_ONE_STAR = re.compile(r"[A-Za-z0-9._-]*(?:[A-Za-z0-9._-]|\*)[A-Za-z0-9._-]*")
+"""A name that needs no pattern language. Most globs end in one, and building a matcher for each would take seconds."""
 _SPECIAL = re.compile(r"[*?\[\]\\!#]|^\s|\s$|^$")
 
 
@@ -48,6 +50,10 @@ class Tree(Protocol):
         """The bytes of a file; raises RepoError for what is no plain file, or absent."""
         ...
 
+    def expect(self, paths: Iterable[str]) -> None:
+        """Say which files will be read, so that they can be fetched together; they are kept in memory until then."""
+        ...
+
 
 class CommitTree:
     """The files of a commit; listed when they are first asked for."""
@@ -56,6 +62,7 @@ class CommitTree:
         self.commit: str | None = commit
         self._repository = repository
         self._base: Listing | None = None
+        self._fetched: dict[str, GitObject] = {}
 
     @cached_property
     def root(self) -> str:
@@ -102,10 +109,18 @@ class CommitTree:
             raise RepoError(f"{path}: a symbolic link; Forge does not follow links: commit the file itself")
         if mode == SUBMODULE:
             raise RepoError(f"{path}: a submodule; Forge reads this repository's own objects: copy the files into it")
-        blob = self._repository.read_object(name)
+        blob = self._fetched.pop(name, None) or self._repository.read_object(name)
         if blob is None:
             raise RepoError(f"{path}: its object {name} is absent (a partial clone?): run `git fetch --refetch`")
         return _follow_lfs(self._repository, path, blob.data)
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Fetch the objects of some files together; one that is damaged is reported when it is read."""
+        names = [name for path in paths if (name := self.blob(path)) is not None]
+        try:
+            self._fetched = self._repository.read_objects(names) if len(names) > 1 else {}
+        except RepoError:
+            self._fetched = {}
 
 
 class WorkTree:
@@ -144,6 +159,9 @@ class WorkTree:
     def read(self, path: str) -> bytes:
         """The bytes of a file on disk; nothing outside the repository is read."""
         return _follow_lfs(self._repository, path, self._bytes(path))
+
+    def expect(self, paths: Iterable[str]) -> None:
+        """Nothing: a disk is read file by file."""
 
     def _bytes(self, path: str) -> bytes:
         place = self._root / path
@@ -211,10 +229,21 @@ def _match(pattern: str, ordered: list[str]) -> list[str]:
     end = bisect.bisect_left(ordered, prefix[:-1] + "0") if prefix else len(ordered)  # "0" follows "/"
     if begin == end:
         return []
+    if _ONE_STAR.fullmatch(pattern, len(prefix)):
+        return [path for path in ordered[begin:end] if _matches_one_star(pattern[len(prefix) :], path[len(prefix) :])]
     import pathspec
 
     spec = pathspec.PathSpec.from_lines("gitignore", [f"/{pattern}"])
     return list(spec.match_files(ordered[begin:end]))
+
+
+def _matches_one_star(pattern: str, path: str) -> bool:
+    """What pathspec answers for a pattern of one name with one ``*`` at most: a folder that matches brings its files."""
+    name = path.split("/", 1)[0]
+    before, star, after = pattern.partition("*")
+    if not star:
+        return name == pattern
+    return len(name) >= len(before) + len(after) and name.startswith(before) and name.endswith(after)
 
 
 def _folder_of(pattern: str) -> str:
