@@ -85,30 +85,36 @@ def key_of(step: Step, inputs: Mapping[str, str]) -> Digest:
     return Digest(PREFIX + sha256(f'{head},"step":"{step.kind}","version":{STEPS[step.kind].version}}}'.encode()).hexdigest())
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What steps are made of."""
+
+    resources: dict[str, Compiled]
+    bundles: dict[tuple[str, str], Bundle]
+
+
 def build_graph(desired: Desired) -> dict[str, Step]:
     """All steps by id, each after those it reads from."""
+    parts = _Parts(dict(desired.compiled), dict(desired.bundles))
     steps: dict[str, Step] = {}
-    for resource in desired.compiled.values():
-        for step in _STEPS_OF.get(resource.kind, _no_steps)(resource, desired):
+    for resource in parts.resources.values():
+        steps_of = _STEPS_OF.get(resource.kind)
+        for step in steps_of(resource, parts) if steps_of else ():
             known = steps.get(step.id)
             if known is None or (known.suspended and not step.suspended):
                 steps[step.id] = step
     return steps
 
 
-def _no_steps(_resource: Compiled, _desired: Desired) -> Iterable[Step]:
-    return ()
-
-
-def _curate(recipe: Compiled, desired: Desired) -> Iterable[Step]:
+def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs: dict[str, Input] = {}
     for index in range(len(read_facts(recipe)["sources"])):
         name = f"source-{index}"
-        inputs[name] = FromCommit(recipe.address, desired.bundles[recipe.address, name])
+        inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
     return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
 
 
-def _tokenizer(tokenizer: Compiled, _desired: Desired) -> Iterable[Step]:
+def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
     (data,) = tokenizer.references
     documents = FromStep(f"curate/{_name(data)}", "documents")
     return (_own_step(StepKind.TOKENIZER, tokenizer, tokenizer.parameters, {"documents": documents}),)
@@ -131,7 +137,7 @@ def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mappi
     )
 
 
-def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
+def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     data, tokenizer = model.references
     documents = FromStep(f"curate/{_name(data)}", "documents")
     pieces = FromStep(f"tokenizer/{_name(tokenizer)}", "tokenizer")
@@ -143,8 +149,10 @@ def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
         tokenizer,
         "{}",
         {"documents": documents, "tokenizer": pieces},
-        previous_ids=tuple(f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(data, tokenizer, desired)),
-        suspended=model.is_suspended or desired.compiled[tokenizer].is_suspended,
+        previous_ids=tuple(
+            f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(parts.resources[data], parts.resources[tokenizer])
+        ),
+        suspended=model.is_suspended or parts.resources[tokenizer].is_suspended,
     )
     facts = read_facts(model)
     train = _own_step(
@@ -159,13 +167,13 @@ def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
     return tokenize, train
 
 
-def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
+def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:
     facts = read_facts(deployment)
-    model = desired.compiled[facts["model"]]
+    model = parts.resources[facts["model"]]
     weights = FromStep(f"train/{model.name}", "weights")
     reports: dict[str, Input] = {}
     for index, (address, _) in enumerate(facts["gates"]):
-        suite = desired.compiled[address]
+        suite = parts.resources[address]
         name = f"{model.name}.{suite.name}"
         evaluate = Step(
             f"evaluate/{name}",
@@ -173,8 +181,8 @@ def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
             name,
             model.address,
             suite.parameters,
-            {"weights": weights, "tasks": FromCommit(address, desired.bundles[address, "tasks"])},
-            previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model.address, address, desired)),
+            {"weights": weights, "tasks": FromCommit(address, parts.bundles[address, "tasks"])},
+            previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model, suite)),
             suspended=deployment.is_suspended or model.is_suspended or suite.is_suspended,
         )
         yield evaluate
@@ -188,7 +196,7 @@ def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
         {
             "weights": weights,
             "verdict": FromStep(f"gate/{deployment.name}", "verdict"),
-            "policy": FromCommit(policy, desired.bundles[policy, "policy"]),
+            "policy": FromCommit(policy, parts.bundles[policy, "policy"]),
         },
         environment=facts["environment"],
     )
@@ -205,15 +213,11 @@ def _tokenize_name(data: str, tokenizer: str) -> str:
     return data if data == tokenizer else f"{data}.{tokenizer}"
 
 
-def _earlier(first: str, second: str, desired: Desired) -> list[tuple[str, str]]:
+def _earlier(first: Compiled, second: Compiled) -> list[tuple[str, str]]:
     """The names of two resources, either or both as they were before; none where neither was renamed."""
-    before = [desired.compiled[address].previous for address in (first, second)]
-    if before == [None, None]:
+    if first.previous is None and second.previous is None:
         return []
-    choices = [
-        (_name(address), *([] if previous is None else [_name(previous)]))
-        for address, previous in zip((first, second), before, strict=True)
-    ]
+    choices = [[item.name] if item.previous is None else [item.name, _name(item.previous)] for item in (first, second)]
     return [(one, two) for one in choices[0] for two in choices[1]][1:]
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +29,8 @@ _PLACES = (
     "GIT_PREFIX",
 )
 """What git sets for its hooks: inside one, another repository would be meant."""
+_BATCH = 2000
+"""Objects that one git process is asked for: their bytes are in memory together."""
 _ROW = re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{20})", re.DOTALL)
 
 
@@ -43,7 +45,7 @@ class GitObject:
     data: bytes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TreeEntry:
     """One row of a tree."""
 
@@ -186,6 +188,37 @@ class Repository:
             raise RepoError(self._damaged(name, f"its bytes hash to {found}"))
         return GitObject(oid, kind, data)
 
+    def read_objects(self, names: Iterable[str]) -> dict[str, GitObject]:
+        """Read many objects by id in one go; absent ones are left out; raises RepoError for a damaged one, naming it."""
+        found: dict[str, GitObject] = {}
+        wanted = list(dict.fromkeys(names))
+        for begin in range(0, len(wanted), _BATCH):
+            part = wanted[begin : begin + _BATCH]
+            done = subprocess.run(
+                ["git", f"--git-dir={self.common_dir}", "cat-file", "--batch", "--buffer"],
+                input="".join(f"{name}\n" for name in part).encode(),
+                capture_output=True,
+                env={**os.environ, **self.git.environment()},
+                check=False,
+            )
+            position = 0
+            for name in part:
+                end = done.stdout.find(b"\n", position)
+                header = done.stdout[position:end].split()
+                if end < 0 or len(header) != 3:
+                    if header[1:] == [b"missing"] and not self._has_loose(name):
+                        position = end + 1
+                        continue
+                    raise RepoError(self._damaged(name, done.stderr.decode(errors="replace").strip() or "git cannot read it"))
+                kind, size = header[1].decode(), int(header[2])
+                data = done.stdout[end + 1 : end + 1 + size]
+                position = end + 2 + size
+                digest = hashlib.sha1(b"%s %d\0" % (header[1], size) + data, usedforsecurity=False).hexdigest()
+                if digest != name:
+                    raise RepoError(self._damaged(name, f"its bytes hash to {digest}"))
+                found[name] = GitObject(name, kind, data)
+        return found
+
     def tree_entries(self, treeish: str) -> list[TreeEntry]:
         """All files below a commit or tree, with their paths, in git's order."""
         found = self.read_object(treeish)
@@ -205,8 +238,10 @@ class Repository:
     def children(self, name: str) -> list[TreeEntry]:
         """The rows of one tree object, by id or ``COMMIT:PATH``; empty when there is no such tree."""
         tree = self.read_object(name)
-        if tree is None or tree.kind != "tree":
-            return []
+        return [] if tree is None or tree.kind != "tree" else self.rows_of(name, tree)
+
+    def rows_of(self, name: str, tree: GitObject) -> list[TreeEntry]:
+        """The rows of a tree that was read; raises RepoError where it is none."""
         rows, position = [], 0
         while position < len(tree.data):
             match = _ROW.match(tree.data, position)
