@@ -183,7 +183,7 @@ def main(records: int) -> None:
         command = ["git", "cat-file", "blob", f"{REF}:{path.rpartition('/')[0]}/000000077.json"]
         print(
             f"    git cat-file, one-shot                 {median(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True)) * 1e3:8.2f} ms"
-        )  # noqa: E501
+        )
         keys = [key() for _ in range(10_000)]
         print(
             f"  10,000 keys at once, each                {median(lambda: snapshot.made_many(keys)) * 1e6 / len(keys):8.2f} us"
@@ -208,7 +208,7 @@ def main(records: int) -> None:
         plain = ["git", "log", "--raw", "--no-abbrev", "--format=", f"{REF}~10..{REF}"]
         print(
             f"    git log --raw of the same commits      {median(lambda: subprocess.run(plain, cwd=folder, capture_output=True, check=True)) * 1e3:8.1f} ms"
-        )  # noqa: E501
+        )
 
         def fresh() -> None:
             with Repository(folder) as opened:

@@ -33,8 +33,8 @@ def test_a_field_that_was_added_later_is_left_out_at_its_default() -> None:
 def test_what_a_first_ledger_said_of_a_record_is_still_said_byte_for_byte() -> None:
     fields = make_record("a").model_dump(mode="json")
     assert sorted(fields) == [
-        "actual", "attempt", "attestations", "commit", "environment", "estimate", "finished", "inputs", "key", "kind", "metrics",
-        "parameters", "products", "sources", "started", "step", "step_id", "step_version", "subject", "supersedes",
+        "actual", "attempt", "attestations", "commit", "environment", "estimate", "finished", "inputs", "key", "kind",
+        "metrics", "parameters", "products", "sources", "started", "step", "step_id", "step_version", "subject", "supersedes",
     ]  # fmt: skip
 
 
