@@ -78,6 +78,15 @@ class Repository:
         self.git: Git = self._repo.git
         self.git.update_environment(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE=os.devnull)  # objects as their names say
         self.common_dir = Path(self._repo.common_dir).resolve()
+        meant = {
+            "GIT_DIR": self._repo.git_dir,
+            "GIT_WORK_TREE": self._repo.working_tree_dir or self._repo.git_dir,
+            "GIT_COMMON_DIR": self.common_dir,
+            "GIT_INDEX_FILE": Path(self._repo.git_dir) / "index",
+            "GIT_OBJECT_DIRECTORY": self.common_dir / "objects",
+            "GIT_NAMESPACE": "",
+        }
+        self.git.update_environment(**{name: str(path) for name, path in meant.items() if name in os.environ})
         reader = self._repo.config_reader()
         object_format = reader.get_value("extensions", "objectformat", "sha1")
         if str(object_format).lower() != "sha1":
@@ -149,18 +158,12 @@ class Repository:
 
     def ref_target(self, ref: str) -> str | None:
         """The object that a ref points to; None when there is no such ref."""
-        try:
-            return str(self.git.rev_parse("--verify", "--quiet", ref))
-        except GitCommandError:
-            return None
+        done = self.program(["rev-parse", "--verify", "--quiet", "--end-of-options", ref])
+        return done.stdout.decode().strip() if done.returncode == 0 else None
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Whether one commit is reachable from another; False where either is absent."""
-        try:
-            self.git.merge_base("--is-ancestor", older, newer)
-        except GitCommandError:
-            return False
-        return True
+        return self.program(["merge-base", "--is-ancestor", older, newer]).returncode == 0
 
     def last_change(self, older: str, newer: str, paths: Sequence[str]) -> str | None:
         """The newest commit after ``older``, up to ``newer``, that touched one of some paths; None where it cannot be told."""
