@@ -12,13 +12,14 @@ from pydantic import BaseModel
 from tests.plan.full import desired_from, full_documents, own_keys
 
 from forge.plan.graph import build_graph
-from forge.spec.meaning import NONE, REBUILD, RELOAD, Meaning, meanings_of
+from forge.spec.meaning import EXTEND, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import RESOURCE_TYPES
 
 OWN_STEP = {
     ("DataRecipe", REBUILD): {"curate/a"},
     ("Tokenizer", REBUILD): {"tokenizer/a"},
     ("Model", REBUILD): {"train/a"},
+    ("Model", EXTEND): {"train/a"},
     ("EvalSuite", REBUILD): {"evaluate/a.a"},
     ("InferencePolicy", RELOAD): {"release/a"},
     ("Deployment", REBUILD): {"gate/a"},

@@ -90,7 +90,8 @@ class _Reading:
             self._keep(bundles.new, None)
         places = {item.address: place for item, place in zip(self.compiled, self.items, strict=True)}
         resources = EachOnDemand(lambda: ordered, lambda address: self._resource(*places[address]))
-        return Desired(self.tree.commit, settings, resources, found, ordered, fingerprint, len(self.parsed))
+        origins = {address: path for address, (path, _) in places.items()}
+        return Desired(self.tree.commit, settings, resources, found, ordered, fingerprint, origins, len(self.parsed))
 
     def _read(self, paths: Iterable[str]) -> None:
         """Compile every spec file, those that the cache does not know from their text."""

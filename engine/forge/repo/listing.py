@@ -97,7 +97,7 @@ class _Walk:
 
     def _read(self, trees: list[str]) -> dict[str, dict[str, TreeEntry]]:
         wanted = {tree for tree in trees if tree not in ("", _EMPTY_TREE)}
-        found = self._repository.read_objects(wanted)
+        found = self._repository.objects_there(wanted)
         rows = {}
         for tree in wanted:
             if tree not in found:

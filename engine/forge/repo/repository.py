@@ -29,8 +29,6 @@ _PLACES = (
     "GIT_PREFIX",
 )
 """What git sets for its hooks: inside one, another repository would be meant."""
-_BATCH = 2000
-"""Objects that one git process is asked for: their bytes are in memory together."""
 _ROW = re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{20})", re.DOTALL)
 
 
@@ -191,37 +189,6 @@ class Repository:
             raise RepoError(self._damaged(name, f"its bytes hash to {found}"))
         return GitObject(oid, kind, data)
 
-    def read_objects(self, names: Iterable[str]) -> dict[str, GitObject]:
-        """Read many objects by id in one go; absent ones are left out; raises RepoError for a damaged one, naming it."""
-        found: dict[str, GitObject] = {}
-        wanted = list(dict.fromkeys(names))
-        for begin in range(0, len(wanted), _BATCH):
-            part = wanted[begin : begin + _BATCH]
-            done = subprocess.run(
-                ["git", f"--git-dir={self.common_dir}", "cat-file", "--batch", "--buffer"],
-                input="".join(f"{name}\n" for name in part).encode(),
-                capture_output=True,
-                env={**os.environ, **self.git.environment()},
-                check=False,
-            )
-            position = 0
-            for name in part:
-                end = done.stdout.find(b"\n", position)
-                header = done.stdout[position:end].split()
-                if end < 0 or len(header) != 3:
-                    if header[1:] == [b"missing"] and not self._has_loose(name):
-                        position = end + 1
-                        continue
-                    raise RepoError(self._damaged(name, done.stderr.decode(errors="replace").strip() or "git cannot read it"))
-                kind, size = header[1].decode(), int(header[2])
-                data = done.stdout[end + 1 : end + 1 + size]
-                position = end + 2 + size
-                digest = hashlib.sha1(b"%s %d\0" % (header[1], size) + data, usedforsecurity=False).hexdigest()
-                if digest != name:
-                    raise RepoError(self._damaged(name, f"its bytes hash to {digest}"))
-                found[name] = GitObject(name, kind, data)
-        return found
-
     def tree_entries(self, treeish: str) -> list[TreeEntry]:
         """All files below a commit or tree, with their paths, in git's order."""
         found = self.read_object(treeish)
@@ -296,7 +263,18 @@ class Repository:
         return changes
 
     def read_objects(self, names: Sequence[str]) -> Iterator[GitObject]:
-        """Many objects by id, in order, each re-hashed, through one git process; raises RepoError for one it cannot read."""
+        """Many objects by id, in order; raises RepoError for one that is absent or damaged, naming it."""
+        for name, found in self._batch(names):
+            if found is None:
+                raise RepoError(self._damaged(name, "it is missing"))
+            yield found
+
+    def objects_there(self, names: Iterable[str]) -> dict[str, GitObject]:
+        """Those of many objects that are there, by id; raises RepoError for a damaged one, naming it."""
+        return {name: found for name, found in self._batch(list(dict.fromkeys(names))) if found is not None}
+
+    def _batch(self, names: Sequence[str]) -> Iterator[tuple[str, GitObject | None]]:
+        """Many objects, each re-hashed, through one git process; None for one that is absent."""
         with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as said:
             wanted.write("".join(f"{name}\n" for name in names).encode())
             wanted.seek(0)
@@ -313,6 +291,9 @@ class Repository:
                     raise RepoError("git cat-file gave no output")
                 for name in names:
                     header = process.stdout.readline().decode("ascii", "replace").split()
+                    if header[1:] == ["missing"] and not self._has_loose(name):
+                        yield name, None
+                        continue
                     if len(header) != 3:
                         said.seek(0)
                         reason = said.read(2000).decode(errors="replace").strip() or " ".join(header) or "git ended"
@@ -321,7 +302,7 @@ class Repository:
                     process.stdout.read(1)
                     if object_id(header[1], data) != name:
                         raise RepoError(self._damaged(name, f"its bytes hash to {object_id(header[1], data)}"))
-                    yield GitObject(name, header[1], data)
+                    yield name, GitObject(name, header[1], data)
 
     def _has_loose(self, name: str) -> bool:
         """Whether a file is there for an object that git calls missing: then its bytes are not readable."""

@@ -118,7 +118,7 @@ class CommitTree:
         """Fetch the objects of some files together; one that is damaged is reported when it is read."""
         names = [name for path in paths if (name := self.blob(path)) is not None]
         try:
-            self._fetched = self._repository.read_objects(names) if len(names) > 1 else {}
+            self._fetched = self._repository.objects_there(names) if len(names) > 1 else {}
         except RepoError:
             self._fetched = {}
 
