@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import forge_folder, place_of, repository_of, scope_of, tree_of
+from forge.cli.place import forge_folder, reader_of, repository_of, scope_of
 from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -54,11 +54,9 @@ def validate(
     output: Annotated[ValidateFormat, typer.Option("--format", help="How to print it.")] = ValidateFormat.TEXT,
 ) -> None:
     """Check every spec; exit 2 with path:line:column for each fault."""
-    from forge.repo.desired import read_desired
-
-    with repository_of(context) as repository:
+    with reader_of(context) as reader:
         try:
-            desired = read_desired(tree_of(repository, ref, worktree=worktree))
+            desired = reader.desired(ref, worktree=worktree)
         except SpecError as error:
             if output is ValidateFormat.TEXT:
                 raise
@@ -92,15 +90,19 @@ def plan(
     from forge.plan.explain import explain as explained
     from forge.plan.graph import build_graph
     from forge.plan.saved import Reading, SavedPlan, to_bytes
+    from forge.reconcile.glance import glance, note_in_sync
     from forge.reconcile.place import look
-    from forge.repo.desired import read_desired
 
     if out is not None and (worktree or base is not None):
         raise UsageError(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)"
         )
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)))
+    with reader_of(context) as reader:
+        place = reader.place(ref, worktree=worktree)
+        plain = output is PlanFormat.TEXT and not (target or force or base or out or explain or worktree)
+        if plain and (idle := glance(place)) is not None and idle.num_unlisted > render.MOST_IDLE_ROWS:
+            typer.echo(render.to_text(idle), nl=False)
+            return
         chosen = scope_of(place.desired, target, force)
         readings: list[Reading] = []
 
@@ -110,11 +112,13 @@ def plan(
 
         now = look(place, chosen, reading if out is not None else None)
         made = now.plan
+        if plain:
+            note_in_sync(place, made)
         if explain is not None:
             typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
             return
         if base is not None:
-            older = place_of(repository, read_desired(tree_of(repository, base, worktree=False)))
+            older = reader.place(base)
             made = made.beyond(look(older).plan)
     if out is not None:
         out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
@@ -148,16 +152,15 @@ def apply(
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals
-    from forge.repo.desired import read_desired
     from forge.ui.progress import display
 
     if planfile is not None and (target or force):
         raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+    with reader_of(context) as reader:
+        place = reader.place(ref)
         began = place.now()
         stop = Stop()
-        with apply_lock(repository.state_folder, wait), stop_on_signals(stop):
+        with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):
             if planfile is not None:
                 saved = approved(place, planfile.read_bytes(), str(planfile))
                 chosen, made = saved.scope, saved.plan
@@ -186,11 +189,10 @@ def status(
 ) -> None:
     """Desired, recorded and live state: each step with its last record, each environment with what it serves."""
     from forge.reconcile.place import look
-    from forge.repo.desired import read_desired
     from forge.ui.status import to_data, to_text
 
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+    with reader_of(context) as reader:
+        place = reader.place(ref)
         now = look(place)
         data = to_data(now)
     typer.echo(json.dumps(data, indent=2) if output is DataFormat.JSON else to_text(data))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from forge.cli.place import place_of, repository_of, tree_of
+from forge.cli.place import reader_of
 
 
 def reconcile(
@@ -29,17 +29,15 @@ def reconcile(
     from forge.reconcile.notify import Metrics, Webhook
     from forge.reconcile.place import Place
     from forge.reconcile.stop import Stop, stop_on_signals
-    from forge.repo.desired import read_desired
-    from forge.repo.tree import CommitTree
     from forge.ui.controller import ControllerDisplay
 
-    with repository_of(context) as repository:
-        here = read_desired(tree_of(repository, "HEAD", worktree=False)).settings
+    with reader_of(context) as reader:
+        here = reader.desired("HEAD").settings
         source = remote or here.ledger.remote
 
         def open_place() -> Place:
-            commit = repository.fetch_branch(source, ref) if source else repository.resolve_commit(ref)
-            place = place_of(repository, read_desired(CommitTree(repository, commit)))
+            commit = reader.repository.fetch_branch(source, ref) if source else reader.repository.resolve_commit(ref)
+            place = reader.place(commit)
             place.ledger.fetch()
             return place
 
@@ -68,11 +66,10 @@ def gc(
     from forge.reconcile.gc import collect_garbage, find_garbage
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
-    from forge.repo.desired import read_desired
 
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
-        with apply_lock(repository.state_folder, wait):
+    with reader_of(context) as reader:
+        place = reader.place(ref)
+        with apply_lock(reader.repository.state_folder, wait):
             place.ledger.fetch()
             garbage = find_garbage(place, look(place))
             for digest in garbage.artifacts:
@@ -96,10 +93,8 @@ def scrub(
     ref: Annotated[str, typer.Option(help="The commit whose forge.toml names the store.")] = "HEAD",
 ) -> None:
     """Hash every artifact of the store from its bytes; what is damaged is named, noted, and made again by the next apply."""
-    from forge.repo.desired import read_desired
-
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+    with reader_of(context) as reader:
+        place = reader.place(ref)
         whole, faults = 0, 0
         for _digest, fault in place.store.scrub():
             if fault is None:

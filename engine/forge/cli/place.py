@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from forge.plan.desired import Desired
     from forge.plan.plan import Scope
     from forge.reconcile.place import Place
+    from forge.repo.cache import SpecCache
     from forge.repo.repository import Repository
     from forge.repo.tree import Tree
     from forge.store.store import Store
@@ -27,6 +28,33 @@ def repository_of(context: typer.Context) -> "Iterator[Repository]":
 
     with Repository(context.obj.repo) as repository:
         yield repository
+
+
+class Reader:
+    """Reads commits of a repository; what has not changed since an earlier reading comes from this clone's cache."""
+
+    def __init__(self, repository: "Repository", cache: "SpecCache") -> None:
+        self.repository = repository
+        self._cache = cache
+
+    def desired(self, ref: str, *, worktree: bool = False) -> "Desired":
+        """What a commit, or the working tree, asks for."""
+        from forge.repo.desired import read_desired
+
+        return read_desired(tree_of(self.repository, ref, worktree=worktree), self._cache)
+
+    def place(self, ref: str, *, worktree: bool = False) -> "Place":
+        """The same with everything that holds state."""
+        return place_of(self.repository, self.desired(ref, worktree=worktree))
+
+
+@contextmanager
+def reader_of(context: typer.Context) -> "Iterator[Reader]":
+    """A reader of the repository that --repo names."""
+    from forge.repo.cache import SpecCache
+
+    with repository_of(context) as repository, SpecCache(repository.state_folder) as cache:
+        yield Reader(repository, cache)
 
 
 def tree_of(repository: "Repository", ref: str, *, worktree: bool) -> "Tree":

@@ -146,6 +146,16 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Pointer:
+    """What an environment serves, as the ledger's index keeps it; never evidence."""
+
+    environment: str
+    deployment: str
+    release: str
+    """Digest of the release artifact."""
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """A resource that the ledger knows, whether or not a commit still asks for it."""
 

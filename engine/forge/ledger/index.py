@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from forge.canonical import digest_of_bytes, hex_of, is_digest
-from forge.contract.record import Made, Protection, Record, Release, Retirement, Subject
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Subject
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
 from forge.ledger.entry import Entry, index_paths, sequence_path
@@ -124,6 +124,23 @@ class Index:
         def query(db: sqlite3.Connection) -> tuple[str, ...]:
             text = "SELECT DISTINCT environment FROM notes WHERE kind = 'release' AND sequence <= ? ORDER BY environment"
             return tuple(row[0] for row in db.execute(text, (head[0],)))
+
+        return self._ask(commit, head, query)
+
+    def pointers(self, commit: str, head: Head) -> dict[str, Pointer]:
+        """What every environment serves; one that is retired is left out."""
+
+        def query(db: sqlite3.Connection) -> dict[str, Pointer]:
+            text = (
+                "SELECT environment, kind, subject, value, max(sequence) FROM notes "
+                "WHERE environment IS NOT NULL AND sequence <= ? GROUP BY environment"
+            )
+            rows = db.execute(text, (head[0],))
+            return {
+                environment: Pointer(environment, subject.split("/", 1)[1], value)
+                for environment, kind, subject, value, _ in rows
+                if kind == "release"
+            }
 
         return self._ask(commit, head, query)
 

@@ -101,6 +101,8 @@ class Plan:
     actions: tuple[Action, ...]
     refusals: tuple[str, ...] = ()
     """Why the plan may not be applied (a budget); empty when it may."""
+    num_unlisted: int = 0
+    """Steps that are in sync and not among the actions, because it took no plan to tell."""
     base: str | None = None
     """A commit whose own plan was left out of this one: then it is for reading only."""
 

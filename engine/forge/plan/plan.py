@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from forge.contract.kinds import StepKind
-from forge.contract.record import Made, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release, Subject
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.cost import Estimate, estimate_from_history, estimate_training
@@ -52,8 +52,8 @@ class Recorded(Protocol):
         """Every move of an environment's pointer, oldest first."""
         ...
 
-    def environments(self) -> tuple[str, ...]:
-        """Every environment that was ever released to."""
+    def pointers(self) -> Mapping[str, Pointer]:
+        """What every environment serves, by name."""
         ...
 
     def subjects(self) -> Mapping[str, Subject]:
@@ -128,15 +128,20 @@ class _Planner:
     blame: Blame | None
     actions: dict[str, Action] = field(default_factory=dict)
     _running: Mapping[str, Running] = field(init=False)
+    _pointers: Mapping[str, Pointer] = field(init=False)
+    _made_by_key: dict[str, Made] = field(default_factory=dict)
+    """What was looked up so far: a gate's verdict is asked for once more by its release."""
 
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
+        self._pointers = self.recorded.pointers()
 
     def decide(self, wave: Iterable[Step]) -> None:
         """What happens to steps that do not read each other, given what happens to the steps before them."""
         resolved = [(step, *self._resolve_inputs(step)) for step in wave]
         keys = {step.id: key_of(step, inputs) for step, inputs, undecided, held in resolved if not undecided and not held}
         made = self.recorded.made_many(keys.values())
+        self._made_by_key.update(made)
         for step, inputs, undecided, held in resolved:
             key = keys.get(step.id)
             if key is None:
@@ -172,7 +177,7 @@ class _Planner:
     def _gate_says_no(self, step: Step) -> Action | None:
         """The release of a model whose gate is there and says NO-GO is blocked, whatever else is to be done."""
         gate = self.actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
-        verdict = self.recorded.made(gate.key or "") if gate is not None and gate.kind in SETTLED else None
+        verdict = self._made_by_key.get(gate.key or "") if gate is not None and gate.kind in SETTLED else None
         if verdict is None or verdict.verdict == "GO":
             return None
         return self._blocked(step, Reason(ReasonKind.GATE, verdict.failed))
@@ -193,9 +198,9 @@ class _Planner:
                 self._run_kind(step, latest), step, reasons, key, inputs, estimate=self._estimate(step, latest), again=True
             )
         if step.kind is StepKind.RELEASE:
-            pointer = self.recorded.release(_environment(step))
+            pointer = self._pointers.get(_environment(step))
             if pointer is None or pointer.release != made.products["release"]:
-                return self._move(step, key, inputs, made, pointer)
+                return self._move(step, key, inputs, made, self.recorded.release(_environment(step)))
         if made.step_id == step.id:
             return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
         reason = Reason(ReasonKind.MADE_ELSEWHERE, made.step_id, commit=made.commit)
@@ -364,12 +369,13 @@ def _about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Reco
     known = recorded.subjects()
     renamed = set(desired.previous.values())
     serves = {step.environment for step in graph.values() if step.environment is not None}
-    moves = {environment: recorded.release(environment) for environment in recorded.environments()}
-    pointers = {f"Deployment/{move.deployment}": environment for environment, move in moves.items() if move is not None}
-    for address in sorted(known):
+    gone = [name for name in sorted(known) if name not in desired.compiled and name not in renamed]
+    gone = [name for name in gone if known[name].retired is None]
+    pointers: dict[str, str] = {}
+    if any(name.startswith("Deployment/") for name in gone):
+        pointers = {f"Deployment/{pointer.deployment}": name for name, pointer in recorded.pointers().items()}
+    for address in gone:
         subject = known[address]
-        if address in desired.compiled or address in renamed or subject.retired is not None:
-            continue
         if subject.protected:
             yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
             continue

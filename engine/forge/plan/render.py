@@ -1,6 +1,7 @@
 """A plan as text, as Markdown for a pull request, and as JSON: three views of the same value."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,7 +14,8 @@ from forge.plan.reason import ReasonKind
 SCHEMA_VERSION = 2
 COMMENT_MARK = "<!-- forge plan -->"
 """First line of the Markdown: whoever posts it finds the comment to replace by it."""
-_MOST_IDLE_ROWS = 40
+MOST_IDLE_ROWS = 40
+"""More steps in sync than these are counted in the text, not listed."""
 _MOST_ROWS_IN_A_COMMENT = 200
 _LIMITS = (
     (1e25, "1e25, above which the EU AI Act presumes systemic risk (article 51)"),
@@ -50,8 +52,8 @@ _ADAPTER = TypeAdapter(Plan)
 
 def to_text(plan: Plan) -> str:
     """A table for a terminal, without colours; where much is in sync, that is counted and not listed."""
-    idle = sum(action.kind in SETTLED for action in plan.actions)
-    rows = [action for action in plan.actions if action.kind not in SETTLED or idle <= _MOST_IDLE_ROWS]
+    idle = plan.num_unlisted + sum(action.kind in SETTLED for action in plan.actions)
+    rows = [action for action in plan.actions if action.kind not in SETTLED or idle <= MOST_IDLE_ROWS]
     lines = [f"Plan for {_of(plan)}: {_summary(plan)}", ""]
     width = max((len(action.id) for action in rows), default=0)
     for action in rows:
@@ -133,7 +135,9 @@ def _of(plan: Plan) -> str:
 
 
 def _summary(plan: Plan) -> str:
-    counts = [(sum(action.kind is kind for action in plan.actions), word) for kind, word in _COUNTED.items()]
+    found = Counter(action.kind for action in plan.actions)
+    found[ActionKind.NOTHING] += plan.num_unlisted
+    counts = [(found[kind], word) for kind, word in _COUNTED.items()]
     parts = [f"{count} {word}" for count, word in counts if count]
     return ", ".join(parts) if parts else "no steps"
 

@@ -163,7 +163,8 @@ def _from_state(tree: CommitTree, state: TreeState, cache: SpecCache) -> Desired
         lambda: _Bundles(tree, cache, Matcher(tree.paths(), state.listing.files, state.matched)).of(list(all_compiled.values()))
     )
     resources = EachOnDemand(lambda: all_compiled, resource)
-    return Desired(tree.commit, settings, resources, bundles, all_compiled, state.fingerprint)
+    origins = Deferred(lambda: {address: places[address][0] for address in all_compiled})
+    return Desired(tree.commit, settings, resources, bundles, all_compiled, state.fingerprint, origins)
 
 
 def _compile_again(tree: Tree, path: str) -> Sequence[Compiled]:

@@ -71,6 +71,21 @@ class Store:
         """The digests of the artifacts that a read or a scrub found damaged."""
         return self._names("damaged")
 
+    def listing_times(self) -> list[tuple[str, int]] | None:
+        """Folder -> time of its last change in nanoseconds, of all that ``index`` and ``damaged`` list; None where unknown.
+
+        A folder's time changes when a name in it appears or goes, so equal times mean an equal listing.
+        """
+        if not self._is_local:
+            return None
+        found = []
+        for kind in ("manifests", "damaged"):
+            top = Path(self._root) / kind
+            if top.is_dir():
+                folders = [top, *sorted(path for path in top.iterdir() if path.is_dir())]
+                found += [(str(folder.relative_to(self._root)), folder.stat().st_mtime_ns) for folder in folders]
+        return found
+
     def ages(self, now: float) -> dict[str, float]:
         """Artifact -> seconds since its manifest was written or written again, by the file system's clock."""
         return {digest: now - self._modified(self._manifest_path(digest)) for digest in self.index()}
