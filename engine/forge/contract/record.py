@@ -1,8 +1,8 @@
 """What the ledger keeps: records of finished steps, failed attempts, releases, protections and retirements. Values only.
 
 A record is never rewritten, and its digest is signed: a field that was added later is left out of its bytes at its default
-(``exclude_if``), so that what was written before keeps its digest. What
-it says of bytes is what the control plane hashed, not what the step claimed.
+(``exclude_if``), so that what was written before keeps its digest. What a record says of bytes is what the control plane
+hashed, not what the step claimed.
 """
 
 from collections.abc import Mapping
