@@ -14,7 +14,7 @@ from forge.contract.record import Attempt, Protection, Record, Release, Retireme
 from forge.errors import LedgerError
 from forge.faults import reached
 from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
-from forge.ledger.refs import FSYNC, lock_hint
+from forge.ledger.refs import write_objects
 from forge.ledger.snapshot import Snapshot
 from forge.repo.repository import Repository
 
@@ -66,7 +66,7 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> Batch:
     return batch
 
 
-def write_commit(repository: Repository, ref: str, parent: str | None, batch: Batch, now: int) -> str:
+def write_commit(repository: Repository, parent: str | None, batch: Batch, now: int) -> str:
     """Write a commit that adds a batch to ``parent``; it lies under a temporary ref of its own. Returns its id.
 
     The objects go into one pack, which fast-import guards (.keep) from a concurrent gc until the temporary ref is there.
@@ -74,12 +74,8 @@ def write_commit(repository: Repository, ref: str, parent: str | None, batch: Ba
     reached("ledger.objects.before")
     temporary = TEMPORARY_REFS + uuid.uuid4().hex
     stream = _import_stream(temporary, parent, batch, now)
-    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw"]
-    done = repository.program([*FSYNC, *arguments], stream)
-    commit = done.stdout.decode("ascii", "replace").strip()
-    if done.returncode or len(commit) != 40:
-        reason = done.stderr.decode(errors="replace").strip()
-        raise LedgerError(f"cannot append to {ref}: git fast-import: {reason or 'it named no commit'}{lock_hint(reason)}")
+    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw", "--force"]
+    commit = write_objects(repository, arguments, stream)
     reached("ledger.objects.after")
     return commit
 

@@ -137,7 +137,7 @@ class Ledger:
             if moves and not self._moved(self.refs, moves):
                 return None
             return batch.entries
-        commit = write_commit(self.repository, self.ref, snapshot.commit, batch, int(self._clock()))
+        commit = write_commit(self.repository, snapshot.commit, batch, int(self._clock()))
         tried[commit] = batch
         reached("ledger.move.before")
         here = [Move(self.ref, snapshot.commit, commit)]
