@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from forge.canonical import PREFIX, Digest, digest_of_json
 from forge.contract.kinds import STEPS, StepKind
@@ -18,16 +18,14 @@ from forge.plan.desired import Bundle, Desired
 from forge.spec.compiled import Compiled, read_facts, read_json
 
 
-@dataclass(frozen=True, slots=True)
-class FromStep:
+class FromStep(NamedTuple):
     """An input that another step makes."""
 
     step_id: str
     product: str
 
 
-@dataclass(frozen=True, slots=True)
-class FromCommit:
+class FromCommit(NamedTuple):
     """An input that lies in the commit."""
 
     address: str
@@ -108,7 +106,7 @@ def build_graph(desired: Desired) -> dict[str, Step]:
 
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs: dict[str, Input] = {}
-    for index in range(len(read_facts(recipe)["sources"])):
+    for index in range(len(read_facts(recipe.facts)["sources"])):
         name = f"source-{index}"
         inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
     return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
@@ -154,7 +152,7 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
         ),
         suspended=model.is_suspended or parts.resources[tokenizer].is_suspended,
     )
-    facts = read_facts(model)
+    facts = read_facts(model.facts)
     train = _own_step(
         StepKind.TRAIN,
         model,
@@ -168,7 +166,7 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
 
 
 def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:
-    facts = read_facts(deployment)
+    facts = read_facts(deployment.facts)
     model = parts.resources[facts["model"]]
     weights = FromStep(f"train/{model.name}", "weights")
     reports: dict[str, Input] = {}

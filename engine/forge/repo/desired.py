@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from forge import __version__
 from forge.canonical import digest_of_bytes
@@ -18,11 +18,13 @@ from forge.plan.desired import Bundle, BundleFile, Deferred, Desired, EachOnDema
 from forge.repo.cache import FileDigest, SpecCache, SpecFile, TreeState, engine_digest
 from forge.repo.tree import CommitTree, Matcher, Tree, git_name, submodules_matching
 from forge.spec.compiled import Compiled, compile_resource, read_facts
-from forge.spec.document import Document
-from forge.spec.load import Located, address_of, load
 from forge.spec.resolve import check, diagnose, in_order, references_of_broken
-from forge.spec.resource import RESOURCE_TYPES, Resource
 from forge.spec.settings import SETTINGS_FILE, Settings, read_settings
+
+if TYPE_CHECKING:  # parsers and models load where something is parsed
+    from forge.spec.document import Document
+    from forge.spec.load import Loaded, Located
+    from forge.spec.resource import Resource
 
 
 def read_desired(tree: Tree, cache: SpecCache | None = None) -> Desired:
@@ -54,10 +56,10 @@ class _Reading:
     items: list[tuple[str, int]] = field(default_factory=list)
     """Path and number of each resource, beside ``compiled``."""
     compiled: list[Compiled] = field(default_factory=list)
-    broken: list[Document] = field(default_factory=list)
-    parsed: dict[str, tuple[Resource, ...]] = field(default_factory=dict)
+    broken: "list[Document]" = field(default_factory=list)
+    parsed: "dict[str, tuple[Resource, ...]]" = field(default_factory=dict)
     """What the files hold that had to be parsed."""
-    located: dict[str, tuple[Located, ...]] = field(default_factory=dict)
+    located: "dict[str, tuple[Located, ...]]" = field(default_factory=dict)
     """Files that were read once more, because the place of a fault in them is wanted."""
     new_specs: dict[str, SpecFile] = field(default_factory=dict)
 
@@ -67,7 +69,7 @@ class _Reading:
         match = Matcher(self.tree.paths(), earlier.listing.files if earlier else (), earlier.matched if earlier else None)
         specs = match(settings.specs.include)
         self._read(specs)
-        faults = check(self.compiled, {address_of(document) for document in self.broken})
+        faults = check(self.compiled, _addresses_of(self.broken))
         self.diagnostics += [diagnose(fault, self._locate) for fault in faults]
         self.diagnostics += references_of_broken(self.broken, {item.address for item in self.compiled})
         compiled = {item.address: item for item in reversed(self.compiled)}
@@ -111,7 +113,7 @@ class _Reading:
         except RepoError as error:
             self.diagnostics.append(Diagnostic(path, 1, 1, str(error).removeprefix(f"{path}: ")))
             return ()
-        loaded = load([(path, data)])
+        loaded = _load(path, data)
         self.parsed[path] = tuple(item.resource for item in loaded.resources)
         self.diagnostics.extend(loaded.diagnostics)
         self.broken.extend(loaded.broken)
@@ -121,14 +123,14 @@ class _Reading:
             self.new_specs[blob] = SpecFile(compiled, tuple(item.document.value for item in loaded.resources))
         return compiled
 
-    def _locate(self, number: int) -> Located:
+    def _locate(self, number: int) -> "Located":
         """A resource with its places, which nobody keeps: its file is read again."""
         path, index = self.items[number]
         if path not in self.located:
-            self.located[path] = load([(path, self.tree.read(path))]).resources
+            self.located[path] = _load(path, self.tree.read(path)).resources
         return self.located[path][index]
 
-    def _resource(self, path: str, index: int) -> Resource:
+    def _resource(self, path: str, index: int) -> "Resource":
         if path in self.parsed:
             return self.parsed[path][index]
         return _resource_of(self.tree, self.cache, path, index)
@@ -156,7 +158,7 @@ def _from_state(tree: CommitTree, state: TreeState, cache: SpecCache) -> Desired
 
     all_compiled = Deferred(compiled)
 
-    def resource(address: str) -> Resource:
+    def resource(address: str) -> "Resource":
         return _resource_of(tree, cache, *places[address])
 
     bundles = Deferred(
@@ -167,16 +169,32 @@ def _from_state(tree: CommitTree, state: TreeState, cache: SpecCache) -> Desired
     return Desired(tree.commit, settings, resources, bundles, all_compiled, state.fingerprint, origins)
 
 
+def _load(path: str, data: bytes) -> "Loaded":
+    from forge.spec.load import load
+
+    return load([(path, data)])
+
+
+def _addresses_of(broken: "list[Document]") -> set[str]:
+    if not broken:
+        return set()
+    from forge.spec.load import address_of
+
+    return {address_of(document) for document in broken}
+
+
 def _compile_again(tree: Tree, path: str) -> Sequence[Compiled]:
     """What a valid file holds, when the cache has lost it."""
-    return [compile_resource(item.resource) for item in load([(path, tree.read(path))]).resources]
+    return [compile_resource(item.resource) for item in _load(path, tree.read(path)).resources]
 
 
-def _resource_of(tree: Tree, cache: SpecCache | None, path: str, index: int) -> Resource:
+def _resource_of(tree: Tree, cache: SpecCache | None, path: str, index: int) -> "Resource":
     blob = tree.blob(path)
     documents = cache.documents(blob) if cache is not None and blob is not None else None
     if documents is None:
-        return load([(path, tree.read(path))]).resources[index].resource
+        return _load(path, tree.read(path)).resources[index].resource
+    from forge.spec.resource import RESOURCE_TYPES
+
     return cast("Resource", RESOURCE_TYPES[documents[index]["kind"]].model_validate(documents[index]))
 
 
@@ -212,12 +230,12 @@ class _Bundles:
         found: dict[tuple[str, str], Bundle] = {}
         for number, item in enumerate(compiled):
             if item.kind == "DataRecipe":
-                for index, pattern in enumerate(read_facts(item)["sources"]):
+                for index, pattern in enumerate(read_facts(item.facts)["sources"]):
                     paths = self._paths(number, [pattern], ("spec", "sources", index, "path"))
                     names = {f"{place:05d}{_suffix(path)}": path for place, path in enumerate(paths)}
                     wanted.append(((item.address, f"source-{index}"), number, names))
             elif item.kind == "EvalSuite":
-                paths = self._paths(number, read_facts(item)["include"], ("spec", "include"))
+                paths = self._paths(number, read_facts(item.facts)["include"], ("spec", "include"))
                 top = _common_folder(paths)
                 wanted.append(((item.address, "tasks"), number, {path[len(top) :]: path for path in paths}))
             elif item.kind == "InferencePolicy":

@@ -238,8 +238,13 @@ def _match(pattern: str, ordered: list[str]) -> list[str]:
 
 
 def _matches_one_star(pattern: str, path: str) -> bool:
-    """What pathspec answers for a pattern of one name with one ``*`` at most: a folder that matches brings its files."""
+    """What pathspec answers for a pattern of one name with one ``*`` at most: a folder that matches brings its files.
+
+    A ``*`` alone is the exception: it matches files only (tests/repo/test_cache.py compares the two).
+    """
     name = path.split("/", 1)[0]
+    if pattern == "*":
+        return name == path
     before, star, after = pattern.partition("*")
     if not star:
         return name == pattern
