@@ -31,7 +31,7 @@ def test_a_plan_for_another_commit_or_with_other_bytes_is_refused(
     change(copy_of_applied)
     file = tmp_path / "plan.json"
     run_forge(copy_of_applied, config_home, "plan", "--out", str(file))
-    file.write_bytes(file.read_bytes().replace(b'"reload"', b'"release"'))
+    file.write_bytes(file.read_bytes().replace(b'"currency":"USD"', b'"currency":"EUR"'))
     assert "altered" in run_forge(copy_of_applied, config_home, "apply", str(file), code=4).stderr
     run_forge(copy_of_applied, config_home, "plan", "--out", str(file))
     change(copy_of_applied, "  engine: {max_num_seqs: 5}\n")
