@@ -11,7 +11,7 @@ from forge.admission.verdict import Finding, Rule
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Record, Release
+from forge.contract.record import Record, Release, Retirement
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError
@@ -89,6 +89,11 @@ def collect(
         _collect_graph(repository, release.commit, evidence)
 
 
+def collect_retirement(snapshot: Snapshot, evidence: Evidence, retirement: Retirement) -> None:
+    """Add the attestations of an environment's retirement."""
+    _collect_attestations(snapshot, retirement.attestations, f"retirement of {retirement.environment}", evidence)
+
+
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
     commits = _read_objects(repository, snapshot, evidence)
     if evidence.findings:
@@ -133,10 +138,13 @@ def _replays(entry: Entry, before: list[Entry]) -> Iterator[Finding]:
         if body.supersedes != (known.digest if known else None):
             place = f"entry {known.sequence}" if known else "none"
             yield Finding(Rule.LEDGER, path, f"the record of {body.step_id} does not supersede the one before it ({place})")
-    elif isinstance(body, Release):
-        moves = [old.body.moved for old in before if isinstance(old.body, Release) and old.body.environment == body.environment]
+    elif isinstance(body, Release | Retirement) and body.environment is not None:
+        bodies = (old.body for old in before)
+        moves = [old.moved for old in bodies if isinstance(old, Release | Retirement) and old.environment == body.environment]
         if moves and body.moved <= moves[-1]:
-            yield Finding(Rule.LEDGER, path, f"a release of {body.environment} moved {body.moved} follows one of {moves[-1]}")
+            yield Finding(
+                Rule.LEDGER, path, f"a {body.kind} of {body.environment} moved {body.moved} follows one of {moves[-1]}"
+            )
 
 
 def _lost(repository: Repository, older: str, newer: str, prefix: str = "") -> Iterator[str]:

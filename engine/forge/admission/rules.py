@@ -6,7 +6,8 @@
 4. A training that was continued: the ledger names the checkpoint for a run whose key differs from this one's in
    ``training.tokens`` alone, and which ``spec.extend`` allows to continue; that run's record is verified as in 2, but for
    its bytes.
-5. Release: names this model, policy and verdict; the verdict is GO, and the thresholds of the gate's record, evaluated
+5. Retirement: whoever may release to an environment signed that it serves nothing from now on.
+6. Release: names this model, policy and verdict; the verdict is GO, and the thresholds of the gate's record, evaluated
    again over the reports of this very model, agree.
 """
 
@@ -17,12 +18,12 @@ from pydantic import ValidationError
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
-from forge.attest.statements import link_of, release_statement, statement_name, statement_of
+from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
 from forge.attest.trust import TrustRoot
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FailureCause
-from forge.contract.record import Attempt, Record, Release
+from forge.contract.record import Attempt, Record, Release, Retirement
 from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
@@ -55,6 +56,23 @@ def judge(evidence: Evidence, root: TrustRoot, release: Release | None) -> list[
             found or [Check(Rule.RELEASE, f"{release.environment} serves {release.release}, as its releaser signed")]
         )
     return judgements
+
+
+def judge_retirement(retirement: Retirement, evidence: Evidence, root: TrustRoot) -> list[Judgement]:
+    """Whether the releaser signed that an environment is retired; else whoever can write the ref could end its service."""
+    place = f"retirement of {retirement.environment}"
+    unread = [finding for finding in evidence.findings if finding.rule is not Rule.LEDGER]
+    sealed = evidence.attestations.get(retirement.attestations.get("retirement", ""))
+    if sealed is None:
+        unsigned = Finding(Rule.SIGNATURE, place, "the retirement is not signed")
+        return [*unread] if "retirement" in retirement.attestations else [unsigned]
+    role = STEPS[StepKind.RELEASE].role
+    try:
+        if unseal(sealed, role, root, place) != retirement_statement(retirement):
+            return [Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")]
+    except TrustError as error:
+        return [Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))]
+    return [Check(Rule.RELEASE, f"{retirement.environment} was retired by commit {retirement.commit}, signed by {role.value}")]
 
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:

@@ -3,24 +3,36 @@
 import tempfile
 from pathlib import Path
 
-from forge.admission.evidence import Evidence, collect, collect_ledger
-from forge.admission.rules import Judgement, judge, judge_gate
+from forge.admission.evidence import Evidence, collect, collect_ledger, collect_retirement
+from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.verdict import Check, Finding, Rule, Verdict
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import is_digest
 from forge.contract.kinds import StepKind
-from forge.contract.record import Record, Release
-from forge.errors import StoreError, TrustError, UsageError
+from forge.contract.record import Record, Release, Retirement
+from forge.errors import RefusedError, StoreError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
 from forge.store.store import Store
 
 
+class RetiredError(RefusedError):
+    """An environment serves nothing: its deployment was retired, and the releaser signed that."""
+
+    def __init__(self, retirement: Retirement) -> None:
+        self.retirement = retirement
+        super().__init__(
+            f"{retirement.environment!r} serves nothing: commit {retirement.commit} retired {retirement.subject} "
+            f"({retirement.moved}). A commit that asks for a Deployment to it again, and `forge apply`, release anew"
+        )
+
+
 def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot) -> Verdict:
     """Check everything that a subject rests on; raises UsageError for a subject that the ledger does not know.
 
+    Raises RetiredError for a release of an environment that was retired since; a retirement that does not hold is a finding.
     A model is the one that an environment serves now under that name; where none does, the one that was trained last, which
     cannot hold, for it has passed no gate: use its digest to check a chain that ends before one.
     """
@@ -28,6 +40,14 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
         return Verdict(subject, root.describe(), (), tuple(evidence.findings))
     history = _History(evidence.entries)
+    retirement = history.retirement(subject)
+    if retirement is not None:
+        collect_retirement(snapshot, evidence, retirement)
+        judged = judge_retirement(retirement, evidence, root)
+        findings = tuple(item for item in judged if isinstance(item, Finding))
+        if findings:
+            return Verdict(subject, root.describe(), (), findings)
+        raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, history)
     collect(repository, snapshot, store, evidence, roots, release)
     judgements = judge(evidence, root, release)
@@ -49,15 +69,22 @@ class _History:
     def __init__(self, entries: list[Entry]) -> None:
         bodies = [entry.body for entry in entries]
         self.records = [body for body in bodies if isinstance(body, Record)]
-        self.releases = [body for body in bodies if isinstance(body, Release)]
+        self.moves = [body for body in bodies if isinstance(body, Release | Retirement) and body.environment is not None]
+        self.releases = [body for body in self.moves if isinstance(body, Release)]
         self.by_key = {record.key: record for record in self.records}
         self.by_step = {record.step_id: record for record in self.records}
         self.makers = {digest: record for record in self.records for digest in record.products.values()}
 
     def current_releases(self) -> list[Release]:
         """What each environment's pointer names now, the newest move first."""
-        newest = {move.environment: move for move in self.releases}
-        return sorted(newest.values(), key=self.releases.index, reverse=True)
+        newest = {move.environment: move for move in self.moves}
+        current = [move for move in newest.values() if isinstance(move, Release)]
+        return sorted(current, key=self.releases.index, reverse=True)
+
+    def retirement(self, subject: str) -> Retirement | None:
+        """What retired the environment of ``release/ENVIRONMENT``, where nothing was released to it since."""
+        newest = next((move for move in reversed(self.moves) if f"release/{move.environment}" == subject), None)
+        return newest if isinstance(newest, Retirement) else None
 
 
 def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None, Release | None]:

@@ -14,14 +14,17 @@ from forge.contract.kinds import Role
 from forge.errors import TrustError
 
 
-def seal(payload: bytes, signer: CryptoSigner) -> bytes:
-    """Sign a payload; returns the envelope as canonical JSON (https://github.com/secure-systems-lab/dsse)."""
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+def seal(payload: bytes, signer: CryptoSigner, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """Sign a payload; returns the envelope as canonical JSON (https://github.com/secure-systems-lab/dsse).
+
+    The type is signed with the payload: what is sealed as one type never opens as another.
+    """
+    envelope = Envelope(payload, payload_type, {})
     envelope.sign(signer)
     return canonical_json(envelope.to_dict())
 
 
-def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
+def unseal(data: bytes, role: Role, root: TrustRoot, name: str, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """The payload of an envelope; raises TrustError unless a key of the role signed it. ``name`` is for the message."""
     try:
         document: dict[str, Any] = json.loads(data)
@@ -31,8 +34,8 @@ def unseal(data: bytes, role: Role, root: TrustRoot, name: str) -> bytes:
         raise TrustError(f"{name}: not a DSSE envelope: {error}") from error
     if not is_canonical:
         raise TrustError(f"{name}: the envelope is not in its canonical form")
-    if envelope.payload_type != PAYLOAD_TYPE:
-        raise TrustError(f"{name}: payload type {envelope.payload_type!r}, expected {PAYLOAD_TYPE!r}")
+    if envelope.payload_type != payload_type:
+        raise TrustError(f"{name}: payload type {envelope.payload_type!r}, expected {payload_type!r}")
     keys = [SSlibKey(key.keyid, key.keytype, key.scheme, {"public": key.public}) for key in root.roles.get(role, ())]
     try:
         envelope.verify(keys, 1)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from securesystemslib.signer import CryptoSigner
 
-from forge.attest.trust import TRUST_FILE, PublicKey, TrustRoot
+from forge.attest.trust import TRUST_FILE, PublicKey, TrustRoot, read_trust_root
 from forge.contract.kinds import Role
 from forge.errors import TrustError
 
@@ -43,10 +43,29 @@ def make_development_keys(folder: Path) -> tuple[TrustRoot, bool]:
     _write_private(keys / _WEIGHTS_KEY, weights)
     public = weights.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
     root = TrustRoot(development=True, roles=roles, weights=(public,))
-    temporary = root_file.with_suffix(".tmp")
-    temporary.write_text(root.model_dump_json(indent=1) + "\n")
-    temporary.replace(root_file)
+    _write_root(folder, root)
     return root, True
+
+
+def add_missing_keys(folder: Path) -> tuple[TrustRoot, tuple[Role, ...]]:
+    """Give a development root a key for every role that it lacks; a root that is not DEVELOPMENT is never touched.
+
+    Returns the root as it is now, and the roles that were added. A root made by an older engine lacks the newer roles.
+    """
+    root = read_trust_root(folder)
+    missing = tuple(role for role in Role if not root.roles.get(role))
+    if not root.development or not missing:
+        return root, ()
+    (folder / "keys").mkdir(mode=0o700, exist_ok=True)
+    added = {}
+    for role in missing:
+        path = folder / "keys" / f"{role.value}.pem"
+        if not path.exists():  # it is there when we were stopped before the root was written
+            _write_private(path, ed25519.Ed25519PrivateKey.generate())
+        added[role] = (_public_key(signer_for(role, folder)),)
+    root = root.model_copy(update={"roles": {**root.roles, **added}})
+    _write_root(folder, root)
+    return root, missing
 
 
 def signer_for(role: Role, folder: Path) -> CryptoSigner:
@@ -67,6 +86,12 @@ def weights_key(folder: Path) -> Path:
     if not path.is_file():
         raise TrustError(f"no key to sign weights with ({path}): run `forge keys init` for development keys")
     return path
+
+
+def _write_root(folder: Path, root: TrustRoot) -> None:
+    temporary = (folder / TRUST_FILE).with_suffix(".tmp")
+    temporary.write_text(root.model_dump_json(indent=1) + "\n")
+    temporary.replace(folder / TRUST_FILE)
 
 
 def _public_key(signer: CryptoSigner) -> PublicKey:

@@ -12,13 +12,16 @@ from forge.canonical import canonical_json, digest_of_json, hex_of
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Record, Release
+from forge.contract.record import Record, Release, Retirement
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 RELEASE_TYPE = "urn:forge:release:v1"
+RETIREMENT_TYPE = "urn:forge:retirement:v1"
+STATUS_PAYLOAD_TYPE = "application/vnd.forge.agent-status+json"
+"""The payload of a status is the status itself: it is about no artifact that an in-toto subject could name."""
 BUILDER_ID = "urn:forge:executor:local"
 
 
@@ -89,6 +92,18 @@ def release_statement(release: Release) -> bytes:
             "subject": [{"name": f"release/{release.environment}", "digest": _sha256(release.release)}],
             "predicateType": RELEASE_TYPE,
             "predicate": release.model_dump(mode="json", exclude={"attestations"}),
+        }
+    )
+
+
+def retirement_statement(retirement: Retirement) -> bytes:
+    """What the releaser signs when an environment is retired; its subject is the commit that no longer asks for it."""
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": f"release/{retirement.environment}", "digest": {"gitCommit": retirement.commit}}],
+            "predicateType": RETIREMENT_TYPE,
+            "predicate": retirement.model_dump(mode="json", exclude={"attestations"}),
         }
     )
 

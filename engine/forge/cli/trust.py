@@ -36,13 +36,31 @@ def verify(
 
 @keys.command("init")
 def keys_init() -> None:
-    """Make development keys, one per role, outside Git, and pin their trust root. Existing keys are kept."""
-    from forge.attest.keys import make_development_keys
+    """Make development keys, one per role, outside Git, and pin their trust root. Existing keys are kept.
+
+    A development root that lacks a role, because it was made before there was that role, gets a key for it.
+    """
+    from forge.attest.keys import add_missing_keys, make_development_keys
     from forge.attest.trust import config_folder
+    from forge.contract.kinds import Role
 
     folder = config_folder()
-    root, new = make_development_keys(folder)
-    typer.echo(f"{'made' if new else 'kept'} development keys in {folder}\n{root.describe()}")
+    before, new = make_development_keys(folder)
+    if not before.development:
+        lacking = ", ".join(role.value for role in Role if not before.roles.get(role))
+        typer.echo(f"kept the trust root in {folder}: it is not a development root, and is never changed here")
+        if lacking:
+            typer.echo(f"it has no key for: {lacking}. Whoever keeps it adds one, and every verifier pins the new root")
+        typer.echo(before.describe())
+        return
+    root, added = add_missing_keys(folder)
+    typer.echo(f"{'made' if new else 'kept'} development keys in {folder}")
+    if added:
+        typer.echo(
+            f"added a key for: {', '.join(role.value for role in added)}. The trust root was {before.digest}; "
+            "whoever pinned that one pins the new one"
+        )
+    typer.echo(root.describe())
 
 
 @keys.command("show")

@@ -1,4 +1,4 @@
-"""Step kinds: their version, the products they make and whose key signs what they did.
+"""Step kinds: their version, the products they make and whose key signs what they did; and all roles that sign.
 
 Invariant: whoever changes the bytes that a step produces raises its version here; tests/steps/test_golden.py holds a
 digest per version and fails when only one of the two moved.
@@ -30,7 +30,7 @@ class StepKind(StrEnum):
 
 
 class Role(StrEnum):
-    """Who answers for a step: each role signs with its own key."""
+    """Who answers for what: each role signs with its own key."""
 
     DATA_STEWARD = "data-steward"
     """Answers for what went into the training documents."""
@@ -40,6 +40,8 @@ class Role(StrEnum):
     """Answers for reports and verdicts."""
     RELEASER = "releaser"
     """Answers for what an environment may serve."""
+    AGENT = "agent"
+    """Answers for what it says that it serves: signs no step, only the status of a serving agent."""
 
 
 @dataclass(frozen=True)

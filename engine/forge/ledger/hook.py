@@ -70,6 +70,9 @@ refs/forge/leases/*)
 	[ -z "$last" ] || [ "$token" -gt "$last" ] || refuse "token $token is stale: the counter stands at $last"
 	[ -z "$before" ] || [ "$token" -gt "$before" ] || refuse "token $token is lower than that of the lease, $before"
 	;;
+refs/forge/status/*)
+	[ "$new" = "$zero" ] || [ "$(git cat-file -t "$new" 2>/dev/null)" = blob ] || refuse "it must point to a blob"
+	;;
 esac
 exit 0
 """

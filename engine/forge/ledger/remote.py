@@ -20,7 +20,7 @@ from forge.repo.repository import Repository
 FETCH_SECONDS = 900.0
 PUSH_SECONDS = 120.0
 _OURS = "refs/forge/"
-_SHARED = ("ledger*", "lease*")
+_SHARED = ("ledger*", "lease*", "status/*")
 _PUSH = ("push", "--porcelain", "--atomic", "--no-verify", "--recurse-submodules=no")
 _COLLISIONS = ("cannot lock ref", "failed to update ref", "failed to lock", "atomic transaction failed")
 _QUIET_TRIES = 4
@@ -50,6 +50,17 @@ class RemoteRefs:
                 FETCH_SECONDS,
             )
         reached("remote.fetch.after")
+
+    def fetch_branches(self) -> None:
+        """Bring the remote's branches to its tracking refs: a release is checked against the commits that it names.
+
+        Raises LedgerError when the remote cannot be reached. No branch of this clone moves.
+        """
+        options = ["--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules"]
+        branches = f"+refs/heads/*:refs/remotes/{self.name}/*"
+        checks = ["-c", "http.lowSpeedLimit=1", "-c", "http.lowSpeedTime=60"]
+        with fair_lock(self._repository.state_folder, f"fetch-{self.name}"):
+            self._talk([*FSYNC, *checks, "fetch", *options, "--refmap=", self.name, branches], FETCH_SECONDS)
 
     def target(self, ref: str) -> str | None:
         """The object that a ref pointed to at the last fetch."""

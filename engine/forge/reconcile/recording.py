@@ -6,7 +6,7 @@ from pathlib import Path
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_key
-from forge.attest.statements import link_of, release_statement, statement_name, statement_of
+from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
@@ -88,7 +88,12 @@ def note_draft(place: Place, action: Action) -> Draft:
     """What the ledger notes of a resource: that it left the commit, or whether it is protected."""
     commit = place.desired.commit or ""
     if action.kind is ActionKind.RETIRE:
-        return Draft(Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=_now(place)))
+        retirement = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=_now(place))
+        if retirement.environment is None:
+            return Draft(retirement)
+        # An environment's service ends by this: agents take it from the releaser only.
+        sealed = seal(retirement_statement(retirement), signer_for(STEPS[StepKind.RELEASE].role, place.config))
+        return Draft(retirement.model_copy(update={"attestations": {"retirement": str(digest_of_bytes(sealed))}}), (sealed,))
     return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
 
 
