@@ -188,13 +188,19 @@ def status(
     output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
     """Desired, recorded and live state: each step with its last record, each environment with what it serves."""
+    from forge.errors import TrustError
     from forge.reconcile.place import look
+    from forge.reconcile.serving import readings
     from forge.ui.status import to_data, to_text
 
     with reader_of(context) as reader:
         place = reader.place(ref)
         now = look(place)
-        data = to_data(now)
+        try:
+            agents = readings(place)
+        except TrustError:  # without a trust root no agent's word can be judged; everything else can be shown
+            agents = {}
+        data = to_data(now, agents)
     typer.echo(json.dumps(data, indent=2) if output is DataFormat.JSON else to_text(data))
 
 

@@ -24,10 +24,12 @@ def reconcile(
     metrics_host: Annotated[str, typer.Option(help="Address for the metrics.")] = "127.0.0.1",
 ) -> None:
     """The controller: fetch, plan, apply, heal. Exit 1 when a pass without --watch leaves something degraded."""
+    from forge.admission.status import StatusWatch
     from forge.plan.health import Health
     from forge.reconcile.controller import Controller
     from forge.reconcile.notify import Metrics, Webhook
     from forge.reconcile.place import Place
+    from forge.reconcile.serving import trouble_with_serving
     from forge.reconcile.stop import Stop, stop_on_signals
     from forge.ui.controller import ControllerDisplay
 
@@ -41,12 +43,14 @@ def reconcile(
             place.ledger.fetch()
             return place
 
-        metrics, stop = Metrics(), Stop()
+        metrics, stop, silence = Metrics(), Stop(), StatusWatch()
         shown = ControllerDisplay()
         webhook = Webhook(here.notify.webhook) if here.notify.webhook else None
         if metrics_port is not None:
             shown.said(f"metrics on http://{metrics_host}:{metrics.listen(metrics_host, metrics_port)}/metrics")
-        controller = Controller(open_place, shown, stop, metrics, webhook, interval, lambda _place: {})
+        controller = Controller(
+            open_place, shown, stop, metrics, webhook, interval, lambda place: trouble_with_serving(place, silence)
+        )
         with stop_on_signals(stop):
             if watch:
                 controller.watch()

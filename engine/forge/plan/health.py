@@ -38,7 +38,7 @@ def health_of(
     plan: Plan,
     suspended: AbstractSet[str] = frozenset(),
     failures: Mapping[str, str] | None = None,
-    serving: Mapping[str, str] | None = None,
+    serving: Mapping[str, tuple[Health, str]] | None = None,
 ) -> dict[str, ResourceHealth]:
     """The health of every resource that the plan is about, by address.
 
@@ -46,7 +46,7 @@ def health_of(
         plan: made for the commit that the resources are in.
         suspended: addresses that the commit suspends.
         failures: step id -> why its last attempt failed, for steps that are not done since.
-        serving: environment -> what is wrong with its serving agent; an environment that is well, or has no agent, is left out.
+        serving: environment -> how its serving agent is, in words; one that is well, or that has no agent, is left out.
     """
     found: dict[str, ResourceHealth] = {}
     for action in plan.actions:
@@ -61,7 +61,10 @@ _RANK = {Health.IN_SYNC: 0, Health.PROGRESSING: 1, Health.SUSPENDED: 2, Health.D
 
 
 def _judge(
-    action: Action, suspended: AbstractSet[str], failures: Mapping[str, str], serving: Mapping[str, str]
+    action: Action,
+    suspended: AbstractSet[str],
+    failures: Mapping[str, str],
+    serving: Mapping[str, tuple[Health, str]],
 ) -> ResourceHealth:
     subject = action.subject
     if action.id in failures and action.does_something:
@@ -76,7 +79,8 @@ def _judge(
     if action.does_something:
         return ResourceHealth(subject, Health.PROGRESSING, f"{action.id} is to {action.kind}: {why}")
     if action.environment is not None and action.environment in serving:
-        return ResourceHealth(subject, Health.DEGRADED, _line(f"{action.environment}: {serving[action.environment]}"))
+        health, message = serving[action.environment]
+        return ResourceHealth(subject, health, _line(f"{action.environment}: {message}"))
     return ResourceHealth(subject, Health.IN_SYNC, "")
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from forge.errors import ForgeError, StepError
-from forge.plan.health import ResourceHealth, health_of
+from forge.plan.health import Health, ResourceHealth, health_of
 from forge.reconcile.apply import FailedStepsError, InterruptedApplyError, Mode, apply
 from forge.reconcile.backoff import Backoff
 from forge.reconcile.lock import apply_lock
@@ -52,8 +52,8 @@ class Controller:
     metrics: Metrics
     webhook: Webhook | None
     interval_seconds: float
-    serving: Callable[[Place], Mapping[str, str]]
-    """Environment -> what is wrong with its serving agent."""
+    serving: Callable[[Place], Mapping[str, tuple[Health, str]]]
+    """Environment -> how its serving agent is, where that is not well."""
     monotonic: Callable[[], float] = time.monotonic
     backoff: Backoff = field(init=False)
     health: dict[str, ResourceHealth] = field(default_factory=dict)

@@ -1,8 +1,8 @@
 """Whether anything can have changed since a plan found everything in sync: one comparison instead of a plan.
 
 A plan is a function of what the commit says (``Desired.fingerprint``), the ledger's head, the store's listing, leases and the
-engine. When all of them are what they were when a plan had nothing to do, it has nothing to do now. The note is this clone's and
-disposable; it is written only for a state that has stood still long enough for file times to tell it from a later one.
+engine. When all of them are what they were when a plan had nothing to do, it has nothing to do now. The note is disposable and
+this clone's; it is written only for a state that has stood still long enough for file times to tell it from a later one.
 """
 
 import json
