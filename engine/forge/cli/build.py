@@ -157,7 +157,7 @@ def apply(
     if planfile is not None and (target or force):
         raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
     with reader_of(context) as reader:
-        place = reader.place(ref)
+        place = reader.place(ref, writes=True)
         began = place.now()
         stop = Stop()
         with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):

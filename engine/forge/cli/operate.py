@@ -37,10 +37,13 @@ def reconcile(
         here = reader.desired("HEAD").settings
         source = remote or here.ledger.remote
 
+        connected = False
+
         def open_place() -> Place:
+            nonlocal connected
             commit = reader.repository.fetch_branch(source, ref) if source else reader.repository.resolve_commit(ref)
-            place = reader.place(commit)
-            place.ledger.fetch()
+            place = reader.place(commit, writes=not connected)
+            connected = True
             return place
 
         metrics, stop, silence = Metrics(), Stop(), StatusWatch()
@@ -74,7 +77,6 @@ def gc(
     with reader_of(context) as reader:
         place = reader.place(ref)
         with apply_lock(reader.repository.state_folder, wait):
-            place.ledger.fetch()
             garbage = find_garbage(place, look(place))
             for digest in garbage.artifacts:
                 typer.echo(digest)

@@ -43,9 +43,16 @@ class Reader:
 
         return read_desired(tree_of(self.repository, ref, worktree=worktree), self._cache)
 
-    def place(self, ref: str, *, worktree: bool = False) -> "Place":
-        """The same with everything that holds state."""
-        return place_of(self.repository, self.desired(ref, worktree=worktree))
+    def place(self, ref: str, *, worktree: bool = False, writes: bool = False) -> "Place":
+        """The same with everything that holds state, the ledger as its remote has it now.
+
+        ``writes``: the command will append; a remote that cannot take that is refused before any work is done.
+        """
+        place = place_of(self.repository, self.desired(ref, worktree=worktree))
+        if writes:
+            place.ledger.connect()
+        place.ledger.fetch()
+        return place
 
 
 @contextmanager

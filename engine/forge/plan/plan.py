@@ -254,7 +254,7 @@ class _Planner:
                 return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),)
         if latest is None or latest.inputs != dict(inputs) or latest.step_version != version_of(step.kind):
             return None, ()
-        obstacle = why_not_extended(latest.parameters, step.parameters)
+        obstacle = why_not_extended(latest.parameters, step.parameters) or self._other_machine(step, latest)
         checkpoint = latest.byproducts.get("checkpoint")
         if obstacle is None and checkpoint is None:
             obstacle = "the earlier run kept no checkpoint"
@@ -265,6 +265,14 @@ class _Planner:
             return None, (Reason(ReasonKind.FROM_SCRATCH, obstacle),) if only_tokens else ()
         reason = Reason(ReasonKind.CONTINUES, f"{checkpoint}", commit=latest.commit)
         return Continuation(latest.key, checkpoint), (reason,)
+
+    def _other_machine(self, step: Step, latest: Record) -> str | None:
+        """Why the last digits of a continued run would not be those of a run from scratch here, as far as records tell."""
+        wanted = {"threads": str(self.desired.settings.executor.threads), "processes": str(step.processes)}
+        for name, value in wanted.items():
+            if latest.environment.get(name, value) != value:
+                return f"it ran with {latest.environment[name]} {name}, and this run has {value}: the last digits would differ"
+        return None
 
     def _resolve_inputs(self, step: Step) -> tuple[dict[str, str], list[str], list[str]]:
         """Digests of the inputs that are known; ids of the steps that others wait for; ids of those that are blocked."""

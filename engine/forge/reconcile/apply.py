@@ -315,7 +315,8 @@ class _Apply:
                 record, made = record_drafts(self.place, work, now.snapshot, result, output)
             except local.StepFailedError as error:
                 ended.append((work, None))
-                if not (work.stopping and error.cause is FailureCause.STOPPED):
+                # a step that is told to stop before it can listen ends without a word of its own
+                if not (work.stopping and error.cause in (FailureCause.STOPPED, FailureCause.INTERNAL)):
                     drafts.append(attempt_draft(self.place, work, error))
                     self.failures[work.action.id] = FailedStep(work.lease.key, _told(work, error))
             else:
