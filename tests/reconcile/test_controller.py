@@ -43,7 +43,6 @@ def test_it_follows_the_branch_and_heals_what_drifts(copy_of_applied: Path, conf
         (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
         commit_all(copy_of_applied)
         wait_for(lambda: snapshot_of(copy_of_applied).release("local") != first)
-        name = first.release.removeprefix("sha256:")
         tokens = snapshot_of(copy_of_applied).latest("tokenize/small")
         assert tokens is not None
         name = tokens.products["tokens"].removeprefix("sha256:")
@@ -51,10 +50,13 @@ def test_it_follows_the_branch_and_heals_what_drifts(copy_of_applied: Path, conf
         manifest.unlink()
         wait_for(manifest.exists)
         address = log.read_text().split("metrics on ")[1].split()[0]
-        with urllib.request.urlopen(address, timeout=10) as answer:
-            metrics = answer.read().decode()
-    assert 'forge_resource_health{health="in sync",resource="Model/small"} 1.0' in metrics
-    assert "forge_reconcile_passes_total" in metrics
+
+        def metrics() -> str:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return str(answer.read().decode())
+
+        wait_for(lambda: 'forge_resource_health{health="in sync",resource="Model/small"} 1.0' in metrics())
+        assert 'forge_reconcile_passes_total{outcome="done"}' in metrics()
 
 
 def test_a_failing_step_degrades_its_resource_and_the_webhook_hears_of_it(repository: Path, config_home: Path) -> None:
@@ -99,7 +101,8 @@ def test_a_branch_that_cannot_be_read_is_said_and_tried_again(copy_of_applied: P
     (copy_of_applied / "models" / "model.yaml").write_text("kind: Nothing\n")
     commit_all(copy_of_applied)
     done = run_forge(copy_of_applied, config_home, "reconcile", code=1)
-    assert "this pass failed, the next is in 60 s: models/model.yaml:1:7" in done.stderr
+    assert "this pass failed, the next is in 60 s: models/deployment.yaml:6:10: there is no Model/small" in done.stderr
+    assert "models/model.yaml:1:7: unknown kind `Nothing`" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def reconcile(
     from forge.ui.controller import ControllerDisplay
 
     with reader_of(context) as reader:
-        here = reader.desired("HEAD").settings
+        here = reader.settings("HEAD")
         source = remote or here.ledger.remote
 
         connected = False

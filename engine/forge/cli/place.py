@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from forge.repo.cache import SpecCache
     from forge.repo.repository import Repository
     from forge.repo.tree import Tree
+    from forge.spec.settings import Settings
     from forge.store.store import Store
 
 
@@ -42,6 +43,12 @@ class Reader:
         from forge.repo.desired import read_desired
 
         return read_desired(tree_of(self.repository, ref, worktree=worktree), self._cache)
+
+    def settings(self, ref: str) -> "Settings":
+        """forge.toml at a commit, whatever the specs beside it are worth."""
+        from forge.repo.desired import settings_of
+
+        return settings_of(tree_of(self.repository, ref, worktree=False))
 
     def place(self, ref: str, *, worktree: bool = False, writes: bool = False) -> "Place":
         """The same with everything that holds state, the ledger as its remote has it now.

@@ -64,7 +64,7 @@ class _Reading:
     new_specs: dict[str, SpecFile] = field(default_factory=dict)
 
     def desired(self) -> Desired:
-        settings = _settings(self.tree)
+        settings = settings_of(self.tree)
         earlier = self.earlier
         match = Matcher(self.tree.paths(), earlier.listing.files if earlier else (), earlier.matched if earlier else None)
         specs = match(settings.specs.include)
@@ -142,7 +142,7 @@ class _Reading:
 
 def _from_state(tree: CommitTree, state: TreeState, cache: SpecCache) -> Desired:
     """Desired state of a tree that was read before; valid then, so valid now. Nothing is read before it is asked for."""
-    settings = _settings(tree)
+    settings = settings_of(tree)
     places: dict[str, tuple[str, int]] = {}
 
     def compiled() -> Mapping[str, Compiled]:
@@ -198,11 +198,12 @@ def _resource_of(tree: Tree, cache: SpecCache | None, path: str, index: int) -> 
     return cast("Resource", RESOURCE_TYPES[documents[index]["kind"]].model_validate(documents[index]))
 
 
-def _settings(tree: Tree) -> Settings:
+def settings_of(tree: Tree) -> Settings:
+    """forge.toml alone; raises UsageError."""
     if SETTINGS_FILE not in tree.paths():
         where = f"commit {tree.commit[:12]}" if tree.commit else "the working tree"
         raise UsageError(f"there is no {SETTINGS_FILE} at the top of {where}: is this a Forge repository?")
-    return read_settings(tree.read(SETTINGS_FILE), __version__)
+    return readsettings_of(tree.read(SETTINGS_FILE), __version__)
 
 
 def _fingerprint(tree: CommitTree, specs: Iterable[str], bundles: Mapping[tuple[str, str], Bundle]) -> str:
