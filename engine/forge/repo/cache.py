@@ -97,13 +97,12 @@ class SpecCache:
     def compiled(self, blobs: Iterable[str]) -> dict[str, tuple[Compiled, ...]]:
         """What the spec files with these names hold, as far as it is known."""
         found = {}
+        old = self._generation - UNUSED_PLANS // 2  # half-way to being forgotten
         for blob, used, checksum, text in self._rows("blob, used, checksum, compiled", "spec", blobs):
             if checksum == _checksum(blob, text):
-                try:
-                    found[blob] = from_text(text)
-                except ValueError:
-                    continue
-                self._used("spec", blob, used)
+                found[blob] = from_text(text)
+                if used < old:
+                    self._reused["spec"].append(blob)
         return found
 
     def documents(self, blob: str) -> list[Any] | None:
@@ -117,10 +116,12 @@ class SpecCache:
     def digests(self, blobs: Iterable[str]) -> dict[str, FileDigest]:
         """What the bytes of these files are, as far as it is known."""
         found = {}
+        old = self._generation - UNUSED_PLANS // 2
         for blob, used, checksum, size, digest, lfs in self._rows("blob, used, checksum, size, sha256, lfs", "file", blobs):
             if checksum == _checksum(blob, str(size), digest, str(lfs)):
                 found[blob] = FileDigest(size, digest, bool(lfs))
-                self._used("file", blob, used)
+                if used < old:
+                    self._reused["file"].append(blob)
         return found
 
     def state(self, tree: str | None = None) -> TreeState | None:
@@ -190,11 +191,6 @@ class SpecCache:
         if now % UNUSED_PLANS == 0:
             database.execute("DELETE FROM source WHERE blob NOT IN (SELECT blob FROM spec)")
         self._generation = now
-
-    def _used(self, table: str, blob: str, used: int) -> None:
-        """Note that a row was read; written only when it is half-way to being forgotten."""
-        if used < self._generation - UNUSED_PLANS // 2:
-            self._reused[table].append(blob)
 
     def _rows(self, columns: str, table: str, blobs: Iterable[str]) -> Iterator[Sequence[Any]]:
         wanted = sorted(set(blobs))  # neighbours lie on one page
@@ -282,10 +278,7 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
 
 def _checksum(*texts: str) -> int:
     """Of a row. It begins with the engine: another one's rows never hold, even when it takes over while this one reads."""
-    checksum = _seed()
-    for text in texts:
-        checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"), checksum)
-    return checksum
+    return zlib.crc32("\0".join(texts).encode("utf-8", "surrogatepass"), _seed())
 
 
 @cache
