@@ -151,6 +151,11 @@ def test_a_damaged_foreign_or_truncated_cache_is_made_anew(many: Path) -> None:
     with sqlite3.connect(place) as foreign:
         foreign.execute("CREATE TABLE spec (something TEXT)")
     assert read(many) == (expected, 60)
+    with sqlite3.connect(place) as ours:
+        ours.execute("DROP TABLE spec")
+    assert read(many)[0] == expected
+    read(many)
+    assert read(many) == (expected, 0)
 
 
 def test_no_flipped_byte_changes_what_is_read(many: Path) -> None:
@@ -169,6 +174,16 @@ def test_another_engine_starts_anew(many: Path, monkeypatch: pytest.MonkeyPatch)
     after, parsed = read(many)
     assert parsed == 60
     assert after[-1] != before[-1]
+
+
+def test_rows_of_another_engine_do_not_hold(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(many)
+    with Repository(many) as repository, SpecCache(repository.state_folder) as cache:
+        tree = CommitTree(repository, repository.resolve_commit("HEAD"))
+        assert cache.state(tree.root) is not None
+        monkeypatch.setattr(cache_module, "_seed", lambda: 7)  # an engine that took the file over after it was opened
+        assert cache.state(tree.root) is None
+        assert cache.compiled([tree.blob("models/m1/model.yaml") or ""]) == {}
 
 
 def test_a_folder_that_cannot_be_written_is_read_without_a_cache(many: Path, tmp_path: Path) -> None:

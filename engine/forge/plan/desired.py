@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
@@ -21,8 +21,7 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFile:
+class BundleFile(NamedTuple):
     """One file of a bundle; ``origin`` is its path in the repository, ``inline`` its bytes where a spec itself holds them."""
 
     size: int

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import forge
 from forge.repo.listing import Listing, from_columns, to_columns
@@ -51,8 +51,7 @@ class SpecFile:
     """Each resource as plain data, as it was written."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileDigest:
+class FileDigest(NamedTuple):
     """What a file's bytes are."""
 
     size: int
@@ -98,13 +97,12 @@ class SpecCache:
     def compiled(self, blobs: Iterable[str]) -> dict[str, tuple[Compiled, ...]]:
         """What the spec files with these names hold, as far as it is known."""
         found = {}
+        old = self._generation - UNUSED_PLANS // 2  # half-way to being forgotten
         for blob, used, checksum, text in self._rows("blob, used, checksum, compiled", "spec", blobs):
             if checksum == _checksum(blob, text):
-                try:
-                    found[blob] = from_text(text)
-                except ValueError:
-                    continue
-                self._used("spec", blob, used)
+                found[blob] = from_text(text)
+                if used < old:
+                    self._reused["spec"].append(blob)
         return found
 
     def documents(self, blob: str) -> list[Any] | None:
@@ -118,10 +116,12 @@ class SpecCache:
     def digests(self, blobs: Iterable[str]) -> dict[str, FileDigest]:
         """What the bytes of these files are, as far as it is known."""
         found = {}
+        old = self._generation - UNUSED_PLANS // 2
         for blob, used, checksum, size, digest, lfs in self._rows("blob, used, checksum, size, sha256, lfs", "file", blobs):
             if checksum == _checksum(blob, str(size), digest, str(lfs)):
                 found[blob] = FileDigest(size, digest, bool(lfs))
-                self._used("file", blob, used)
+                if used < old:
+                    self._reused["file"].append(blob)
         return found
 
     def state(self, tree: str | None = None) -> TreeState | None:
@@ -146,10 +146,9 @@ class SpecCache:
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 self._write(specs, files, state)
-        except sqlite3.OperationalError:
-            return  # locked, or the disk is full: what was there before still holds
-        except sqlite3.DatabaseError:
-            self._discard()
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                self._discard()  # otherwise it is locked, or the disk is full: what was there before still holds
 
     def _write(self, specs: Mapping[str, SpecFile], files: Mapping[str, FileDigest], state: TreeState | None) -> None:
         database = self._database
@@ -193,11 +192,6 @@ class SpecCache:
             database.execute("DELETE FROM source WHERE blob NOT IN (SELECT blob FROM spec)")
         self._generation = now
 
-    def _used(self, table: str, blob: str, used: int) -> None:
-        """Note that a row was read; written only when it is half-way to being forgotten."""
-        if used < self._generation - UNUSED_PLANS // 2:
-            self._reused[table].append(blob)
-
     def _rows(self, columns: str, table: str, blobs: Iterable[str]) -> Iterator[Sequence[Any]]:
         wanted = sorted(set(blobs))  # neighbours lie on one page
         for begin in range(0, len(wanted), _ROWS):
@@ -210,10 +204,9 @@ class SpecCache:
             return []
         try:
             return self._database.execute(query, values).fetchall()
-        except sqlite3.OperationalError:
-            return []
-        except (sqlite3.DatabaseError, UnicodeDecodeError):
-            self._discard()
+        except sqlite3.DatabaseError as error:
+            if _is_damage(error):
+                self._discard()
             return []
 
     def _open(self) -> sqlite3.Connection | None:
@@ -221,9 +214,9 @@ class SpecCache:
         for _ in range(2):
             try:
                 return self._connect()
-            except sqlite3.OperationalError:
-                return None  # no place to write, or another process holds it for too long
-            except sqlite3.DatabaseError:
+            except sqlite3.DatabaseError as error:
+                if not _is_damage(error):
+                    return None  # no place to write, or another process holds it for too long
                 self._path.unlink(missing_ok=True)
         return None
 
@@ -275,8 +268,19 @@ def engine_digest() -> str:
     return digest.hexdigest()
 
 
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    """Whether the file is to blame: it is no database, not a whole one, or one with other tables."""
+    if not isinstance(error, sqlite3.OperationalError):
+        return True
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return bool(code & 0xFF == sqlite3.SQLITE_ERROR)  # "no such table" rather than "locked", "full" or "read-only"
+
+
 def _checksum(*texts: str) -> int:
-    checksum = 0
-    for text in texts:
-        checksum = zlib.crc32(text.encode("utf-8", "surrogatepass"), checksum)
-    return checksum
+    """Of a row. It begins with the engine: another one's rows never hold, even when it takes over while this one reads."""
+    return zlib.crc32("\0".join(texts).encode("utf-8", "surrogatepass"), _seed())
+
+
+@cache
+def _seed() -> int:
+    return zlib.crc32(engine_digest().encode())

@@ -8,7 +8,6 @@ and the rules across resources are applied to all of them each time a tree is ne
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, cast
 
 from forge import __version__
@@ -203,12 +202,12 @@ def settings_of(tree: Tree) -> Settings:
     if SETTINGS_FILE not in tree.paths():
         where = f"commit {tree.commit[:12]}" if tree.commit else "the working tree"
         raise UsageError(f"there is no {SETTINGS_FILE} at the top of {where}: is this a Forge repository?")
-    return readsettings_of(tree.read(SETTINGS_FILE), __version__)
+    return read_settings(tree.read(SETTINGS_FILE), __version__)
 
 
 def _fingerprint(tree: CommitTree, specs: Iterable[str], bundles: Mapping[tuple[str, str], Bundle]) -> str:
     """sha256 over all that planning reads of a commit: the engine, the settings, the specs and the files they name."""
-    paths = {origin for bundle in bundles.values() for origin in bundle.sources.values()}
+    paths = {file.origin for bundle in bundles.values() for file in bundle.files.values() if file.origin is not None}
     rows = [f"{path}\0{tree.blob(path)}" for path in (SETTINGS_FILE, *specs, *sorted(paths))]
     return sha256("\0".join([engine_digest(), *rows]).encode()).hexdigest()
 
@@ -285,7 +284,11 @@ class _Bundles:
 
 def _suffix(path: str) -> str:
     """The suffixes that say how to read a file: ``.jsonl`` or ``.jsonl.gz``."""
-    return ".jsonl.gz" if path.endswith(".jsonl.gz") else PurePosixPath(path).suffix
+    if path.endswith(".jsonl.gz"):
+        return ".jsonl.gz"
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return name[dot:] if 0 < dot < len(name) - 1 else ""
 
 
 def _common_folder(paths: list[str]) -> str:

@@ -72,13 +72,14 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
         first = by_address.setdefault(item.address, index)
         if first != index:
             faults.append(Fault(index, ("metadata", "name"), f"{item.address} is defined twice", first))
-    suggest = _suggestions(by_address.keys() | broken)
-    for index, item in enumerate(compiled):
+    missing = {target for item in compiled for target in item.references} - by_address.keys() - broken
+    suggest = _suggestions({*by_address, *broken} if missing else broken)
+    for index, item in enumerate(compiled) if missing else ():
         if by_address[item.address] == index:
             faults += [
                 Fault(index, number, f"there is no {target}{suggest(target)}")
                 for number, target in enumerate(item.references)
-                if target not in by_address and target not in broken
+                if target in missing
             ]
     faults.extend(_renamed(compiled, by_address, broken))
     faults.extend(_across(compiled, by_address))
@@ -205,7 +206,7 @@ def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iter
     """Rules between a deployment and what it names."""
     environments: dict[str, str] = {}
     tasks_of: dict[str, list[str]] = {}
-    deployments = [(item.address, index) for index, item in enumerate(compiled) if item.address.startswith("Deployment/")]
+    deployments = [(item.address, index) for index, item in enumerate(compiled) if item.kind == "Deployment"]
     for address, index in sorted(deployments):
         if by_address[address] != index:
             continue
