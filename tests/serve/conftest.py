@@ -18,8 +18,8 @@ from aiohttp import web
 from forge.canonical import digest_of_bytes
 from forge.serve.agent import http_server, open_listener
 from forge.serve.audit import AuditLog
+from forge.serve.binding import bind
 from forge.serve.gateway import Gateway
-from forge.serve.keys import resolve_keys
 from forge.serve.release import ServableRelease
 from forge.serve.upstream import EngineAddress, Upstream
 from forge.spec.deployment import Engine
@@ -214,7 +214,8 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
 class Rig:
     """The gateway and the engine behind it, and a client."""
 
-    def __init__(self, port: int, engine: FakeEngine, audit_folder: Path, clock: list[float]) -> None:
+    def __init__(self, port: int, engine: FakeEngine, audit_folder: Path, clock: list[float], gateway: Gateway) -> None:
+        self.gateway = gateway
         self.port = port
         self.engine = engine
         self.audit_folder = audit_folder
@@ -272,6 +273,7 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
     audit_folder = tmp_path_factory.mktemp("audit")
     ready, stop = threading.Event(), threading.Event()
     found: list[int] = []
+    gateways: list[Gateway] = []
 
     async def run() -> None:
         application = web.Application(client_max_size=2**24)
@@ -283,14 +285,13 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
         engine.address = EngineAddress(f"http://127.0.0.1:{runner.addresses[0][1]}", "engine-secret")
         upstream = Upstream(lambda: None if engine.is_away else engine.address, silence_seconds=1.0)
         gateway = Gateway(
-            release,
-            keys=resolve_keys(release.policy, KEYS),
-            upstream=upstream,
+            bind(release, KEYS, upstream),
             audit=AuditLog(audit_folder, lambda: datetime.datetime(2030, 1, 2, tzinfo=datetime.UTC)),
             now=lambda: datetime.datetime(2030, 1, 2, tzinfo=datetime.UTC),
             monotonic=lambda: clock[0],
             new_id=lambda: f"id{next(ids)}",
         )
+        gateways.append(gateway)
         server = http_server(gateway)
         listener = open_listener("127.0.0.1", 0, expose=False)
         found.append(listener.getsockname()[1])
@@ -306,7 +307,7 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     assert ready.wait(20)
-    yield Rig(found[0], engine, audit_folder, clock)
+    yield Rig(found[0], engine, audit_folder, clock, gateways[0])
     stop.set()
     thread.join(20)
 
