@@ -106,6 +106,14 @@ HANG = object()
 """In a script: the engine says nothing more until the gateway goes away."""
 
 
+@dataclass(frozen=True)
+class Halt:
+    """In a script: the engine says that it has come so far, and goes on when it is told to."""
+
+    arrived: threading.Event
+    go_on: threading.Event
+
+
 @dataclass
 class Script:
     """What the engine answers next: a status, and pieces of a body."""
@@ -139,6 +147,9 @@ class FakeEngine:
                     request.transport.abort()
                 elif piece is HANG:
                     await asyncio.sleep(60)
+                elif isinstance(piece, Halt):
+                    piece.arrived.set()
+                    await asyncio.to_thread(piece.go_on.wait, 10)
                 else:
                     await response.write(piece)
                     await asyncio.sleep(0)
@@ -320,6 +331,11 @@ def rig(_rig: Rig) -> Rig:
     _rig.engine.abandoned.clear()
     _rig.engine.says("Hi")
     return _rig
+
+
+@pytest.fixture
+def halt() -> Halt:
+    return Halt(threading.Event(), threading.Event())
 
 
 @pytest.fixture
