@@ -8,10 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from tests.conftest import run_forge
 
 from forge.attest.envelope import seal, unseal
-from forge.attest.keys import make_development_keys, signer_for, weights_key
-from forge.attest.trust import config_folder, read_trust_root
+from forge.attest.keys import add_missing_keys, make_development_keys, signer_for, weights_key
+from forge.attest.trust import TrustRoot, config_folder, read_trust_root
 from forge.attest.weights import sign_weights, verify_weights
 from forge.contract.kinds import Role
 from forge.errors import TrustError
@@ -126,3 +127,65 @@ def test_weights_carry_an_openssf_signature_that_breaks_with_a_byte(config_home:
     (weights / "model.safetensors").write_bytes(bytes(999) + b"\1")
     with pytest.raises(TrustError, match=r"model\.safetensors"):
         verify_weights(weights, signature, root.weights)
+
+
+def older_root(folder: Path, *, development: bool) -> TrustRoot:
+    """Keys as an engine that knew no agent made them."""
+    root, _ = make_development_keys(folder)
+    roles = {role: keys for role, keys in root.roles.items() if role is not Role.AGENT}
+    older = TrustRoot(development=development, roles=roles, weights=root.weights)
+    (folder / "trust-root.json").write_text(older.model_dump_json())
+    (folder / "keys" / "agent.pem").unlink()
+    return older
+
+
+def test_a_development_root_that_lacks_a_role_gets_its_key_and_keeps_the_others(tmp_path: Path) -> None:
+    older = older_root(tmp_path / "config", development=True)
+    trainer = (tmp_path / "config" / "keys" / "trainer.pem").read_bytes()
+    root, added = add_missing_keys(tmp_path / "config")
+    assert added == (Role.AGENT,)
+    assert root.digest != older.digest
+    assert {role: root.roles[role] for role in older.roles} == older.roles
+    assert read_trust_root(tmp_path / "config") == root
+    assert (tmp_path / "config" / "keys" / "trainer.pem").read_bytes() == trainer
+    assert stat.S_IMODE((tmp_path / "config" / "keys" / "agent.pem").stat().st_mode) == 0o600
+    assert unseal(seal(PAYLOAD, signer_for(Role.AGENT, tmp_path / "config")), Role.AGENT, root, "x") == PAYLOAD
+    assert add_missing_keys(tmp_path / "config") == (root, ())
+
+
+def test_a_key_that_was_made_before_the_root_was_written_is_used(tmp_path: Path) -> None:
+    older_root(tmp_path, development=True)
+    first, _ = add_missing_keys(tmp_path)
+    key = (tmp_path / "keys" / "agent.pem").read_bytes()
+    without = {role: keys for role, keys in first.roles.items() if role is not Role.AGENT}
+    (tmp_path / "trust-root.json").write_text(first.model_copy(update={"roles": without}).model_dump_json())
+    assert add_missing_keys(tmp_path)[0] == first
+    assert (tmp_path / "keys" / "agent.pem").read_bytes() == key
+
+
+def test_a_root_that_is_not_development_is_never_touched(tmp_path: Path) -> None:
+    older = older_root(tmp_path, development=False)
+    before = (tmp_path / "trust-root.json").read_bytes()
+    assert add_missing_keys(tmp_path) == (older, ())
+    assert (tmp_path / "trust-root.json").read_bytes() == before
+    assert not (tmp_path / "keys" / "agent.pem").exists()
+    done = run_forge(tmp_path, tmp_path, "keys", "init")
+    assert "it has no key for: agent" in done.stdout
+    assert (tmp_path / "trust-root.json").read_bytes() == before
+
+
+def test_the_command_says_which_key_it_added_and_the_new_roots_digest(tmp_path: Path) -> None:
+    older = older_root(tmp_path, development=True)
+    done = run_forge(tmp_path, tmp_path, "keys", "init")
+    assert "added a key for: agent" in done.stdout
+    assert older.digest in done.stdout
+    assert read_trust_root(tmp_path).digest in done.stdout
+    assert "added" not in run_forge(tmp_path, tmp_path, "keys", "init").stdout
+
+
+def test_a_payload_opens_as_the_type_it_was_sealed_as(config_home: Path) -> None:
+    root = read_trust_root(config_home)
+    sealed = seal(PAYLOAD, signer_for(Role.AGENT, config_home), "application/x")
+    assert unseal(sealed, Role.AGENT, root, "x", "application/x") == PAYLOAD
+    with pytest.raises(TrustError, match="payload type 'application/x'"):
+        unseal(sealed, Role.AGENT, root, "x")

@@ -18,8 +18,8 @@ from aiohttp import web
 from forge.canonical import digest_of_bytes
 from forge.serve.agent import http_server, open_listener
 from forge.serve.audit import AuditLog
+from forge.serve.binding import bind
 from forge.serve.gateway import Gateway
-from forge.serve.keys import resolve_keys
 from forge.serve.release import ServableRelease
 from forge.serve.upstream import EngineAddress, Upstream
 from forge.spec.deployment import Engine
@@ -106,6 +106,14 @@ HANG = object()
 """In a script: the engine says nothing more until the gateway goes away."""
 
 
+@dataclass(frozen=True)
+class Halt:
+    """In a script: the engine says that it has come so far, and goes on when it is told to."""
+
+    arrived: threading.Event
+    go_on: threading.Event
+
+
 @dataclass
 class Script:
     """What the engine answers next: a status, and pieces of a body."""
@@ -139,6 +147,9 @@ class FakeEngine:
                     request.transport.abort()
                 elif piece is HANG:
                     await asyncio.sleep(60)
+                elif isinstance(piece, Halt):
+                    piece.arrived.set()
+                    await asyncio.to_thread(piece.go_on.wait, 10)
                 else:
                     await response.write(piece)
                     await asyncio.sleep(0)
@@ -214,7 +225,8 @@ CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
 class Rig:
     """The gateway and the engine behind it, and a client."""
 
-    def __init__(self, port: int, engine: FakeEngine, audit_folder: Path, clock: list[float]) -> None:
+    def __init__(self, port: int, engine: FakeEngine, audit_folder: Path, clock: list[float], gateway: Gateway) -> None:
+        self.gateway = gateway
         self.port = port
         self.engine = engine
         self.audit_folder = audit_folder
@@ -272,6 +284,7 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
     audit_folder = tmp_path_factory.mktemp("audit")
     ready, stop = threading.Event(), threading.Event()
     found: list[int] = []
+    gateways: list[Gateway] = []
 
     async def run() -> None:
         application = web.Application(client_max_size=2**24)
@@ -283,14 +296,13 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
         engine.address = EngineAddress(f"http://127.0.0.1:{runner.addresses[0][1]}", "engine-secret")
         upstream = Upstream(lambda: None if engine.is_away else engine.address, silence_seconds=1.0)
         gateway = Gateway(
-            release,
-            keys=resolve_keys(release.policy, KEYS),
-            upstream=upstream,
+            bind(release, KEYS, upstream),
             audit=AuditLog(audit_folder, lambda: datetime.datetime(2030, 1, 2, tzinfo=datetime.UTC)),
             now=lambda: datetime.datetime(2030, 1, 2, tzinfo=datetime.UTC),
             monotonic=lambda: clock[0],
             new_id=lambda: f"id{next(ids)}",
         )
+        gateways.append(gateway)
         server = http_server(gateway)
         listener = open_listener("127.0.0.1", 0, expose=False)
         found.append(listener.getsockname()[1])
@@ -306,7 +318,7 @@ def _rig(release: ServableRelease, tmp_path_factory: pytest.TempPathFactory) -> 
     thread = threading.Thread(target=lambda: asyncio.run(run()), daemon=True)
     thread.start()
     assert ready.wait(20)
-    yield Rig(found[0], engine, audit_folder, clock)
+    yield Rig(found[0], engine, audit_folder, clock, gateways[0])
     stop.set()
     thread.join(20)
 
@@ -319,6 +331,11 @@ def rig(_rig: Rig) -> Rig:
     _rig.engine.abandoned.clear()
     _rig.engine.says("Hi")
     return _rig
+
+
+@pytest.fixture
+def halt() -> Halt:
+    return Halt(threading.Event(), threading.Event())
 
 
 @pytest.fixture

@@ -87,6 +87,8 @@ def judge_status(environment: str, data: bytes, root: TrustRoot) -> StatusReadin
             message = f"{ref}: schema version {version}; this engine reads up to {SCHEMA_VERSION}: upgrade it"
             return _fault(environment, StatusFault.NEWER, message)
         status = AgentStatus.model_validate_json(payload)
+        if status.to_bytes() != payload:
+            raise ValueError("it is not in its canonical form")
     except (ValueError, TypeError, RecursionError) as error:
         return _fault(
             environment, StatusFault.UNREADABLE, f"{ref}: signed, but no status that this engine reads: {_first(error)}"

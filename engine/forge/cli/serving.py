@@ -1,10 +1,18 @@
 """serve: the agent that runs next to the accelerators."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from forge.cli.place import forge_folder, repository_of, store_of, tree_of
+from forge.cli.place import forge_folder, repository_of, tree_of
+
+
+class Switch(StrEnum):
+    """--switch; the agent's own type lives with the engines, whose libraries ``forge plan`` must not load."""
+
+    SIDE_BY_SIDE = "side-by-side"
+    STOP_FIRST = "stop-first"
 
 
 def serve(
@@ -15,32 +23,45 @@ def serve(
         int, typer.Option(min=0, max=65535, help="Port of the gateway; 0: a free one, named in .forge/serve/ENV.json.")
     ] = 8080,
     expose: Annotated[bool, typer.Option("--expose", help="Allow a host other than loopback (put TLS before it).")] = False,
-    engine_port: Annotated[int | None, typer.Option(help="Port of vLLM on loopback; default: a free one.")] = None,
+    poll: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the environment's pointer.")] = 10.0,
+    switch: Annotated[
+        Switch,
+        typer.Option(help="How a new engine follows the old one: beside it, or after it (less memory; 503 in between)."),
+    ] = Switch.SIDE_BY_SIDE,
+    engine_port: Annotated[
+        int | None, typer.Option(help="Port of vLLM on loopback; an engine beside it takes a free one, as is the default.")
+    ] = None,
     engine_key: Annotated[
         str | None, typer.Option(help="vLLM's own key as env:NAME or file:PATH; default: a random secret.")
     ] = None,
 ) -> None:
-    """Pull an environment's release, verify it, and serve it: vLLM behind the policy gateway."""
+    """Pull an environment's release, verify it, serve it (vLLM behind the policy gateway), and follow its pointer."""
     import os
     import re
 
-    from forge.attest.trust import config_folder, read_trust_root
+    from forge.attest.trust import config_folder
     from forge.errors import UsageError
-    from forge.ledger.ledger import Ledger
     from forge.repo.desired import read_desired
-    from forge.serve.agent import ServeSettings
-    from forge.serve.agent import serve as run_agent
+    from forge.serve.agent import ServeSettings, serve_environment
     from forge.serve.keys import resolve_secret
-    from forge.serve.pull import pull
+    from forge.serve.service import SwitchMode
+    from forge.serve.watch import Source
 
     if re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", environment) is None:
         raise UsageError(f"--env: {environment!r} is no name of an environment")
-    root = read_trust_root(config_folder())
     with repository_of(context) as repository:
-        desired = read_desired(tree_of(repository, "HEAD", worktree=False))
-        snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
+        place = read_desired(tree_of(repository, "HEAD", worktree=False)).settings
         state = forge_folder(repository) / "serve"
-        release = pull(environment, repository, snapshot, store_of(repository, desired), root, state / "weights")
+        source = Source(
+            repository=repository.home,
+            environment=environment,
+            ledger_ref=place.ledger.ref,
+            ledger_remote=place.ledger.remote,
+            store_url=place.store.url,
+            config=config_folder(),
+            weights=state / "weights" / environment,
+            poll_seconds=poll,
+        )
     settings = ServeSettings(
         audit_folder=state / "audit",
         status_file=state / f"{environment}.json",
@@ -50,5 +71,6 @@ def serve(
         expose=expose,
         engine_port=engine_port,
         engine_key=resolve_secret(engine_key, os.environ) if engine_key else None,
+        switch=SwitchMode(switch.value),
     )
-    run_agent(release, settings)
+    serve_environment(source, settings)

@@ -1,31 +1,35 @@
-"""The serving agent: the gateway and the engine of one release, from the first port to the last process.
+"""The serving agent: gateway, engines, watch and publisher, from the first port to the last process.
 
-Invariant: what can be refused is refused before anything is started (keys, policy, address, audit log); and when
-``serve`` returns or raises, nothing that it started is left.
+Invariant: what can be refused is refused before anything is started (release, keys, policy, address, audit log); and when
+``serve`` or ``serve_environment`` returns or raises, nothing that it started is left.
 """
 
 import asyncio
 import contextlib
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 
-from forge.errors import ServeError
+from forge.errors import LedgerError, RefusedError, ServeError
+from forge.ledger.lock import fair_lock
 from forge.serve.audit import AuditLog
-from forge.serve.engine import EngineSettings, EngineSupervisor, say
+from forge.serve.binding import Binding, bind
+from forge.serve.engine import EngineSettings, say
 from forge.serve.gateway import Gateway, new_request_id, utc_now
-from forge.serve.keys import resolve_keys
+from forge.serve.publish import Publisher
 from forge.serve.release import ServableRelease
-from forge.serve.status import AgentState, write_status
-from forge.serve.upstream import Upstream
+from forge.serve.report import Reporter
+from forge.serve.service import Service, ServiceSettings, SwitchMode
+from forge.serve.watch import Lookout, Notice, Source, Watch, first_look
 
 _DRAIN_SECONDS = 5
 """Time for answers that are under way when the agent is told to stop."""
@@ -49,50 +53,89 @@ class ServeSettings:
     engine_key: str | None = None
     """None: a random secret."""
     engine_start_seconds: float = 300.0
+    switch: SwitchMode = SwitchMode.SIDE_BY_SIDE
+    drain_seconds: float = 300.0
+    """Longest wait for requests that began with an engine which another one has followed."""
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     """Where ``env:NAME`` references are looked up; vLLM gets an allow-list of it."""
     python: str = sys.executable
 
 
 def serve(release: ServableRelease, settings: ServeSettings) -> None:
-    """Serve a release until SIGTERM or SIGINT, then stop everything that was started; raises ServeError.
+    """Serve a release that somebody else has verified, and only that one, until SIGTERM or SIGINT; raises ServeError.
 
     Must be called in the main thread, because it takes those two signals.
     """
-    keys = resolve_keys(release.policy, settings.environment)
+    _serve(bind(release, settings.environment), settings, None)
+
+
+def serve_environment(source: Source, settings: ServeSettings) -> None:
+    """Serve what an environment's pointer names, and follow it, until SIGTERM or SIGINT; raises ForgeError.
+
+    What it names at the start has to hold, or nothing is started. After that nothing that goes wrong with a later release, the
+    ledger or the remote ends the agent. Must be called in the main thread.
+    """
+    folder = source.weights
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(source):
+        for left in folder.iterdir():
+            shutil.rmtree(left, ignore_errors=True)
+        serving: list[Service] = []
+        lookout = Lookout(source, settings.environment, lambda: serving[0].running() if serving else None)
+        binding = first_look(lookout, source, say)
+        lookout.close()
+        _serve(binding, settings, _Following(source, lookout, serving))
+
+
+@contextlib.contextmanager
+def _alone(source: Source) -> Iterator[None]:
+    """One agent per environment and clone: two would remove each other's weights and overwrite each other's status."""
+    folder = source.weights
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(fair_lock(folder.parent, folder.name, wait_seconds=0))
+        except LedgerError as error:
+            raise RefusedError(f"another `forge serve --env {source.environment}` is at work in this clone: {error}") from error
+        yield
+
+
+@dataclass(frozen=True)
+class _Following:
+    """What an agent that follows a pointer has beside one that does not."""
+
+    source: Source
+    lookout: Lookout
+    serving: list[Service]
+    """Filled in once there is a service: what the lookout asks."""
+
+
+def _serve(binding: Binding, settings: ServeSettings, following: _Following | None) -> None:
     audit = AuditLog(settings.audit_folder, utc_now)
     audit.check()
     with open_listener(settings.host, settings.port, expose=settings.expose) as listener, contextlib.closing(audit):
-        reporter = _Reporter(release, settings, int(listener.getsockname()[1]))
-        supervisor = EngineSupervisor(
-            release,
-            EngineSettings(
-                python=settings.python,
-                log_folder=settings.log_folder.resolve(),
-                environment=settings.environment,
-                port=settings.engine_port,
-                key=settings.engine_key,
-                start_seconds=settings.engine_start_seconds,
-            ),
-            reporter.engine_changed,
+        publisher = Publisher(following.source, say) if following is not None else None
+        reporter = Reporter(
+            binding.release,
+            status_file=settings.status_file,
+            host=settings.host,
+            port=int(listener.getsockname()[1]),
+            publish=publisher.offer if publisher is not None else None,
         )
-        upstream = Upstream(supervisor.address)
-        gateway = Gateway(
-            release,
-            keys=keys,
-            upstream=upstream,
-            audit=audit,
-            now=utc_now,
-            monotonic=time.monotonic,
-            new_id=new_request_id,
-        )
-        reporter.starting()
+        gateway = Gateway(binding, audit=audit, now=utc_now, monotonic=time.monotonic, new_id=new_request_id)
+        reporter.introduce()
+        if publisher is not None:
+            publisher.start()
         try:
-            asyncio.run(_run(gateway, upstream, supervisor, listener))
+            asyncio.run(_run(gateway, reporter, settings, listener, following))
         except BaseException as error:
-            reporter.stopped(f"{type(error).__name__}: {error}")
+            reporter.stopped = f"{type(error).__name__}: {error}"
             raise
-        reporter.stopped("told to stop")
+        else:
+            reporter.stopped = "told to stop"
+        finally:
+            reporter.changed()
+            if publisher is not None:
+                publisher.close()
 
 
 def http_server(gateway: Gateway) -> uvicorn.Server:
@@ -119,77 +162,64 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _Reporter:
-    """Says on stderr and in the status file how the agent is."""
-
-    def __init__(self, release: ServableRelease, settings: ServeSettings, port: int) -> None:
-        self._release = release
-        self._settings = settings
-        self._port = port
-        self._was_ready = False
-        self._restarts = 0
-
-    def starting(self) -> None:
-        release = self._release
-        say(f"release {release.release_digest} of {release.environment}: Model/{release.model}, {release.trust}")
-        say(f"gateway on http://{self._settings.host}:{self._port}; vLLM is starting, until then it answers 503")
-        self._write(AgentState.STARTING, "vLLM is starting")
-
-    def engine_changed(self, reason: str | None, restarts: int) -> None:
-        self._restarts = restarts
-        if reason is None:
-            self._was_ready = True
-            say(f"ready: Model/{self._release.model} under InferencePolicy/{self._release.policy_name}")
-            self._write(AgentState.READY, None)
-        else:
-            say(reason)
-            state = AgentState.DEGRADED if self._was_ready else AgentState.STARTING
-            self._write(state, reason)
-
-    def stopped(self, reason: str) -> None:
-        say(f"stopped: {reason}")
-        self._write(AgentState.STOPPED, reason)
-
-    def _write(self, state: AgentState, reason: str | None) -> None:
-        release = self._release
-        fields = {
-            "time": utc_now().isoformat(timespec="milliseconds"),
-            "environment": release.environment,
-            "deployment": release.deployment,
-            "model": release.model,
-            "release_digest": release.release_digest,
-            "weights_digest": release.weights_digest,
-            "policy_digest": release.policy_digest,
-            "trust": release.trust,
-            "pid": os.getpid(),
-            "host": self._settings.host,
-            "port": self._port,
-            "engine_restarts": self._restarts,
-            "reason": reason,
-        }
-        write_status(self._settings.status_file, state, fields)
-
-
-async def _run(gateway: Gateway, upstream: Upstream, supervisor: EngineSupervisor, listener: socket.socket) -> None:
+async def _run(
+    gateway: Gateway, reporter: Reporter, settings: ServeSettings, listener: socket.socket, following: _Following | None
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    notices: asyncio.Queue[Notice] = asyncio.Queue()
+    watch: Watch | None = None
+    if following is not None:
+        watch = Watch(following.lookout, following.source.poll_seconds, _poster(loop, notices))
+    service = Service(gateway, reporter, _service_settings(settings, following), watch.look_again if watch else lambda: None)
+    if following is not None:
+        following.serving.append(service)
     server = http_server(gateway)
-    async with upstream:
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        engine = asyncio.create_task(supervisor.run())
-        stopping = asyncio.create_task(stop.wait())
-        try:
-            done, _ = await asyncio.wait({serving, engine, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            server.should_exit = True
-            await asyncio.gather(serving, return_exceptions=True)
-            engine.cancel()
-            stopping.cancel()
-            await asyncio.gather(engine, stopping, return_exceptions=True)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    tasks = {serving, stopping}
+    try:
+        await service.begin(gateway.binding)
+        tasks.add(asyncio.create_task(service.follow(notices)))
+        if watch is not None:
+            watch.start()
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if watch is not None:
+            watch.stop()
+        server.should_exit = True
+        await asyncio.gather(serving, return_exceptions=True)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await service.close()
     for task in done:
         task.result()
+
+
+def _service_settings(settings: ServeSettings, following: _Following | None) -> ServiceSettings:
+    engine = EngineSettings(
+        python=settings.python,
+        log_folder=settings.log_folder.resolve(),
+        environment=settings.environment,
+        port=settings.engine_port,
+        key=settings.engine_key,
+        start_seconds=settings.engine_start_seconds,
+    )
+    weights = following.source.weights if following is not None else None
+    return ServiceSettings(engine, mode=settings.switch, drain_seconds=settings.drain_seconds, weights=weights)
+
+
+def _poster(loop: asyncio.AbstractEventLoop, notices: "asyncio.Queue[Notice]") -> Callable[[Notice], None]:
+    """Hands a notice from the watch's thread to the event loop."""
+
+    def post(notice: Notice) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the agent ends, and nobody acts on it
+            loop.call_soon_threadsafe(notices.put_nowait, notice)
+
+    return post
 
 
 def open_listener(host: str, port: int, *, expose: bool) -> socket.socket:

@@ -56,6 +56,8 @@ class EngineSettings:
     """None: a random secret, made at every start."""
     start_seconds: float = 300.0
     """Longest wait until it is healthy."""
+    log_name: str = "engine"
+    """``NAME.log`` holds what it writes, ``NAME.previous.log`` what the start before it wrote; one running engine each."""
 
 
 def engine_command(release: ServableRelease, python: str, port: int) -> list[str]:
@@ -100,6 +102,10 @@ class EngineSupervisor:
         self._process: asyncio.subprocess.Process | None = None
         self.restarts = 0
 
+    @property
+    def _log(self) -> Path:
+        return self._settings.log_folder / f"{self._settings.log_name}.log"
+
     def address(self) -> EngineAddress | None:
         """Where the engine is, while it is healthy."""
         return self._address
@@ -130,9 +136,9 @@ class EngineSupervisor:
         port = settings.port or _free_port()
         address = EngineAddress(f"http://127.0.0.1:{port}", settings.key or secrets.token_urlsafe(32))
         settings.log_folder.mkdir(parents=True, exist_ok=True)
-        log = settings.log_folder / "engine.log"
+        log = self._log
         if log.exists():
-            log.replace(settings.log_folder / "engine.previous.log")
+            log.replace(log.with_suffix(".previous.log"))
         with log.open("xb") as output:
             try:
                 self._process = await asyncio.create_subprocess_exec(
@@ -191,7 +197,7 @@ class EngineSupervisor:
         return f"{what} ({how}); {self._last_lines()}"
 
     def _last_lines(self) -> str:
-        log = self._settings.log_folder / "engine.log"
+        log = self._log
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _LOG_BYTES))
             lines = [line for line in file.read().decode("utf-8", "replace").splitlines() if line.strip()]

@@ -7,6 +7,9 @@ A request passes, in this order: route (404, 405), key (401), rate (429), a well
 access by Cedar (403), the role's limits (400), room in the audit log (503), engine (503). Every answer carries the
 request's id, the release's and the policy's digests. Invariant: every request but a health check leaves one audit line,
 and an answer that could not be accounted for does not end as a success.
+
+``switch`` puts another release, or another policy, in force for the requests that arrive after it. A request that is under way
+keeps what it began with (``forge.serve.binding``); how often a key may ask is counted on across a switch.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ import json
 import sys
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,12 +28,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from forge.serve.answer import AnswerIdentity, StreamedAnswer, Usage, whole_answer
 from forge.serve.audit import AuditError, AuditLog, AuditRecord
+from forge.serve.binding import Binding
 from forge.serve.keys import Key, find_key
 from forge.serve.limits import RateLimiter, check_limits, max_tokens_of, temperature_of
-from forge.serve.policy import AccessPolicy, Action, ContextValue
-from forge.serve.redaction import Counts, compile_redactions
+from forge.serve.policy import Action, ContextValue
+from forge.serve.redaction import Counts
 from forge.serve.refusal import RefusalError, bad_request, engine_away
-from forge.serve.release import ServableRelease
 from forge.serve.request import MOST_BODY_BYTES, GenerationRequest, engine_body, parse_request
 from forge.serve.upstream import Upstream
 
@@ -51,6 +55,7 @@ _EVENTS = (("content-type", "text/event-stream; charset=utf-8"), ("cache-control
 class _Exchange:
     """One request on its way through: what the audit line will say of it, filled in as it becomes known."""
 
+    binding: Binding
     request_id: str
     arrived: datetime.datetime
     started: float
@@ -69,41 +74,59 @@ class _Exchange:
 
 
 class Gateway:
-    """The ASGI application for one release."""
+    """The ASGI application; what it enforces is its binding."""
 
     def __init__(
         self,
-        release: ServableRelease,
+        binding: Binding,
         *,
-        keys: Sequence[Key],
-        upstream: Upstream,
         audit: AuditLog,
         now: Callable[[], datetime.datetime],
         monotonic: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        self._release = release
-        self._keys = keys
-        self._upstream = upstream
+        self._binding = binding
+        self._under_way: Counter[Upstream] = Counter()
         self._audit = audit
         self._now = now
         self._monotonic = monotonic
         self._new_id = new_id
-        self._policy = AccessPolicy(release.policy_name, release.policy)
-        self._redactions = compile_redactions(release.policy.redactions)
         self._limiter = RateLimiter(monotonic)
         self._created = int(now().timestamp())
+
+    @property
+    def binding(self) -> Binding:
+        """What a request that arrives now would meet."""
+        return self._binding
+
+    def switch(self, binding: Binding) -> None:
+        """Put another binding in force for the requests that arrive from now on."""
+        self._binding = binding
+
+    def under_way(self, upstream: Upstream) -> int:
+        """Requests that have not ended and may still ask this engine."""
+        return self._under_way[upstream]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
         if scope["type"] != "http":
             raise RuntimeError(f"the gateway speaks HTTP only, not {scope['type']!r}")
         path: bytes = scope.get("raw_path") or scope["path"].encode()
-        exchange = _Exchange(self._new_id(), self._now(), self._monotonic())
+        binding = self._binding
+        exchange = _Exchange(binding, self._new_id(), self._now(), self._monotonic())
         if path == HEALTH_ROUTE and scope["method"] == "GET":
-            is_ready = self._upstream.is_ready()
+            is_ready = binding.retired is None and binding.upstream.is_ready()
             await self._send_json(exchange, send, 200 if is_ready else 503, {"ready": is_ready})
             return
+        self._under_way[binding.upstream] += 1
+        try:
+            await self._exchange(exchange, scope, receive, send, path)
+        finally:
+            self._under_way[binding.upstream] -= 1
+            if not self._under_way[binding.upstream]:
+                del self._under_way[binding.upstream]
+
+    async def _exchange(self, exchange: _Exchange, scope: Scope, receive: Receive, send: Send, path: bytes) -> None:
         body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         work = asyncio.create_task(self._carry_out(exchange, scope, path, body, send))
         caller = asyncio.create_task(_listen(receive, body))
@@ -126,8 +149,8 @@ class Gateway:
         try:
             action = self._admit(exchange, scope, path)
             if action is Action.LIST_MODELS:
-                self._decide(exchange, action, self._release.model, {})
-                await self._finish_json(exchange, send, self._models())
+                self._decide(exchange, action, exchange.binding.release.model, {})
+                await self._finish_json(exchange, send, self._models(exchange.binding.release.model))
                 return
             request = await self._read(exchange, scope, body, action)
             if request.stream:
@@ -149,13 +172,14 @@ class Gateway:
         method, action = route
         if scope["method"] != method:
             raise RefusalError(405, f"this route takes {method} only", code="method_not_allowed", headers=(("allow", method),))
-        exchange.key = find_key(self._keys, _bearer(scope))
+        exchange.key = find_key(exchange.binding.keys, _bearer(scope))
         if exchange.key is None:
             challenge = (("www-authenticate", "Bearer"),)
             raise RefusalError(
                 401, "no valid API key: send Authorization: Bearer KEY", code="invalid_api_key", headers=challenge
             )
         self._limiter.take(exchange.key)
+        exchange.binding.check_open()
         return action
 
     async def _read(self, exchange: _Exchange, scope: Scope, body: asyncio.Future[bytes], action: Action) -> GenerationRequest:
@@ -169,7 +193,7 @@ class Gateway:
             raise RefusalError(408, "the body did not arrive in time", code="request_timeout") from error
         request = parse_request(content, action)
         exchange.stream = request.stream
-        if request.model != self._release.model:
+        if request.model != exchange.binding.release.model:
             raise RefusalError(404, "there is no such model: see /v1/models", code="model_not_found", param="model")
         role = _key_of(exchange).role
         context: dict[str, ContextValue] = {
@@ -190,25 +214,28 @@ class Gateway:
         return request
 
     def _decide(self, exchange: _Exchange, action: Action, model: str, context: dict[str, ContextValue]) -> None:
-        role = _key_of(exchange).role.name
-        decision = self._policy.decide(role, action, model, context)
+        role, access = _key_of(exchange).role.name, exchange.binding.access
+        decision = access.decide(role, action, model, context)
         exchange.policies = decision.policies
         if not decision.allowed:
             for error in decision.errors:
-                print(f"forge serve: InferencePolicy/{self._policy.name}: denied: {error}", file=sys.stderr, flush=True)
-            raise RefusalError(403, self._policy.explain(decision, role, action), code="policy_denied")
+                print(f"forge serve: InferencePolicy/{access.name}: denied: {error}", file=sys.stderr, flush=True)
+            raise RefusalError(403, access.explain(decision, role, action), code="policy_denied")
         exchange.decision = "allowed"
 
     async def _whole(self, exchange: _Exchange, request: GenerationRequest, path: bytes, send: Send) -> None:
-        payload = await self._upstream.whole(path.decode(), self._engine_body(exchange, request), exchange.request_id)
-        answer, exchange.usage, exchange.redactions = whole_answer(payload, self._identity(exchange, request), self._redactions)
+        binding, body = exchange.binding, self._engine_body(exchange, request)
+        payload = await binding.upstream.whole(path.decode(), body, exchange.request_id)
+        identity = self._identity(exchange, request)
+        answer, exchange.usage, exchange.redactions = whole_answer(payload, identity, binding.redactions)
         await self._finish_json(exchange, send, answer)
 
     async def _stream(self, exchange: _Exchange, request: GenerationRequest, path: bytes, send: Send) -> None:
-        answer = StreamedAnswer(self._identity(exchange, request), self._redactions)
+        binding = exchange.binding
+        answer = StreamedAnswer(self._identity(exchange, request), binding.redactions)
         body = self._engine_body(exchange, request)
         try:
-            async with self._upstream.stream(path.decode(), body, exchange.request_id) as events:
+            async with binding.upstream.stream(path.decode(), body, exchange.request_id) as events:
                 await self._begin(exchange, send, 200, _EVENTS)
                 async for event in events:
                     lines = b"".join(_event(chunk) for chunk in answer.feed(event))
@@ -242,7 +269,7 @@ class Gateway:
 
     def _record(self, exchange: _Exchange) -> None:
         """Write the audit line; raises RefusalError (503) if it cannot be written."""
-        release, usage = self._release, exchange.usage
+        release, usage = exchange.binding.release, exchange.usage
         exchange.is_recorded = True
         record = AuditRecord(
             time=exchange.arrived.isoformat(timespec="milliseconds"),
@@ -270,7 +297,7 @@ class Gateway:
             raise _unaccountable(error) from error
 
     def _engine_body(self, exchange: _Exchange, request: GenerationRequest) -> bytes:
-        if not self._upstream.is_ready():
+        if not exchange.binding.upstream.is_ready():
             raise engine_away()
         role = _key_of(exchange).role
         return engine_body(request, max_tokens=max_tokens_of(request, role), temperature=temperature_of(request, role))
@@ -280,8 +307,8 @@ class Gateway:
         created = int(exchange.arrived.timestamp())
         return AnswerIdentity(f"{prefix}-{exchange.request_id}", created, request.model, request.action, request.n)
 
-    def _models(self) -> dict[str, Any]:
-        model = {"id": self._release.model, "object": "model", "created": self._created, "owned_by": "forge"}
+    def _models(self, name: str) -> dict[str, Any]:
+        model = {"id": name, "object": "model", "created": self._created, "owned_by": "forge"}
         return {"object": "list", "data": [model]}
 
     async def _send_json(
@@ -295,8 +322,8 @@ class Gateway:
         every = (
             *headers,
             ("x-request-id", exchange.request_id),
-            ("x-forge-release", self._release.release_digest),
-            ("x-forge-policy", self._release.policy_digest),
+            ("x-forge-release", exchange.binding.release.release_digest),
+            ("x-forge-policy", exchange.binding.release.policy_digest),
         )
         encoded = [(name.encode(), value.encode()) for name, value in every]
         await send({"type": "http.response.start", "status": status, "headers": encoded})

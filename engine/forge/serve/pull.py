@@ -1,7 +1,6 @@
 """From an environment's name to a release that may serve: read the pointer, verify the chain, lay out the weights.
 
-The one place of this package that reads state. What does not hold is refused here, before any engine is started; the
-weights are hashed again as they are laid out.
+What does not hold is refused here, before anything is started or changed; the weights are hashed again as they are laid out.
 """
 
 import json
@@ -24,11 +23,19 @@ from forge.store.store import Store
 def pull(
     environment: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot, folder: Path
 ) -> ServableRelease:
-    """The verified release of an environment, its weights below ``folder``.
+    """The verified release of an environment, its weights below ``folder``; raises what ``admit`` and ``lay_out`` raise."""
+    return lay_out(admit(environment, repository, snapshot, store, root, folder), store)
 
-    Raises TrustError naming every finding when the chain does not hold, RefusedError when nothing is released.
+
+def admit(
+    environment: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot, folder: Path
+) -> ServableRelease:
+    """The verified release of an environment; its weights are not there yet: ``lay_out`` puts them below ``folder``.
+
+    Raises TrustError naming every finding when the chain does not hold, RefusedError when nothing is released (a RetiredError
+    when it was and is retired), ServeError when this engine cannot read it.
     """
-    if snapshot.release(environment) is None:
+    if not snapshot.releases(environment):
         raise RefusedError(f"nothing is released to {environment!r}: `forge apply` releases what passes its gates")
     verdict = verify(f"release/{environment}", repository, snapshot, store, root)
     if not verdict.holds:
@@ -44,10 +51,6 @@ def pull(
         spec = InferencePolicySpec.model_validate(policy["spec"])
     except (ValidationError, KeyError, ValueError) as error:
         raise ServeError(f"release {verdict.release} is not one this engine reads: {error}") from error
-    weights = folder / document.weights.removeprefix("sha256:")
-    shutil.rmtree(weights, ignore_errors=True)
-    weights.mkdir(parents=True)
-    store.lay_out(document.weights, weights, link=False)  # own bytes: a writer of the store must not reach them later
     return ServableRelease(
         environment=environment,
         deployment=document.deployment,
@@ -57,7 +60,16 @@ def pull(
         policy_digest=document.policy,
         weights_digest=document.weights,
         release_digest=verdict.release,
-        model_path=weights,
+        model_path=folder / document.weights.removeprefix("sha256:"),
         engine=document.engine,
         trust=verdict.trust,
     )
+
+
+def lay_out(release: ServableRelease, store: Store) -> ServableRelease:
+    """Lay out the weights in their folder, anew and hashed; raises StoreError. No engine may run from that folder now."""
+    folder = release.model_path
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    store.lay_out(release.weights_digest, folder, link=False)  # own bytes: a writer of the store must not reach them later
+    return release

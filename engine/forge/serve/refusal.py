@@ -46,6 +46,12 @@ def engine_away() -> RefusalError:
     return RefusalError(503, "the model is not available at the moment: try again", code="engine_unavailable", retry_after=5)
 
 
+def environment_retired(why: str) -> RefusalError:
+    """The environment serves nothing any more (503)."""
+    message = f"nothing is served here any more: {why}"
+    return RefusalError(503, message, code="environment_retired", retry_after=60)
+
+
 def engine_fault(what: str) -> RefusalError:
     """The engine answered, but not as an engine should (502)."""
     return RefusalError(502, f"the engine's answer cannot be passed on: {what}", code="engine_fault")

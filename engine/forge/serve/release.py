@@ -1,6 +1,7 @@
 """What the serving agent is given: a release that somebody else has verified, down to the bytes of its weights.
 
-Invariant: nothing in this package verifies and nothing fetches. Whoever makes a ServableRelease answers for it.
+Invariant: engine and gateway verify nothing and fetch nothing. Whoever makes a ServableRelease answers for it; in the agent
+that is ``forge.serve.pull``, which the watch (``forge.serve.watch``) calls.
 """
 
 from dataclasses import dataclass
@@ -28,3 +29,8 @@ class ServableRelease:
     engine: Engine
     trust: str
     """One line: the trust root that the verdict rests on."""
+
+    def needs_engine_like(self, other: "ServableRelease") -> bool:
+        """Whether an engine that was started for one of them serves the other as well: then only the policy is another."""
+        mine = (self.model, self.weights_digest, self.engine)
+        return mine == (other.model, other.weights_digest, other.engine)

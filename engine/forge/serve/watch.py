@@ -1,0 +1,252 @@
+"""Watching an environment's pointer: see that it moved, verify what it names now, and tell the agent.
+
+Invariant: what reaches the agent holds, down to the bytes of its weights, and its policy is ready to be enforced; nothing that
+is running was touched until then. Whatever goes wrong here is told as a fault and tried again, and ends nobody.
+
+``Lookout`` looks once and is synchronous; ``Watch`` looks again and again in a thread of its own, because verification hashes
+weights and a fetch may wait for a network, while the gateway's event loop must not.
+"""
+
+import shutil
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from forge.admission.verify import RetiredError
+from forge.attest.trust import read_trust_root
+from forge.contract.record import Release
+from forge.errors import ForgeError, LedgerError, RefusedError
+from forge.ledger.ledger import Ledger, Snapshot
+from forge.repo.repository import Repository
+from forge.serve.binding import Binding, bind
+from forge.serve.pull import admit, lay_out
+from forge.serve.release import ServableRelease
+from forge.store.store import Store
+
+LONGEST_DELAY_SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the agent learns what it has to serve."""
+
+    repository: Path
+    environment: str
+    ledger_ref: str
+    ledger_remote: str | None
+    """Asked at every look; None: the ledger of this clone is the ledger."""
+    store_url: str
+    config: Path
+    """The folder of the trust root, and of the agent's key."""
+    weights: Path
+    """A folder of the agent's own, where weights are laid out."""
+    poll_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The pointer names another release now; it holds, its weights are laid out and its policy is bound, to no engine yet."""
+
+    binding: Binding
+
+
+@dataclass(frozen=True)
+class Retired:
+    """The environment is retired."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The pointer cannot be read, or what it names was refused; None: that is over."""
+
+    reason: str | None
+    wanted: str | None = None
+    """The release that was refused, where it is known."""
+
+
+Notice = Moved | Retired | Fault
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What a look found, as far as it decides what to serve: equal marks need no second verification."""
+
+    move: Release | None
+    root: str
+
+
+class Lookout:
+    """Looks at the pointer; one thread at a time."""
+
+    def __init__(
+        self,
+        source: Source,
+        environment: Mapping[str, str],
+        running: Callable[[], ServableRelease | None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._source = source
+        self._environment = environment
+        self._running = running
+        """The release whose weights an engine has, so that they are not laid out again for another policy."""
+        self._monotonic = monotonic
+        self._handled: _Mark | None = None
+        self._failed: tuple[_Mark, Exception, float, float] | None = None
+        """What was refused, why, when to verify it again, and the delay after that."""
+        self._open: tuple[Repository, Ledger] | None = None
+        self.wanted: str | None = None
+        """The release that the pointer named at the last look that could read it."""
+        self.has_read = False
+        """Whether the last look could read the pointer: what went wrong then is the release's fault, not the ledger's."""
+
+    def look(self, *, offline: bool = False) -> Moved | Retired | None:
+        """What is new since the last look; ``offline`` asks this clone only.
+
+        Raises ForgeError when the pointer cannot be read or what it names is refused. A refused release is verified again
+        after a while, for a store may be mended; until then each look raises the same error.
+        """
+        self.has_read = False
+        repository, ledger = self._connect()
+        snapshot = ledger.snapshot() if offline else ledger.fetch()
+        root = read_trust_root(self._source.config)
+        mark = _Mark(snapshot.release(self._source.environment), root.digest)
+        self.wanted = mark.move.release if mark.move else None
+        self.has_read = True
+        if mark == self._handled:
+            self._failed = None
+            return None
+        delay = self._source.poll_seconds
+        if self._failed is not None and self._failed[0] == mark:
+            _, error, again, delay = self._failed
+            if self._monotonic() < again:
+                raise error.with_traceback(None)
+        try:
+            if ledger.remote is not None and not offline:
+                ledger.remote.fetch_branches()
+            found = self._verify(repository, snapshot)
+        except Exception as error:
+            self._failed = mark, error, self._monotonic() + delay, min(2 * delay, LONGEST_DELAY_SECONDS)
+            raise
+        self._handled, self._failed = mark, None
+        return found
+
+    def forget(self) -> None:
+        """Take what the pointer names for new at the next look: it is verified, laid out and told anew."""
+        self._handled = self._failed = None
+
+    def close(self) -> None:
+        """End Git's helper processes; the next look opens the repository anew."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            opened[0].close()
+
+    def _connect(self) -> tuple[Repository, Ledger]:
+        if self._open is None:
+            repository = Repository(self._source.repository)
+            self._open = repository, Ledger(repository, self._source.ledger_ref, self._source.ledger_remote)
+        return self._open
+
+    def _verify(self, repository: Repository, snapshot: Snapshot) -> Moved | Retired:
+        source = self._source
+        store = Store(source.store_url, repository.home)
+        root = read_trust_root(source.config)
+        try:
+            release = admit(source.environment, repository, snapshot, store, root, source.weights)
+        except RetiredError as error:
+            return Retired(str(error))
+        running = self._running()
+        if running is not None and release.needs_engine_like(running):
+            return Moved(bind(replace(release, model_path=running.model_path), self._environment))
+        folder = source.weights / f"{release.weights_digest[7:23]}-{uuid.uuid4().hex[:8]}"
+        binding = bind(replace(release, model_path=folder), self._environment)
+        try:
+            lay_out(binding.release, store)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        return Moved(binding)
+
+
+class Watch:
+    """The thread that looks; what it finds is posted. It never ends by itself, and never keeps the process alive."""
+
+    def __init__(self, lookout: Lookout, poll_seconds: float, post: Callable[[Notice], None]) -> None:
+        self._lookout = lookout
+        self._poll_seconds = poll_seconds
+        self._post = post
+        self._wake = threading.Event()
+        self._anew = threading.Event()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="forge-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin; the first look comes after one interval."""
+        self._thread.start()
+
+    def look_again(self) -> None:
+        """Look now, and take what the pointer names for new."""
+        self._anew.set()
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Post nothing any more; a look that is under way is not waited for."""
+        self._stop.set()
+        self._wake.set()
+
+    def _run(self) -> None:
+        told: str | None = None
+        delay = self._poll_seconds
+        while True:
+            self._wake.wait(delay)
+            self._wake.clear()
+            if self._stop.is_set():
+                self._lookout.close()
+                return
+            if self._anew.is_set():
+                self._anew.clear()
+                self._lookout.forget()
+            notice: Notice | None
+            try:
+                notice, reason, delay = self._lookout.look(), None, self._poll_seconds
+            except Exception as error:  # noqa: BLE001 (the thread's boundary: whatever it is, the agent goes on serving)
+                reason = str(error)
+                if not isinstance(error, ForgeError):
+                    traceback.print_exception(error)
+                    reason = f"{type(error).__name__}: {error}"
+                notice = Fault(f"what should be served cannot be told: {reason}", None)
+                if self._lookout.has_read:
+                    notice, delay = Fault(f"the release was refused: {reason}", self._lookout.wanted), self._poll_seconds
+                else:
+                    delay = min(2 * delay, max(LONGEST_DELAY_SECONDS, self._poll_seconds))
+                self._lookout.close()
+            if self._stop.is_set():
+                continue
+            if reason is None and told is not None:
+                self._post(Fault(None))
+            if notice is not None and (reason is None or reason != told):
+                self._post(notice)
+            told = reason
+
+
+def first_look(lookout: Lookout, source: Source, say: Callable[[str], None]) -> Binding:
+    """What an agent that starts has to serve; raises ForgeError where that is nothing.
+
+    When the remote cannot be asked, what this clone last saw of the ledger counts: an agent that is started while the Git host
+    is away serves, and says that it could not ask.
+    """
+    try:
+        found = lookout.look()
+    except LedgerError as error:
+        if source.ledger_remote is None or lookout.has_read:
+            raise
+        say(f"{error}. Serving by what this clone last saw of the ledger")
+        found = lookout.look(offline=True)
+    if isinstance(found, Moved):
+        return found.binding
+    raise RefusedError(found.reason if found else f"nothing is released to {source.environment!r}")
