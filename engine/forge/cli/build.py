@@ -13,6 +13,8 @@ from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
     from forge.ledger.ledger import Snapshot
+    from forge.plan.desired import Desired
+    from forge.repo.repository import Repository
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -80,6 +82,13 @@ def plan(
         str | None, typer.Option(help="Leave out what the plan of this commit holds as well: what a pull request adds.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to a file that `forge apply FILE` carries out.")] = None,
+    without_store: Annotated[
+        bool,
+        typer.Option(
+            "--without-store",
+            help="Do not read the store: what the ledger records is taken to be there. For a machine that cannot reach it.",
+        ),
+    ] = False,
     explain: Annotated[
         str | None, typer.Option(metavar="STEP", help="Show the whole chain of why for a step or a resource.")
     ] = None,
@@ -90,17 +99,23 @@ def plan(
     from forge import __version__
     from forge.plan import render
     from forge.plan.explain import explain as explained
-    from forge.plan.graph import build_graph
+    from forge.plan.graph import build_graph, unchanged_steps
+    from forge.plan.markdown import to_markdown
+    from forge.plan.review import review
     from forge.plan.saved import Reading, SavedPlan, to_bytes
     from forge.reconcile.place import look
     from forge.repo.desired import read_desired
 
-    if out is not None and (worktree or base is not None):
+    if out is not None and (worktree or without_store or base is not None):
         raise UsageError(
-            "--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)"
+            "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
+            "that was made without looking (--without-store)"
         )
+    notes: list[str] = []
+    if without_store:
+        notes.append("The store was not read: what the ledger records is taken to be there.")
     with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)))
+        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)), without_store=without_store)
         chosen = scope_of(place.desired, target, force)
         readings: list[Reading] = []
 
@@ -108,18 +123,25 @@ def plan(
             readings.append(Reading(snapshot))
             return readings[-1]
 
-        now = look(place, chosen, reading if out is not None else None)
+        now = look(place, chosen, reading if out is not None else None, without_store=without_store)
         made = now.plan
         if explain is not None:
             typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
             return
-        if base is not None:
-            older = place_of(repository, read_desired(tree_of(repository, base, worktree=False)))
-            made = made.beyond(look(older).plan)
+        older = _base_of(repository, base, notes) if base is not None else None
+        changed = None
+        if older is not None:
+            before = look(place_of(repository, older, without_store=without_store), without_store=without_store).plan
+            made = made.beyond(before, unchanged_steps(build_graph(place.desired), build_graph(older)))
+            if made.commit is not None and older.commit is not None:
+                changed = frozenset(change.path for change in repository.changes(older.commit, made.commit))
+        if output is PlanFormat.MARKDOWN:
+            printed = to_markdown(made, review(made, place.desired, older, changed, tuple(notes)))
+        else:
+            printed = render.to_text(made) if output is PlanFormat.TEXT else render.to_json(made)
     if out is not None:
         out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
-    form = {PlanFormat.TEXT: render.to_text, PlanFormat.MARKDOWN: render.to_markdown, PlanFormat.JSON: render.to_json}
-    typer.echo(form[output](made), nl=False)
+    typer.echo(printed, nl=False)
     if made.refusals and exit_code:
         raise typer.Exit(4)
     if exit_code and made.changes:
@@ -209,6 +231,19 @@ def schema(
     for kind, content in schemas().items():
         (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"{len(schemas())} schemas in {folder}", file=sys.stderr)
+
+
+def _base_of(repository: "Repository", base: str, notes: list[str]) -> "Desired | None":
+    """What the base asks for; None, with a note, where it is not valid: a change that mends it can be planned all the same."""
+    from forge.repo.desired import read_desired
+
+    tree = tree_of(repository, base, worktree=False)
+    try:
+        return read_desired(tree)
+    except (SpecError, UsageError) as error:
+        notes.append(f"Commit {(tree.commit or '')[:12]}, the base, is not valid itself: this is the whole plan.")
+        typer.echo(f"--base: commit {(tree.commit or '')[:12]} is not valid, so nothing is left out:\n{error}", err=True)
+        return None
 
 
 def _machine_readable(error: SpecError, output: ValidateFormat) -> str:

@@ -47,13 +47,14 @@ def store_of(repository: "Repository", desired: "Desired") -> "Store":
     return Store(desired.settings.store.url, repository.home)
 
 
-def place_of(repository: "Repository", desired: "Desired") -> "Place":
-    """Everything that holds state, for planning and applying."""
+def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
+    """Everything that holds state, for planning and applying; an empty store in memory where the real one is not to be read."""
     from forge.attest.trust import config_folder
     from forge.ledger.leases import Leases
     from forge.ledger.ledger import Ledger
     from forge.reconcile.holder import Holders, this_holder
     from forge.reconcile.place import Place
+    from forge.store.store import Store
 
     settings = desired.settings
     ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote)
@@ -63,7 +64,7 @@ def place_of(repository: "Repository", desired: "Desired") -> "Place":
         ledger=ledger,
         leases=Leases(ledger, this_holder()),
         holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
-        store=store_of(repository, desired),
+        store=Store("memory://not-read", repository.home) if without_store else store_of(repository, desired),
         work=work_folder(repository),
         config=config_folder(),
         now=lambda: datetime.datetime.now(datetime.UTC),
