@@ -12,7 +12,9 @@ from forge.cli.place import forge_folder, reader_of, repository_of, scope_of
 from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
+    from forge.cli.place import Reader
     from forge.ledger.ledger import Snapshot
+    from forge.plan.desired import Desired
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -78,6 +80,13 @@ def plan(
         str | None, typer.Option(help="Leave out what the plan of this commit holds as well: what a pull request adds.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to a file that `forge apply FILE` carries out.")] = None,
+    without_store: Annotated[
+        bool,
+        typer.Option(
+            "--without-store",
+            help="Do not read the store: what the ledger records is taken to be there. For a machine that cannot reach it.",
+        ),
+    ] = False,
     explain: Annotated[
         str | None, typer.Option(metavar="STEP", help="Show the whole chain of why for a step or a resource.")
     ] = None,
@@ -88,18 +97,25 @@ def plan(
     from forge import __version__
     from forge.plan import render
     from forge.plan.explain import explain as explained
-    from forge.plan.graph import build_graph
+    from forge.plan.graph import build_graph, unchanged_steps
+    from forge.plan.markdown import to_markdown
+    from forge.plan.review import review
     from forge.plan.saved import Reading, SavedPlan, to_bytes
     from forge.reconcile.glance import glance, note_in_sync
     from forge.reconcile.place import look
 
-    if out is not None and (worktree or base is not None):
+    if out is not None and (worktree or without_store or base is not None):
         raise UsageError(
-            "--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)"
+            "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
+            "that was made without looking (--without-store)"
         )
+    notes: list[str] = []
+    if without_store:
+        notes.append("The store was not read: what the ledger records is taken to be there.")
     with reader_of(context) as reader:
-        place = reader.place(ref, worktree=worktree)
-        plain = output is PlanFormat.TEXT and not (target or force or base or out or explain or worktree)
+        place = reader.place(ref, worktree=worktree, without_store=without_store)
+        special = target or force or base or out or explain or worktree or without_store
+        plain = output is PlanFormat.TEXT and not special
         if plain and (idle := glance(place)) is not None and idle.num_unlisted > render.MOST_IDLE_ROWS:
             typer.echo(render.to_text(idle), nl=False)
             return
@@ -110,20 +126,27 @@ def plan(
             readings.append(Reading(snapshot))
             return readings[-1]
 
-        now = look(place, chosen, reading if out is not None else None)
+        now = look(place, chosen, reading if out is not None else None, without_store=without_store)
         made = now.plan
         if plain:
             note_in_sync(place, made)
         if explain is not None:
             typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
             return
-        if base is not None:
-            older = reader.place(base)
-            made = made.beyond(look(older).plan)
+        older = _base_of(reader, base, notes) if base is not None else None
+        changed = None
+        if older is not None:
+            before = look(reader.place_for(older, without_store=without_store), without_store=without_store).plan
+            made = made.beyond(before, unchanged_steps(build_graph(place.desired), build_graph(older)))
+            if made.commit is not None and older.commit is not None:
+                changed = frozenset(change.path for change in reader.repository.changes(older.commit, made.commit))
+        if output is PlanFormat.MARKDOWN:
+            printed = to_markdown(made, review(made, place.desired, older, changed, tuple(notes)))
+        else:
+            printed = render.to_text(made) if output is PlanFormat.TEXT else render.to_json(made)
     if out is not None:
         out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
-    form = {PlanFormat.TEXT: render.to_text, PlanFormat.MARKDOWN: render.to_markdown, PlanFormat.JSON: render.to_json}
-    typer.echo(form[output](made), nl=False)
+    typer.echo(printed, nl=False)
     if made.refusals and exit_code:
         raise typer.Exit(4)
     if exit_code and made.changes:
@@ -217,6 +240,17 @@ def schema(
     for kind, content in schemas().items():
         (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"{len(schemas())} schemas in {folder}", file=sys.stderr)
+
+
+def _base_of(reader: "Reader", base: str, notes: list[str]) -> "Desired | None":
+    """What the base asks for; None, with a note, where it is not valid: a change that mends it can be planned all the same."""
+    commit = reader.repository.resolve_commit(base)
+    try:
+        return reader.desired(commit)
+    except (SpecError, UsageError) as error:
+        notes.append(f"Commit {commit[:12]}, the base, is not valid itself: this is the whole plan.")
+        typer.echo(f"--base: commit {commit[:12]} is not valid, so nothing is left out:\n{error}", err=True)
+        return None
 
 
 def _machine_readable(error: SpecError, output: ValidateFormat) -> str:

@@ -50,16 +50,20 @@ class Reader:
 
         return settings_of(tree_of(self.repository, ref, worktree=False))
 
-    def place(self, ref: str, *, worktree: bool = False, writes: bool = False) -> "Place":
+    def place(self, ref: str, *, worktree: bool = False, writes: bool = False, without_store: bool = False) -> "Place":
         """The same with everything that holds state, the ledger as its remote has it now.
 
         ``writes``: the command will append; a remote that cannot take that is refused before any work is done.
         """
-        place = place_of(self.repository, self.desired(ref, worktree=worktree))
+        place = self.place_for(self.desired(ref, worktree=worktree), without_store=without_store)
         if writes:
             place.ledger.connect()
         place.ledger.fetch()
         return place
+
+    def place_for(self, desired: "Desired", *, without_store: bool = False) -> "Place":
+        """Everything that holds state, for what a commit asks for; the ledger as this clone has it."""
+        return place_of(self.repository, desired, without_store=without_store)
 
 
 @contextmanager
@@ -89,13 +93,14 @@ def store_of(repository: "Repository", desired: "Desired") -> "Store":
     return Store(desired.settings.store.url, repository.home)
 
 
-def place_of(repository: "Repository", desired: "Desired") -> "Place":
-    """Everything that holds state, for planning and applying."""
+def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
+    """Everything that holds state, for planning and applying; an empty store in memory where the real one is not to be read."""
     from forge.attest.trust import config_folder
     from forge.ledger.leases import Leases
     from forge.ledger.ledger import Ledger
     from forge.reconcile.holder import Holders, this_holder
     from forge.reconcile.place import Place
+    from forge.store.store import Store
 
     settings = desired.settings
     ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote)
@@ -105,7 +110,7 @@ def place_of(repository: "Repository", desired: "Desired") -> "Place":
         ledger=ledger,
         leases=Leases(ledger, this_holder()),
         holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
-        store=store_of(repository, desired),
+        store=Store("memory://not-read", repository.home) if without_store else store_of(repository, desired),
         work=work_folder(repository),
         config=config_folder(),
         now=lambda: datetime.datetime.now(datetime.UTC),

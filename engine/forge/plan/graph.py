@@ -228,6 +228,23 @@ def producers_of(step: Step) -> dict[str, str]:
     }
 
 
+def unchanged_steps(graph: Mapping[str, Step], base: Mapping[str, Step]) -> frozenset[str]:
+    """Ids of the steps that two graphs define alike, with everything before them. Each graph in its own order."""
+    alike: set[str] = set()
+    for step_id, step in graph.items():
+        other = base.get(step_id)
+        if other is not None and _definition(step) == _definition(other):
+            before = (source.step_id for source in step.inputs.values() if isinstance(source, FromStep))
+            if all(name in alike for name in before):
+                alike.add(step_id)
+    return frozenset(alike)
+
+
+def _definition(step: Step) -> tuple[object, ...]:
+    inputs = {name: source.bundle.digest if isinstance(source, FromCommit) else source for name, source in step.inputs.items()}
+    return step.kind, step.canonical_parameters, step.environment, step.suspended, inputs
+
+
 def version_of(kind: StepKind) -> int:
     """The step version that this engine makes."""
     return STEPS[kind].version
