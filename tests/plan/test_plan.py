@@ -249,7 +249,7 @@ def test_a_run_in_flight_is_extended_or_superseded_by_what_the_field_means(
 
 
 def _with_seed(model: Compiled) -> Compiled:
-    return dataclasses.replace(model, parameters=model.parameters.replace('"seed":5', '"seed":6'))
+    return model._replace(parameters=model.parameters.replace('"seed":5', '"seed":6'))
 
 
 def test_a_spec_that_leaves_the_commit_is_retired_and_its_environment_serves_nothing(world: World) -> None:

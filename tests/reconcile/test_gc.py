@@ -72,7 +72,8 @@ def test_a_damaged_artifact_is_found_by_a_scrub_and_made_again(copy_of_applied: 
     name = file.sha256.removeprefix("sha256:")
     blob = copy_of_applied / ".forge" / "store" / "blobs" / name[:2] / name
     blob.chmod(0o644)
-    blob.write_bytes(blob.read_bytes()[:-1] + b"\x00")
+    data = blob.read_bytes()
+    blob.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout  # nothing has looked at the bytes yet
     said = run_forge(copy_of_applied, config_home, "scrub", code=1)
     assert digest in said.stderr
