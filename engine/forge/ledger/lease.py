@@ -72,6 +72,9 @@ class Counter(_Value):
     """The last token that was given out."""
 
     schema_version: Literal[1] = 1
+    draw: str
+    """Of this drawing alone: two who draw the same number must not write the same bytes, for a push of what is there already is
+    no conflict to git."""
     token: Annotated[int, Field(ge=0, lt=10**15)]
 
     def to_bytes(self) -> bytes:

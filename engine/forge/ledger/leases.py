@@ -109,14 +109,14 @@ class Leases:
         ref = lease_ref(key)
         self._refs.refresh()
 
-        def attempt() -> tuple[Lease, str | None]:
+        def attempt(token: int) -> tuple[Lease, str | None]:
             name = self._refs.target(ref)
             recorded = self._recorded(key)
             if name is not None:
                 held = _load(self._refs, self._repository, ref, name)
                 if recorded <= held.recorded:
                     raise LeaseHeldError(held)
-            return self._new(key, step_id, commit, handle or {}, recorded), name
+            return self._new(token, key, step_id, commit, handle or {}, recorded), name
 
         return self._draw(attempt)
 
@@ -127,14 +127,14 @@ class Leases:
         """
         self._refs.refresh()
 
-        def attempt() -> tuple[Lease, str | None]:
+        def attempt(token: int) -> tuple[Lease, str | None]:
             name = self._refs.target(seen.ref)
             if name is None:
                 raise LeaseLostError(f"{seen} has ended: there is nothing to take over")
             if name != seen.object_id:
                 raise LeaseHeldError(_load(self._refs, self._repository, seen.ref, name))
             kept = dict(seen.handle if handle is None else handle)
-            return self._new(seen.key, seen.step_id, commit or seen.commit, kept, self._recorded(seen.key)), name
+            return self._new(token, seen.key, seen.step_id, commit or seen.commit, kept, self._recorded(seen.key)), name
 
         return self._draw(attempt)
 
@@ -182,20 +182,20 @@ class Leases:
                 removed.append(lease)
         return tuple(removed)
 
-    def _new(self, key: str, step_id: str, commit: str, handle: Mapping[str, str], recorded: int) -> Lease:
-        token = max(self._counter(), self._seen_token(), *(lease.token for lease in self._known())) + 1
+    def _new(self, token: int, key: str, step_id: str, commit: str, handle: Mapping[str, str], recorded: int) -> Lease:
         return Lease(
             key=key, step_id=step_id, commit=commit, holder=self.holder, token=token, recorded=recorded, handle=dict(handle)
         )
 
-    def _draw(self, attempt: Callable[[], tuple[Lease, str | None]]) -> Lease:
-        """Write what ``attempt`` decides and the counter, in one transaction; decide again when either moved."""
+    def _draw(self, attempt: Callable[[int], tuple[Lease, str | None]]) -> Lease:
+        """Write what ``attempt`` decides for a token, and the counter, in one transaction; decide again when either moved."""
         deadline = time.monotonic() + TAKE_SECONDS
         while True:
-            lease, old = attempt()
+            last = self._refs.target(TOKEN_REF)  # read once: the token comes from what the transaction compares
+            lease, old = attempt(max(self._counter(last), self._seen_token(), *(known.token for known in self._known()), 0) + 1)
             self._write(lease.to_bytes())
-            counter = self._write(Counter(token=lease.token).to_bytes())
-            moves = [Move(lease.ref, old, lease.object_id), Move(TOKEN_REF, self._refs.target(TOKEN_REF), counter)]
+            counter = self._write(Counter(draw=uuid.uuid4().hex, token=lease.token).to_bytes())
+            moves = [Move(lease.ref, old, lease.object_id), Move(TOKEN_REF, last, counter)]
             try:
                 self._move(moves)
             except RefMovedError:
@@ -229,8 +229,7 @@ class Leases:
         made = self._ledger.snapshot().made(key)
         return made.sequence if made else 0
 
-    def _counter(self) -> int:
-        name = self._refs.target(TOKEN_REF)
+    def _counter(self, name: str | None) -> int:
         if name is None:
             return 0
         data = _read(self._repository, name)

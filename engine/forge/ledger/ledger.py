@@ -211,7 +211,9 @@ class Ledger:
     def _join_packs(self) -> None:
         """Join small packs into larger ones; git keeps every object, reachable or not, and readers notice nothing."""
         packs = self.repository.common_dir / "objects" / "pack"
-        if not packs.is_dir() or sum(1 for path in packs.iterdir() if path.suffix == ".pack") < _PACKS:
+        names = {path.name for path in packs.iterdir()} if packs.is_dir() else set()
+        kept = {name.removesuffix(".keep") + ".pack" for name in names if name.endswith(".keep")}
+        if sum(1 for name in names - kept if name.endswith(".pack")) < _PACKS:
             return
         with fair_lock(self.repository.state_folder, "repack"):
             reached("ledger.repack.before")
