@@ -34,6 +34,7 @@ from forge.repo.repository import Repository
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
+REPAIR = "`git fsck` names what is damaged, and another clone or the remote may still have it"
 Head = tuple[int, str | None]
 _Answer = TypeVar("_Answer")
 _KEYS_AT_ONCE = 500
@@ -200,9 +201,7 @@ class Index:
             if added is None:
                 for table in ("entries", "head", "records", "notes"):
                     db.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
-                known, added = (0, None), self._additions(None, commit)
-            if added is None:
-                raise LedgerError(f"ledger commit {commit} cannot be listed: `git fsck` says what is damaged")
+                known, added = (0, None), self._additions(None, commit) or {}
             for entry, data in read_chain(self._repository, added, known, head):
                 _insert(db, entry, digest_of_bytes(data))
             db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?)", (*head, commit))
@@ -213,9 +212,9 @@ class Index:
         """The paths that a commit adds to an earlier one; None when it does anything else, or the earlier one is gone."""
         try:
             changes = self._repository.changes(older, newer, _FOLDERS)
-        except RepoError:
+        except RepoError as error:
             if older is None:
-                raise
+                raise LedgerError(f"the ledger cannot be listed: {error}; {REPAIR}") from error
             return None
         return {change.path: change.name for change in changes} if all(change.status == "A" for change in changes) else None
 
@@ -273,7 +272,7 @@ def read_chain(repository: Repository, added: Mapping[str, str], known: Head, he
             previous = digest_of_bytes(found.data)
             yield entry, found.data
     except RepoError as error:
-        raise LedgerError(f"ledger: {error}; fetch the ledger again from a remote or another clone") from error
+        raise LedgerError(f"ledger: {error}; {REPAIR}") from error
     if (sequence, previous) != head:
         raise LedgerError(f"the ledger's head names {head[1]} as entry {head[0]}, but that entry is {previous}")
 

@@ -104,15 +104,16 @@ class Ledger:
             attempts += 1
             self.most_attempts = max(self.most_attempts, attempts)
             began = time.monotonic()
-            if self.remote is not None:
+            if self.remote is not None and attempts == 1:  # a push that was refused has fetched already
                 self.remote.refresh()
             with fair_lock(self.repository.state_folder, self._name):
                 entries = self._try_append(drafts, ended, tried)
             if entries is not None:
                 self._join_packs()
                 return entries
-            # One round's length, whatever the number of attempts: longer pauses would starve whoever has lost most often.
-            time.sleep(random.uniform(0, time.monotonic() - began))  # noqa: S311 (jitter, not secrecy)
+            # A part of a round, whatever the number of attempts: longer pauses would starve whoever has lost most often, and
+            # who comes new has to fetch first.
+            time.sleep(random.uniform(0, (time.monotonic() - began) / 8))  # noqa: S311 (jitter, not secrecy)
         raise LedgerError(
             f"{self.ref} kept moving: gave up after {attempts} attempts to append in {APPEND_SECONDS:.0f} s; nothing was "
             "appended. Run fewer writers at once, or append more in one batch"
