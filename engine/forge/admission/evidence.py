@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from forge.admission.verdict import Finding, Rule
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Record, Release
+from forge.contract.record import Record, Release, Retirement
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError
@@ -127,10 +127,13 @@ def _replays(entry: Entry, before: list[Entry]) -> Iterator[Finding]:
         if body.supersedes != (known.digest if known else None):
             place = f"entry {known.sequence}" if known else "none"
             yield Finding(Rule.LEDGER, path, f"the record of {body.step_id} does not supersede the one before it ({place})")
-    elif isinstance(body, Release):
-        moves = [old.body.moved for old in before if isinstance(old.body, Release) and old.body.environment == body.environment]
+    elif isinstance(body, Release | Retirement) and body.environment is not None:
+        bodies = (old.body for old in before)
+        moves = [old.moved for old in bodies if isinstance(old, Release | Retirement) and old.environment == body.environment]
         if moves and body.moved <= moves[-1]:
-            yield Finding(Rule.LEDGER, path, f"a release of {body.environment} moved {body.moved} follows one of {moves[-1]}")
+            yield Finding(
+                Rule.LEDGER, path, f"a {body.kind} of {body.environment} moved {body.moved} follows one of {moves[-1]}"
+            )
 
 
 def _lost(repository: Repository, older: str, newer: str, prefix: str = "") -> Iterator[str]:

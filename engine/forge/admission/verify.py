@@ -10,7 +10,7 @@ from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import is_digest
 from forge.contract.kinds import StepKind
-from forge.contract.record import Record, Release
+from forge.contract.record import Record, Release, Retirement
 from forge.errors import StoreError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
@@ -50,14 +50,17 @@ class _History:
         bodies = [entry.body for entry in entries]
         self.records = [body for body in bodies if isinstance(body, Record)]
         self.releases = [body for body in bodies if isinstance(body, Release)]
+        moves = [body for body in bodies if isinstance(body, Release | Retirement) and body.environment is not None]
+        self.pointers = {move.environment: move for move in moves}
+        """What moved each environment's pointer last."""
         self.by_key = {record.key: record for record in self.records}
         self.by_step = {record.step_id: record for record in self.records}
         self.makers = {digest: record for record in self.records for digest in record.products.values()}
 
     def current_releases(self) -> list[Release]:
         """What each environment's pointer names now, the newest move first."""
-        newest = {move.environment: move for move in self.releases}
-        return sorted(newest.values(), key=self.releases.index, reverse=True)
+        newest = [move for move in self.pointers.values() if isinstance(move, Release)]
+        return sorted(newest, key=self.releases.index, reverse=True)
 
 
 def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None, Release | None]:
@@ -68,9 +71,13 @@ def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None,
             raise UsageError(f"no recorded step made {subject}")
         return [history.makers[subject]], None, None
     if kind == "release" and name:
-        release = next((move for move in reversed(history.releases) if move.environment == name), None)
+        release = history.pointers.get(name)
         if release is None:
             raise UsageError(f"nothing was ever released to {name!r}")
+        if isinstance(release, Retirement):
+            raise UsageError(
+                f"{release.subject}, which {name!r} served, is retired since {release.moved}: nothing is released to it"
+            )
         record = history.by_key.get(release.key)
         if record is None or "weights" not in record.inputs:
             raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
