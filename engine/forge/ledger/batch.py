@@ -74,7 +74,17 @@ def write_commit(repository: Repository, parent: str | None, batch: Batch, now: 
     reached("ledger.objects.before")
     temporary = TEMPORARY_REFS + uuid.uuid4().hex
     stream = _import_stream(temporary, parent, batch, now)
-    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw", "--force"]
+    arguments = [
+        "-c",
+        "fastimport.unpackLimit=0",
+        "-c",
+        "pack.compression=1",
+        "fast-import",
+        "--quiet",
+        "--done",
+        "--date-format=raw",
+        "--force",
+    ]
     # A failed attempt leaves its .keep behind under the pack's name, which is made of its objects: one more gives another name.
     commit = write_objects(repository, arguments, lambda attempt: (b"" if attempt == 1 else _any_blob()) + stream)
     reached("ledger.objects.after")

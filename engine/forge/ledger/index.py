@@ -25,7 +25,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from forge.canonical import digest_of_bytes, hex_of, is_digest
+from forge.canonical import digest_of_bytes, hex_of
 from forge.contract.record import Made, Protection, Record, Release, Retirement, Subject
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
@@ -37,6 +37,7 @@ BUSY_SECONDS = 60.0
 REPAIR = "`git fsck` names what is damaged, and another clone or the remote may still have it"
 Head = tuple[int, str | None]
 _Answer = TypeVar("_Answer")
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -83,7 +84,7 @@ class Index:
 
     def made(self, commit: str, head: Head, keys: Iterable[str]) -> dict[str, Made]:
         """The authoritative records of the keys that have one."""
-        blobs = [bytes.fromhex(key[7:]) for key in keys if is_digest(key)]
+        blobs = [bytes.fromhex(key[7:]) for key in keys if _DIGEST.fullmatch(key)]
 
         def query(db: sqlite3.Connection) -> dict[str, Made]:
             found: dict[str, Made] = {}
@@ -91,8 +92,7 @@ class Index:
                 some = blobs[start : start + _KEYS_AT_ONCE]
                 marks = ",".join("?" * len(some))
                 text = f"SELECT document, checksum FROM records WHERE key IN ({marks}) AND sequence <= ?"  # noqa: S608 (marks)
-                for row in db.execute(text, [*some, head[0]]):
-                    made = _made(row)
+                for made in map(_made, db.execute(text, [*some, head[0]]).fetchall()):
                     known = found.get(made.key)
                     if known is None or known.sequence < made.sequence:  # a later record of a key replaces the earlier
                         found[made.key] = made
