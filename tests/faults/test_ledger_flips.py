@@ -66,7 +66,7 @@ def outcomes(folder: Path, tmp_path: Path, *, shared: bool) -> list[str | None]:
     names = [line.split(" ")[0] for line in git(folder, "rev-list", "--objects", REF).splitlines()]
     names += git(folder, "for-each-ref", "--format=%(objectname)", "refs/forge/leases", "refs/forge/lease-token").split()
     said: list[str | None] = []
-    for number, name in enumerate(generator.sample(names, min(len(names), 24))):
+    for number, name in enumerate(generator.sample(names, min(len(names), 14))):
         damaged = tmp_path / f"damaged{number}"
         shutil.copytree(folder, damaged)
         flip(loose_object(damaged, name), generator)
