@@ -96,6 +96,10 @@ class LeaseLostError(RefusedError):
     """A lease is not ours any more."""
 
 
+class AlreadyRecordedError(RefusedError):
+    """A step for which a lease is asked was recorded since the plan was made."""
+
+
 class StaleLeaseError(RefusedError):
     """A result comes from a holder whose lease has ended or was taken over; it is not recorded."""
 

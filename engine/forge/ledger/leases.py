@@ -25,6 +25,7 @@ from forge.faults import reached
 from forge.ledger.lease import (
     LEASE_REFS,
     TOKEN_REF,
+    AlreadyRecordedError,
     Counter,
     Holder,
     Lease,
@@ -57,7 +58,11 @@ class Shared(Protocol):
         ...
 
     def snapshot(self) -> Snapshot:
-        """What is recorded."""
+        """What is recorded, as this clone has it."""
+        ...
+
+    def fetch(self) -> Snapshot:
+        """What is recorded, as the remote has it; refreshes the refs as well."""
         ...
 
 
@@ -104,14 +109,18 @@ class Leases:
         """All leases as they are now, by step key; what is no lease is left out (``read`` names it)."""
         return self.read().leases
 
-    def take(self, key: str, step_id: str, commit: str, handle: Mapping[str, str] | None = None) -> Lease:
-        """Take a lease that nobody holds; raises LeaseHeldError, or MalformedLeaseError where something else lies there."""
+    def take(self, key: str, step_id: str, commit: str, handle: Mapping[str, str] | None = None, recorded: int = 0) -> Lease:
+        """Take a lease that nobody holds; ``recorded`` is the number of the key's record that the caller knows of, 0 for none.
+
+        Raises LeaseHeldError, AlreadyRecordedError when a later record is there, or MalformedLeaseError where something else
+        lies under the lease's ref.
+        """
         ref = lease_ref(key)
-        self._refs.refresh()
+        self._ledger.fetch()
 
         def attempt(token: int) -> tuple[Lease, str | None]:
-            name = self._refs.target(ref)
-            recorded = self._recorded(key)
+            name = self._refs.target(ref)  # before the ledger: an append moves the ledger's ref before it ends the lease
+            self._require_nothing_later(key, step_id, recorded)
             if name is not None:
                 held = _load(self._refs, self._repository, ref, name)
                 if recorded <= held.recorded:
@@ -123,18 +132,19 @@ class Leases:
     def take_over(self, seen: Lease, commit: str | None = None, handle: Mapping[str, str] | None = None) -> Lease:
         """Replace a dead holder's lease, if it is still what was seen; its handle is kept unless another is given.
 
-        Raises LeaseHeldError when it has moved, and LeaseLostError when it is gone.
+        Raises LeaseHeldError when it has moved, LeaseLostError when it is gone, and AlreadyRecordedError when the step is done.
         """
-        self._refs.refresh()
+        self._ledger.fetch()
 
         def attempt(token: int) -> tuple[Lease, str | None]:
             name = self._refs.target(seen.ref)
+            self._require_nothing_later(seen.key, seen.step_id, seen.recorded)
             if name is None:
                 raise LeaseLostError(f"{seen} has ended: there is nothing to take over")
             if name != seen.object_id:
                 raise LeaseHeldError(_load(self._refs, self._repository, seen.ref, name))
             kept = dict(seen.handle if handle is None else handle)
-            return self._new(token, seen.key, seen.step_id, commit or seen.commit, kept, self._recorded(seen.key)), name
+            return self._new(token, seen.key, seen.step_id, commit or seen.commit, kept, seen.recorded), name
 
         return self._draw(attempt)
 
@@ -199,7 +209,7 @@ class Leases:
             try:
                 self._move(moves)
             except RefMovedError:
-                self._refs.refresh()
+                self._ledger.fetch()
                 if self._ours(lease) is not None:
                     break  # it went through, and only the counter has moved on since
                 if time.monotonic() > deadline:
@@ -224,6 +234,11 @@ class Leases:
             except MalformedLeaseError:
                 continue  # it has no token to compare with; `read` names it
         return leases
+
+    def _require_nothing_later(self, key: str, step_id: str, recorded: int) -> None:
+        found = self._recorded(key)
+        if found > recorded:
+            raise AlreadyRecordedError(f"{step_id} was recorded meanwhile (entry {found}): plan again")
 
     def _recorded(self, key: str) -> int:
         made = self._ledger.snapshot().made(key)
