@@ -20,7 +20,7 @@ from forge.attest.keys import make_development_keys, signer_for
 from forge.attest.trust import read_trust_root
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role
-from forge.contract.record import Record
+from forge.contract.record import Record, Release, Retirement
 from forge.errors import LedgerError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Draft, Ledger
@@ -287,3 +287,19 @@ def test_what_is_signed_is_canonical_json(applied: Path) -> None:
                 data = snapshot.attestation(digest)
                 if b"payloadType" in data[:2000] and b"mediaType" not in data:
                     assert canonical_json(json.loads(data)) == data
+
+
+def test_what_was_retired_is_released_no_more_and_an_older_retirement_cannot_be_played_again(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    with Repository(copy_of_applied) as repository:
+        ledger = Ledger(repository, REF)
+        moved = [entry.body.moved for entry in entries_of(copy_of_applied) if isinstance(entry.body, Release)]
+        retirement = Retirement(
+            subject="Deployment/small-local", environment="local", commit="c" * 40, moved="2999-01-01T00:00:00.000+00:00"
+        )
+        ledger.append([Draft(retirement)])
+        with pytest.raises(UsageError, match=r"Deployment/small-local, which 'local' served, is retired since 2999"):
+            verdict_of(copy_of_applied, config_home, "release/local")
+        ledger.append([Draft(retirement.model_copy(update={"moved": moved[-1]}))])
+    assert "a retirement of local moved" in text(verdict_of(copy_of_applied, config_home, "model/small"))

@@ -17,7 +17,7 @@ def run_scenario(folder: Path, remote: str | None, fault: str = "", log: str = "
     """Take a lease, renew it, record the step and its release; take over what a dead run left; mend a damaged index."""
     faults._FAULT, faults._LOG, faults._IS_ARMED = fault, log, bool(fault or log)
     faults._reached.clear()
-    ledger_module._PACKS = 2
+    ledger_module._PACKS = 1
     with Repository(folder) as repository:
         ledger = Ledger(repository, REF, remote)
         ledger.connect()

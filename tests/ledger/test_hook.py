@@ -119,7 +119,7 @@ def test_a_token_that_is_lowered_is_refused(guarded: Path, clone: Clone) -> None
     assert "token 1 is stale" in refused(ledger, "--force", f"{forged}:{first.ref}")
     leases.end(second)
     assert "token 1 is stale" in refused(ledger, f"{stale}:{first.ref}")  # an ended lease does not come back
-    for text in (b'{"schema_version":1,"token":1}', b'{"schema_version": 1,"token":2}'):
+    for text in (b'{"draw":"x","schema_version":1,"token":1}', b'{"draw":"x","schema_version":1,"token":2}'):
         assert "the counter only grows" in refused(ledger, "--force", f"{blob(ledger, text)}:{TOKEN_REF}")
     assert "never deleted" in refused(ledger, f":{TOKEN_REF}")
     assert "holds no token" in refused(ledger, "--force", f"{blob(ledger, b'nonsense')}:{TOKEN_REF}")

@@ -19,6 +19,7 @@ from forge.contract.record import Attempt
 from forge.errors import LedgerError
 from forge.ledger.lease import (
     TOKEN_REF,
+    AlreadyRecordedError,
     Holder,
     LeaseHeldError,
     LeaseLostError,
@@ -90,7 +91,7 @@ def test_a_take_over_needs_exactly_what_was_seen_and_fences_the_one_before(pair:
     assert entry.sequence == 1
     with pytest.raises(LedgerError, match="recorded with other products"):
         pair[0].append([Draft(make_record("a", "other"))], ended=[renewed])
-    with pytest.raises(LeaseLostError):
+    with pytest.raises(AlreadyRecordedError):
         theirs.take_over(taken)
 
 
@@ -157,15 +158,19 @@ def test_a_record_overrides_a_lease_that_was_left_behind(pair: tuple[Ledger, Led
     assert theirs.tidy() == (left,)
     assert theirs.tidy() == ()
     assert theirs.current() == {living.key: living}
-    again = theirs.take(KEY, STEP, COMMIT)  # its artifact was lost: the step runs again under a lease of its own
+    with pytest.raises(AlreadyRecordedError, match=r"tokenize/a was recorded meanwhile \(entry 1\): plan again"):
+        theirs.take(KEY, STEP, COMMIT)  # whoever planned before the record
+    with pytest.raises(AlreadyRecordedError):
+        theirs.take_over(left)
+    again = theirs.take(KEY, STEP, COMMIT, recorded=1)  # its artifact was lost: the step runs again under a lease of its own
     assert again.recorded == 1
     assert ours.tidy() == ()
     with pytest.raises(LeaseHeldError):
-        ours.take(KEY, STEP, COMMIT)
+        ours.take(KEY, STEP, COMMIT, recorded=1)
     known = pair[1].snapshot().record_entry(KEY)
     pair[1].append([Draft(make_record("a", "other", known.digest if known else None))])
     pair[0].fetch()
-    assert ours.take(KEY, STEP, COMMIT).token == again.token + 1  # overridden, and replaced without tidying
+    assert ours.take(KEY, STEP, COMMIT, recorded=2).token == again.token + 1  # overridden, and replaced without tidying
 
 
 def test_a_lost_answer_to_a_taking_or_a_heartbeat_is_a_success(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:

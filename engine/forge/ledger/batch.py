@@ -74,8 +74,19 @@ def write_commit(repository: Repository, parent: str | None, batch: Batch, now: 
     reached("ledger.objects.before")
     temporary = TEMPORARY_REFS + uuid.uuid4().hex
     stream = _import_stream(temporary, parent, batch, now)
-    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw", "--force"]
-    commit = write_objects(repository, arguments, stream)
+    arguments = [
+        "-c",
+        "fastimport.unpackLimit=0",
+        "-c",
+        "pack.compression=1",
+        "fast-import",
+        "--quiet",
+        "--done",
+        "--date-format=raw",
+        "--force",
+    ]
+    # A failed attempt leaves its .keep behind under the pack's name, which is made of its objects: one more gives another name.
+    commit = write_objects(repository, arguments, lambda attempt: (b"" if attempt == 1 else _any_blob()) + stream)
     reached("ledger.objects.after")
     return commit
 
@@ -125,6 +136,10 @@ def _subject(entry: Entry) -> str:
             return f"{release.environment} {release.release}"
         case Protection() | Retirement() as note:
             return note.subject
+
+
+def _any_blob() -> bytes:
+    return b"blob\n" + _data(uuid.uuid4().hex.encode())
 
 
 def _data(data: bytes) -> bytes:

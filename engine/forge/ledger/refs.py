@@ -8,7 +8,7 @@ holds our file lock. ``packed-refs.lock`` belongs to all of the repository's ref
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -115,19 +115,20 @@ def list_refs(repository: Repository, prefix: str) -> Mapping[str, str]:
 
 def write_blob(repository: Repository, data: bytes) -> str:
     """Write a blob to the disk; returns its object id."""
-    name = write_objects(repository, ["hash-object", "-w", "--stdin"], data)
+    name = write_objects(repository, ["hash-object", "-w", "--stdin"], lambda _: data)
     if name != object_id("blob", data):
         raise LedgerError(f"git hash-object named {name} what is {object_id('blob', data)}")
     return name
 
 
-def write_objects(repository: Repository, arguments: Sequence[str], stdin: bytes) -> str:
+def write_objects(repository: Repository, arguments: Sequence[str], stdin: Callable[[int], bytes]) -> str:
     """Run a git command that writes objects and prints a name; returns that.
 
-    It is tried again where it fails: ``git gc --prune=now`` removes the temporary files that others are writing.
+    It is tried again where it fails: ``git gc --prune=now`` removes the temporary files that others are writing. ``stdin``
+    gets the number of the attempt, from 1.
     """
     for attempt in range(1, _WRITES + 1):
-        done = repository.program([*FSYNC, *arguments], stdin)
+        done = repository.program([*FSYNC, *arguments], stdin(attempt))
         name = done.stdout.decode("ascii", "replace").strip()
         if done.returncode == 0 and _NAME.fullmatch(name):
             return name

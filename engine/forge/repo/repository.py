@@ -234,7 +234,7 @@ class Repository:
         """
         try:
             return subprocess.run(
-                ["git", f"--git-dir={self.common_dir}", *arguments],
+                ["git", f"--git-dir={self.common_dir}", "-c", "advice.graftFileDeprecated=false", *arguments],
                 input=stdin,
                 capture_output=True,
                 cwd=self.common_dir,
