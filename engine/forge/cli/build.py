@@ -1,5 +1,6 @@
 """validate, plan, apply, status, schema: from a commit to what is released."""
 
+import gc
 import json
 import sys
 from enum import StrEnum
@@ -104,6 +105,7 @@ def plan(
     from forge.reconcile.glance import glance, note_in_sync
     from forge.reconcile.place import look
 
+    gc.disable()  # a plan makes many small values and no circles, and the process ends with it: a third of the time
     if out is not None and (worktree or without_store or base is not None):
         raise UsageError(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "

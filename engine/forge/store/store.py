@@ -11,10 +11,10 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 from pydantic import ValidationError
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, digest_of_chunks, hex_of
@@ -30,12 +30,23 @@ class Store:
 
     def __init__(self, url: str, base: Path) -> None:
         """Open the store; a URL without a scheme is a folder, relative to ``base``."""
-        location = url if "://" in url else str((base / url).resolve())
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(location)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"forge.toml: store.url: {url!r} cannot be opened: {error}") from error
-        self._is_local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
+        path = url.removeprefix("file://")
+        self._is_local = "://" not in path
+        self._root = str((base / path).resolve())
+        if not self._is_local:
+            import fsspec
+
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise UsageError(f"forge.toml: store.url: {url!r} cannot be opened: {error}") from error
+
+    @cached_property
+    def _fs(self) -> Any:
+        """The file system; planning from a folder never asks for it, and need not load fsspec."""
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem()
 
     def put_folder(self, folder: Path) -> Manifest:
         """Store every file below a folder as one artifact; raises StoreError for links and for a full disk."""
