@@ -63,7 +63,7 @@ def look_at_everything(ledger: Ledger) -> None:
 
 def outcomes(folder: Path, tmp_path: Path, *, shared: bool) -> list[str | None]:
     generator = random.Random(31)
-    names = [line.split(" ")[0] for line in git(folder, "rev-list", "--objects", REF).splitlines()]
+    names = [line.split(" ")[0] for line in git(folder, "rev-list", "--objects", "--no-walk", REF).splitlines()]
     names += git(folder, "for-each-ref", "--format=%(objectname)", "refs/forge/leases", "refs/forge/lease-token").split()
     said: list[str | None] = []
     for number, name in enumerate(generator.sample(names, min(len(names), 14))):

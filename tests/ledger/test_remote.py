@@ -227,7 +227,7 @@ def test_inside_a_git_hook_the_ledgers_own_repository_is_meant(
     clone: Clone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = clone("a").repository.root
-    for name in ("GIT_DIR", "GIT_OBJECT_DIRECTORY", "GIT_INDEX_FILE"):
+    for name in ("GIT_DIR", "GIT_INDEX_FILE"):
         monkeypatch.setitem(os.environ, name, str(tmp_path / "elsewhere"))
     ledger = Ledger(Repository(folder), REF, "origin")
     ledger.append([Draft(make_record("a"))])
