@@ -202,7 +202,7 @@ class _Planner:
             if pointer is None or pointer.release != made.products["release"]:
                 return self._move(step, key, inputs, made, self.recorded.release(_environment(step)))
         if made.step_id == step.id:
-            return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
+            return self._action(ActionKind.NOTHING, step, _IN_SYNC, key, inputs, made.products)
         reason = Reason(ReasonKind.MADE_ELSEWHERE, made.step_id, commit=made.commit)
         return self._action(ActionKind.REUSE, step, (reason,), key, inputs, made.products)
 
