@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,11 @@ from tests.conftest import git
 from tests.ledger.conftest import REF, make_record, make_release
 
 from forge.errors import LedgerError
+from forge.ledger import turn
 from forge.ledger.ledger import Draft, Ledger
+from forge.ledger.refs import write_blob
 from forge.ledger.remote import _words
+from forge.ledger.turn import TURN_REF
 from forge.repo.repository import Repository
 from forge.spec.settings import read_settings
 
@@ -237,3 +241,24 @@ def test_inside_a_git_hook_the_ledgers_own_repository_is_meant(
 def test_the_settings_name_the_remote() -> None:
     assert read_settings(b"[ledger]\nremote = 'origin'\n", "0.1.0").ledger.remote == "origin"
     assert read_settings(b"", "0.1.0").ledger.remote is None
+
+
+def test_a_turn_whose_holder_died_is_passed_over(clone: Clone, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = clone("a")
+    dead = write_blob(ledger.repository, b"dead\n")
+    git(ledger.repository.root, "push", "--quiet", "origin", f"{dead}:{TURN_REF}")
+    monkeypatch.setattr(turn, "PATIENCE_SECONDS", 0.5)
+    began = time.monotonic()
+    ledger.append([Draft(make_record("a"))])
+    assert time.monotonic() - began > 0.5
+    assert git(bare, "for-each-ref", TURN_REF) == ""
+
+
+def test_who_lost_often_has_the_turn_and_gives_it_back(clone: Clone, bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turn, "LOST_OFTEN", 0)
+    ledger = clone("a")
+    ledger.append([Draft(make_record("a"))])
+    assert ledger.fetch().head[0] == 1
+    with pytest.raises(LedgerError, match="recorded with other products"):
+        ledger.append([Draft(make_record("a", "other"))])
+    assert git(bare, "for-each-ref", TURN_REF) == ""

@@ -29,6 +29,7 @@ from forge.ledger.lock import fair_lock
 from forge.ledger.refs import LocalRefs, Move, RefMovedError, Refs, list_refs
 from forge.ledger.remote import RemoteRefs
 from forge.ledger.snapshot import Snapshot
+from forge.ledger.turn import Turn
 from forge.repo.repository import Repository
 
 __all__ = ["Draft", "Ledger", "Snapshot"]
@@ -97,6 +98,17 @@ class Ledger:
         was taken for is not recorded, LedgerError when a record contradicts one that it does not supersede, or when the
         remote cannot be reached; nothing is appended then.
         """
+        turn = Turn(self.repository, self.remote) if self.remote else None
+        try:
+            entries = self._append(drafts, ended, turn)
+        except (LedgerError, StaleLeaseError):
+            if turn is not None:
+                turn.give_up()
+            raise
+        self._join_packs()
+        return entries
+
+    def _append(self, drafts: Sequence[Draft], ended: Sequence[Lease], turn: Turn | None) -> list[Entry]:
         tried: dict[str, Batch] = {}
         deadline = time.monotonic() + APPEND_SECONDS
         attempts = 0
@@ -106,14 +118,13 @@ class Ledger:
             began = time.monotonic()
             if self.remote is not None and attempts == 1:  # a push that was refused has fetched already
                 self.remote.refresh()
+            if turn is not None:
+                turn.wait(attempts)
             try:
                 with fair_lock(self.repository.state_folder, self._name):
-                    entries = self._try_append(drafts, ended, tried)
+                    return self._try_append(drafts, ended, tried, turn)
             except RefMovedError:
                 _log.debug("%s or a lease moved: attempt %d", self.ref, attempts)
-            else:
-                self._join_packs()
-                return entries
             # A part of a round, whatever the number of attempts: longer pauses would starve whoever has lost most often, and
             # who comes new has to fetch first.
             time.sleep(random.uniform(0, (time.monotonic() - began) / 8))  # noqa: S311 (jitter, not secrecy)
@@ -122,7 +133,9 @@ class Ledger:
             "appended. Run fewer writers at once, or append more in one batch"
         )
 
-    def _try_append(self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch]) -> list[Entry]:
+    def _try_append(
+        self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch], turn: Turn | None
+    ) -> list[Entry]:
         """One attempt, under the lock; raises RefMovedError when a ref moved meanwhile."""
         snapshot, theirs = self._adopt(self.remote) if self.remote else (self.snapshot(), None)
         landed = next((commit for commit in tried if self._is_part(commit, snapshot.commit)), None)
@@ -137,6 +150,7 @@ class Ledger:
                     "Who holds the lease now will record the step; plan again"
                 )
         moves = [Move(lease.ref, found, None) for lease, found in ends if found is not None]
+        moves += turn.end() if turn else []
         if not batch.new:
             if moves:
                 self.refs.move(moves)
