@@ -69,6 +69,6 @@ def test_explain_and_base_and_force_on_the_command_line(copy_of_applied: Path, c
     only_this = run_forge(copy_of_applied, config_home, "plan", "--base", "HEAD~1").stdout
     assert "to reload" not in only_this
     forced = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/small-local").stdout
-    assert "* re-evaluate gate/small-local     forced" in forced
+    assert "* re-evaluate gate/small-local      forced" in forced
     said = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/smal-local", code=2).stderr
     assert "did you mean `gate/small-local`" in said

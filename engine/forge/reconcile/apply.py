@@ -23,7 +23,7 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError
 from forge.executors import local
-from forge.ledger.lease import Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
+from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
@@ -229,7 +229,7 @@ class _Apply:
             if len(self.at_work) >= self.place.desired.settings.executor.slots:
                 return
             if self._is_ready(action, now):
-                lease = self._take_lease(action)
+                lease = self._take_lease(action, now)
                 if lease is not None:
                     self._begin(action, graph[action.id], lease)
 
@@ -249,7 +249,7 @@ class _Apply:
             return False
         return action.key not in self.at_work and action.id not in {work.action.id for work in self.at_work.values()}
 
-    def _take_lease(self, action: Action) -> Lease | None:
+    def _take_lease(self, action: Action, now: Look) -> Lease | None:
         """This run's lease on a step; None while another runner holds it that lives, or may live."""
         key, commit = action.key or "", self.place.desired.commit or ""
         handle = {
@@ -260,12 +260,13 @@ class _Apply:
         left_behind = self.place.leases.current().get(key)
         try:
             if left_behind is None:
-                return self.place.leases.take(key, action.id, commit, handle)
+                known = now.snapshot.made(key)
+                return self.place.leases.take(key, action.id, commit, handle, recorded=known.sequence if known else 0)
             if self.place.holders.holder_may_live(left_behind):
                 return None
             return self.place.leases.take_over(left_behind, commit, handle)
-        except (LeaseHeldError, LeaseLostError):
-            return None  # another runner was faster: the next look sees its lease
+        except (LeaseHeldError, LeaseLostError, AlreadyRecordedError):
+            return None  # another runner was faster: the next look sees its lease, or its record
 
     def _wait(self) -> None:
         """Until something has ended, someone asks to stop, or it is time to look again."""
