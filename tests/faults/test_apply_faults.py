@@ -53,9 +53,18 @@ def state_of(folder: Path) -> dict[str, object]:
     }
 
 
-def test_killed_at_every_write_the_next_apply_ends_where_an_undisturbed_one_ends(
-    applied: Path, config_home: Path, tmp_path: Path, request: pytest.FixtureRequest
+@pytest.mark.soak
+def test_killed_at_every_single_write_of_an_apply(applied: Path, config_home: Path, tmp_path: Path) -> None:
+    _kill_and_resume(applied, config_home, tmp_path, every=True)
+
+
+def test_killed_at_every_kind_of_write_the_next_apply_ends_where_an_undisturbed_one_ends(
+    applied: Path, config_home: Path, tmp_path: Path
 ) -> None:
+    _kill_and_resume(applied, config_home, tmp_path, every=False)
+
+
+def _kill_and_resume(applied: Path, config_home: Path, tmp_path: Path, *, every: bool) -> None:
     log = tmp_path / "reached"
     whole = changed(applied, tmp_path / "whole")
     assert apply(whole, config_home, FORGE_FAULT_LOG=str(log)).returncode == 0
@@ -64,8 +73,8 @@ def test_killed_at_every_write_the_next_apply_ends_where_an_undisturbed_one_ends
     assert set(counts) <= set(POINTS)
     assert {"store.write.after", "executor.launch.after", "ledger.move.after", "lease.move.after"} <= set(counts)
     for point, count in sorted(counts.items()):
-        # in the short form the first and the last time that a point is reached; `make soak` takes every one
-        for number in range(1, count + 1) if request.config.getoption("-m") == "soak" else sorted({1, count}):
+        # the short form kills at the last time that a point is reached; `make soak` at every one
+        for number in range(1, count + 1) if every else (count,):
             folder = changed(applied, tmp_path / "killed")
             killed = apply(folder, config_home, FORGE_FAULT=f"{point}:{number}")
             assert killed.returncode in (-signal.SIGKILL, 0), (point, number, killed.stderr)
