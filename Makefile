@@ -32,6 +32,8 @@ contracts: setup-dev
 
 bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/main_job.py
+	$(BIN)/python tests/bench/plan.py
+	$(BIN)/python tests/bench/ledger.py
 
 schemas: setup ## JSON Schemas for editors, in .forge/schemas
 	$(BIN)/forge schema

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 SETTINGS = """
 [executor]
-threads = 2
+threads = 1
 [accelerators.cpu]
 flops_per_second = 9.0e10
 price_per_hour = 0.08

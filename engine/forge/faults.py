@@ -41,6 +41,19 @@ POINTS = (
     "index.write.after",
     "index.discard.before",
     "index.discard.after",
+    "store.write.before",
+    "store.write.after",
+    "store.remove.before",
+    "store.remove.after",
+    "store.sweep.before",
+    "store.sweep.after",
+    "executor.open.before",
+    "executor.open.after",
+    "executor.launch.before",
+    "executor.launch.after",
+    "executor.clear.before",
+    "executor.clear.after",
+    "executor.closed.after",
 )
 """Every point there is: room, what is written, and on which side of the write."""
 

@@ -187,6 +187,8 @@ def test_a_fast_forward_that_drops_entries_is_found(copy_of_applied: Path, confi
     kept = bodies_of(copy_of_applied)
     release_again(copy_of_applied, config_home)
     rewrite(copy_of_applied, kept)
+    assert "the ledger was rewritten" in refused(copy_of_applied, config_home)
+    (copy_of_applied / ".git" / "forge" / "ledger-head").unlink()  # a reader who never saw the longer ledger
     assert "[ledger]" in refused(copy_of_applied, config_home)
 
 

@@ -143,51 +143,35 @@ def plain_append(folder: Path, number: int, steps: int) -> None:
     git("update-ref", "refs/heads/peer", commit, head)
 
 
-def main(records: int) -> None:
-    steps = max(6, records // 4)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "ledger.git"
-        began = time.perf_counter()
-        make_ledger(folder, records, steps)
-        print(f"{records} records, {steps} step ids, written in {time.perf_counter() - began:.0f} s")
-        repository = Repository(folder)
+def show(label: str, seconds: float, unit: str = "ms") -> None:
+    print(f"  {label:<42}{seconds * {'s': 1, 'ms': 1e3, 'us': 1e6}[unit]:9.2f} {unit}", flush=True)
+
+
+def measure(folder: Path, records: int, steps: int) -> None:
+    with Repository(folder) as repository:
         ledger = Ledger(repository, REF)
-        began = time.perf_counter()
-        ledger.snapshot().check()
-        print(f"  index built from nothing                 {time.perf_counter() - began:8.2f} s")
+        show("index built from nothing", median(lambda: ledger.snapshot().check(), 1), "s")
         numbers = iter(range(records + 1, 10 * records))
         for _ in range(3):  # git's helper processes start
             ledger.append([new_draft(next(numbers), steps)])
-        print(
-            f"  append one record                        {median(lambda: ledger.append([new_draft(next(numbers), steps)])) * 1e3:8.1f} ms"
-        )
+        show("append one record", median(lambda: ledger.append([new_draft(next(numbers), steps)])))
         subprocess.run(["git", "update-ref", "refs/heads/peer", REF], cwd=folder, check=True)
-        print(
-            f"    plain git commands                     {median(lambda: plain_append(folder, next(numbers), steps)) * 1e3:8.1f} ms"
-        )
+        show("  plain git commands", median(lambda: plain_append(folder, next(numbers), steps)))
         batch = [new_draft(next(numbers), steps) for _ in range(100)]
-        print(f"  append 100 in one batch                  {median(lambda: ledger.append(batch), 1) * 1e3:8.1f} ms")
+        show("append 100 in one batch", median(lambda: ledger.append(batch), 1))
+
         picks = random.Random(3)
-
-        def key() -> str:
-            return digest(f"key {picks.randint(1, records)}")
-
+        keys = [digest(f"key {picks.randint(1, records)}") for _ in range(10_000)]
+        one = iter(keys)
         snapshot = ledger.snapshot()
         snapshot.check()
-        print(f"  look up a key, full record               {median(lambda: snapshot.record(key())) * 1e3:8.2f} ms")
-        print(
-            f"  newest record of a step id, full         {median(lambda: snapshot.latest('train/resource-000001')) * 1e3:8.2f} ms"
-        )
-        print(f"  look up a key in the index               {median(lambda: snapshot.made(key())) * 1e3:8.3f} ms")
-        path = index_paths(Entry(sequence=77, previous=None, body=Record.model_validate(record_fields(77, steps))))[0]
-        command = ["git", "cat-file", "blob", f"{REF}:{path.rpartition('/')[0]}/000000077.json"]
-        print(
-            f"    git cat-file, one-shot                 {median(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True)) * 1e3:8.2f} ms"
-        )
-        keys = [key() for _ in range(10_000)]
-        print(
-            f"  10,000 keys at once, each                {median(lambda: snapshot.made_many(keys)) * 1e6 / len(keys):8.2f} us"
-        )
+        show("look up a key, the full record", median(lambda: snapshot.record(next(one))))
+        show("newest record of a step id, full", median(lambda: snapshot.latest("train/resource-000001")))
+        show("look up a key in the index", median(lambda: snapshot.made(next(one))))
+        name = sequence_path(records // 2)
+        command = ["git", "cat-file", "blob", f"{REF}:{name}"]
+        show("  git cat-file, one-shot", median(lambda: subprocess.run(command, cwd=folder, capture_output=True, check=True)))
+        show("10,000 keys at once, each", median(lambda: snapshot.made_many(keys)) / len(keys), "us")
         alone = sqlite3.connect(next((folder / "forge").glob("*.sqlite")))
         blobs = [bytes.fromhex(item[7:]) for item in keys]
 
@@ -195,8 +179,8 @@ def main(records: int) -> None:
             for blob in blobs:
                 alone.execute("SELECT document FROM records WHERE key = ?", (blob,)).fetchall()
 
-        print(f"    SQLite alone, one query each           {median(sqlite_alone) * 1e6 / len(keys):8.2f} us")
-        print(f"  every subject                            {median(snapshot.subjects) * 1e3:8.1f} ms")
+        show("  SQLite alone, one query each", median(sqlite_alone) / len(keys), "us")
+        show("every subject", median(snapshot.subjects))
         new = []
         for _ in range(5):
             before = Ledger(repository, REF)
@@ -204,18 +188,28 @@ def main(records: int) -> None:
             for _ in range(10):
                 ledger.append([new_draft(next(numbers), steps) for _ in range(100)])
             new.append(median(lambda before=before: before.snapshot().check(), 1))
-        print(f"  read 1,000 new entries                   {statistics.median(new) * 1e3:8.1f} ms")
+        show("read 1,000 new entries", statistics.median(new))
         plain = ["git", "log", "--raw", "--no-abbrev", "--format=", f"{REF}~10..{REF}"]
-        print(
-            f"    git log --raw of the same commits      {median(lambda: subprocess.run(plain, cwd=folder, capture_output=True, check=True)) * 1e3:8.1f} ms"
+        show(
+            "  git log --raw of the same commits",
+            median(lambda: subprocess.run(plain, cwd=folder, capture_output=True, check=True)),
         )
 
         def fresh() -> None:
             with Repository(folder) as opened:
                 Ledger(opened, REF).snapshot().made(keys[0])
 
-        print(f"  open, head, one look-up, new Ledger      {median(fresh) * 1e3:8.1f} ms")
-        repository.close()
+        show("open a repository, head, one look-up", median(fresh))
+
+
+def main(records: int) -> None:
+    steps = max(6, records // 4)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "ledger.git"
+        began = time.perf_counter()
+        make_ledger(folder, records, steps)
+        print(f"{records} records, {steps} step ids, written in {time.perf_counter() - began:.0f} s", flush=True)
+        measure(folder, records, steps)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def test_a_linked_work_tree_shares_ledger_and_store(copy_of_applied: Path, confi
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("[stor]\nurl = 'x'\n", "forge.toml: stor: Extra inputs are not permitted"),
+        ("[stor]\nurl = 'x'\n", "forge.toml:1: unknown key `stor`; did you mean `store`?"),
         ("required_version = '>=9'\n", "required_version is '>=9', this is Forge 0.1.0"),
         ("required_version = 'new'\n", "required_version"),
         ("a = \n", "not valid TOML"),

@@ -17,8 +17,8 @@ RETIRED = {"commit": "e" * 40, "moved": "2026-01-02T00:00:00.000+00:00"}
 def test_what_a_first_ledger_said_of_a_record_is_still_said_byte_for_byte() -> None:
     fields = make_record("a").model_dump(mode="json")
     assert sorted(fields) == [
-        "actual", "attempt", "attestations", "commit", "environment", "estimate", "finished", "inputs", "key", "kind", "metrics",
-        "parameters", "products", "sources", "started", "step", "step_id", "step_version", "subject", "supersedes",
+        "actual", "attempt", "attestations", "commit", "environment", "estimate", "finished", "inputs", "key", "kind",
+        "metrics", "parameters", "products", "sources", "started", "step", "step_id", "step_version", "subject", "supersedes",
     ]  # fmt: skip
     grown = make_record("a").model_copy(update={"byproducts": {"checkpoint": "sha256:" + "a" * 64}})
     assert sorted({*grown.model_dump(mode="json")} - {*fields}) == ["byproducts"]

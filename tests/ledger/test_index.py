@@ -211,7 +211,9 @@ def test_an_entry_that_does_not_follow_or_is_not_listed_is_named(ledger: Ledger,
     name = git(folder, "rev-parse", f"{REF}:{sequence_path(1)}")
 
     def forged(*rows: str) -> Ledger:
-        stream = "\n".join([f"commit {REF}", "committer A <a@b> 1 +0000", f"data {len(head)}", head, f"from {REF}^0", *rows, ""])
+        stream = "\n".join(
+            [f"commit {REF}", "committer A <a@b> 1 +0000", f"data {len(head)}", head, f"from {REF}^0", *rows, ""]
+        )
         git_in(folder, stream)
         for path in (folder / ".git" / "forge").iterdir():
             if path.is_file():
@@ -245,7 +247,9 @@ def test_every_head_is_answered_as_the_ledger_itself_answers(
     for number, batch in enumerate(batches):
         for name in batch:
             known = ledger.snapshot().record_entry(make_record(f"k{name}").key)
-            record = make_record(f"k{name}", f"{number} {name}", known.digest if known else None, step_id=f"tokenize/{name % 3}")
+            record = make_record(
+                f"k{name}", f"{number} {name}", known.digest if known else None, step_id=f"tokenize/{name % 3}"
+            )
             ledger.append([Draft(record)])
         heads.append(ledger.snapshot())
         if generator.random() < 0.5:

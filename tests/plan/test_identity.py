@@ -2,13 +2,18 @@
 
 import json
 from pathlib import Path
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.plan.full import desired_from, full_documents, own_keys
 from tests.plan.world import World, desired_of
 
-from forge.contract.kinds import StepKind
-from forge.plan.graph import step_key
+from forge.canonical import canonical_json, digest_of_bytes
+from forge.contract.kinds import STEPS, StepKind
+from forge.plan.desired import Bundle, BundleFile
+from forge.plan.graph import Step, key_of, step_key
+from forge.spec.load import load
 
 CORPUS = Path(__file__).with_name("step_keys.json")
 
@@ -22,6 +27,7 @@ def keys_of_the_small_example() -> dict[str, str]:
 def test_no_upgrade_changes_a_step_key() -> None:
     """To accept a deliberate change (a raised step version), write the printed keys to step_keys.json."""
     found = keys_of_the_small_example()
+    found |= {f"every field written: {step}": key for step, key in own_keys(desired_from(full_documents())).items()}
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 
 
@@ -48,3 +54,48 @@ def test_kind_version_and_inputs_are_part_of_an_identity(first: int, second: int
     assert (step_key(StepKind.TRAIN, first, {}, {}) == step_key(StepKind.TRAIN, second, {}, {})) is same
     assert (step_key(StepKind.TRAIN, 1, {}, {"a": str(first)}) == step_key(StepKind.TRAIN, 1, {}, {"a": str(second)})) is same
     assert step_key(StepKind.TRAIN, 1, {}, {}) != step_key(StepKind.GATE, 1, {}, {})
+
+
+@given(
+    st.dictionaries(st.text(max_size=8), values, max_size=5),
+    st.dictionaries(st.sampled_from(["weights", "source-0", "tasks"]), st.just("sha256:" + "0" * 64)),
+)
+def test_the_key_made_of_canonical_parameters_is_the_step_key(parameters: dict[str, object], inputs: dict[str, str]) -> None:
+    step = Step("gate/x", StepKind.GATE, "x", "Deployment/x", canonical_json(parameters).decode(), {})
+    assert key_of(step, inputs) == step_key(StepKind.GATE, STEPS[StepKind.GATE].version, parameters, inputs)
+    assert step_key(StepKind.GATE, 1, step.parameters, {}) == step_key(StepKind.GATE, 1, parameters, {})
+
+
+@given(st.dictionaries(st.text('abc/"\\\u2028é\x01.', min_size=1, max_size=6), st.integers(0, 2**53 - 1), max_size=4))
+def test_a_bundles_digest_is_its_manifests(sizes: dict[str, int]) -> None:
+    bundle = Bundle({path: BundleFile(size, digest_of_bytes(path.encode())) for path, size in sizes.items()})
+    try:
+        expected = bundle.manifest.digest
+    except ValueError:
+        return  # no artifact can have such a path
+    assert bundle.digest == expected
+
+
+@given(st.randoms(use_true_random=False), st.text(st.sampled_from("# abc:-{}[]"), max_size=20))
+def test_order_comments_and_white_space_change_no_identity(random: Random, comment: str) -> None:
+    documents = full_documents()
+    expected = own_keys(desired_from(documents))
+    found = {}
+    order = list(documents)
+    random.shuffle(order)
+    for address in order:
+        text = _written(documents[address], random, "# " + comment)
+        (located,) = load([(f"{random.random()}.yaml", text.encode())]).resources
+        found[address] = located.document.value
+    assert own_keys(desired_from(found)) == expected
+
+
+def _written(value: object, random: Random, comment: str, depth: int = 0) -> str:
+    """YAML of a value, with its keys in any order, comments between them, and any width of indentation."""
+    if not isinstance(value, dict) or not value:
+        return f" {json.dumps(value)}{random.choice(['', '  ', ' ' + comment])}\n"
+    keys = list(value)
+    random.shuffle(keys)
+    indent = " " * (depth * random.choice([2, 3]) if depth < 2 else depth * 3)
+    rows = [f"{indent}{json.dumps(key)}:{_written(value[key], random, comment, depth + 1)}" for key in keys]
+    return "\n" + random.choice(["", indent + comment + "\n"]) + "".join(rows)

@@ -11,6 +11,7 @@ from forge.contract.kinds import STEPS, StepKind
 from forge.plan import render
 from forge.plan.action import ActionKind
 from forge.plan.live import Running
+from forge.plan.markdown import to_markdown
 from forge.plan.plan import Scope
 from forge.plan.reason import ReasonKind
 from forge.spec.compiled import Compiled
@@ -131,7 +132,7 @@ def test_a_target_plans_what_it_needs_and_no_more() -> None:
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
     plans = [World().plan(desired_of()) for _ in range(2)]
-    for form in (render.to_text, render.to_markdown, render.to_json):
+    for form in (render.to_text, to_markdown, render.to_json):
         assert form(plans[0]) == form(plans[1])
 
 
@@ -150,7 +151,7 @@ def test_training_shows_parameters_tokens_flops_time_and_cost() -> None:
 def test_markdown_escapes_what_users_wrote(world: World) -> None:
     evil = "chat_template: '<img src=x> | `@everyone` [x](y)'\n  objective: pretrain"
     plan = world.plan(desired_of({"models/model.yaml": ("objective: pretrain", evil)}))
-    markdown = render.to_markdown(plan)
+    markdown = to_markdown(plan)
     assert "| `field changed: chat_template: default -> <img src=x> \\| '@everyone' [x](y) (rebuild)` |\n" in markdown
 
 
@@ -248,7 +249,7 @@ def test_a_run_in_flight_is_extended_or_superseded_by_what_the_field_means(
 
 
 def _with_seed(model: Compiled) -> Compiled:
-    return dataclasses.replace(model, parameters=model.parameters.replace('"seed":5', '"seed":6'))
+    return model._replace(parameters=model.parameters.replace('"seed":5', '"seed":6'))
 
 
 def test_a_spec_that_leaves_the_commit_is_retired_and_its_environment_serves_nothing(world: World) -> None:

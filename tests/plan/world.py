@@ -7,7 +7,7 @@ from tests.conftest import SETTINGS, SPECS
 
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
-from forge.contract.record import Made, Protection, Record, Release, Retirement, Spent, Subject
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import Step, build_graph
@@ -114,6 +114,10 @@ class World:
 
     def environments(self) -> tuple[str, ...]:
         return tuple(sorted(self.moves))
+
+    def pointers(self) -> Mapping[str, Pointer]:
+        serving = ((name, self.release(name)) for name in self.moves)
+        return {name: Pointer(name, move.deployment, move.release) for name, move in serving if move is not None}
 
     def subjects(self) -> Mapping[str, Subject]:
         known: dict[str, Subject] = {}

@@ -1,7 +1,7 @@
 """Specs that are wrong: every fault in one run, each with its place and what to do."""
 
 import pytest
-from tests.conftest import MODEL, SPECS
+from tests.conftest import MODEL, SPECS, TOKENIZER
 
 from forge.errors import PlanError
 from forge.spec.load import load
@@ -119,3 +119,42 @@ def test_a_circle_of_references_is_named() -> None:
     with pytest.raises(PlanError, match=r"refer to each other in a circle: a -> c -> b -> a|a -> b -> c -> a"):
         order({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()})
     assert order({"b": {"a"}, "c": set(), "a": set()}) == ["a", "c", "b"]
+
+
+def metadata_faults(metadata: str) -> list[str]:
+    return faults(MODEL.replace("metadata: {name: small}", f"metadata:\n  name: small\n{metadata}"))
+
+
+def test_the_engines_own_annotations_are_checked_and_others_are_free() -> None:
+    assert metadata_faults('  annotations: {forge/suspend: "true", team.example/note: anything}\n') == []
+    assert metadata_faults("  annotations:\n    note: x\n    forge/suspnd: x\n") == [
+        "m.yaml:7:5: unknown annotation `forge/suspnd`; did you mean `forge/suspend`? No other begins with forge/"
+    ]
+    (fault,) = metadata_faults("  annotations: {Forge/Suspend: x}\n")
+    assert "did you mean `forge/suspend`?" in fault
+    (fault,) = metadata_faults("  annotations:\n    forge/suspend: yes\n")
+    assert fault == 'm.yaml:6:20: `forge/suspend` is \'yes\', expected "true" or "false"'
+    (fault,) = metadata_faults("  annotations:\n    forge/suspend: true\n")
+    assert fault == 'm.yaml:6:20: `forge/suspend` is True, expected "true" or "false": put it in quotes'
+
+
+def test_a_previous_name_has_to_be_free_and_leads_to_one_heir() -> None:
+    name = "name: small}"
+    (fault,) = all_faults({"models/model.yaml": (name, "name: small, previous_name: small}")})
+    assert fault.startswith("models/model.yaml:3:40: `previous_name` is small's own name")
+    (fault,) = all_faults({"models/model.yaml": (name, "name: small, previous_name: Small}")})
+    assert "expected lower-case letters" in fault
+    files = [(path, text.encode()) for path, text in SPECS.items()]
+    second = MODEL.replace(name, "name: second, previous_name: small}").encode()
+    (found,) = resolve(load([*files, ("b.yaml", second)]).resources).diagnostics
+    assert str(found).startswith("b.yaml:3:41: Model/small still exists: a name that is in use has its own history")
+    third = MODEL.replace(name, "name: third, previous_name: gone}").encode()
+    fourth = MODEL.replace(name, "name: fourth, previous_name: gone}").encode()
+    (found,) = resolve(load([*files, ("b.yaml", third), ("c.yaml", fourth)]).resources).diagnostics
+    assert str(found) == "c.yaml:3:41: Model/gone is already the previous name of Model/third: one history has one heir"
+
+
+def test_a_missing_reference_that_thousands_have_is_reported_without_comparing_everything() -> None:
+    files = [(f"{n}.yaml", TOKENIZER.replace("name: small}", f"name: t{n}}}").encode()) for n in range(300)]
+    files = [(path, data.replace(b"DataRecipe/small", b"DataRecipe/x%d" % n)) for n, (path, data) in enumerate(files)]
+    assert len(resolve(load(files).resources).diagnostics) == 300

@@ -1,5 +1,6 @@
 """validate, plan, apply, status, schema: from a commit to what is released."""
 
+import gc
 import json
 import sys
 from enum import StrEnum
@@ -8,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import forge_folder, place_of, repository_of, scope_of, tree_of
+from forge.cli.place import forge_folder, reader_of, repository_of, scope_of
 from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
+    from forge.cli.place import Reader
     from forge.ledger.ledger import Snapshot
+    from forge.plan.desired import Desired
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -54,11 +57,9 @@ def validate(
     output: Annotated[ValidateFormat, typer.Option("--format", help="How to print it.")] = ValidateFormat.TEXT,
 ) -> None:
     """Check every spec; exit 2 with path:line:column for each fault."""
-    from forge.repo.desired import read_desired
-
-    with repository_of(context) as repository:
+    with reader_of(context) as reader:
         try:
-            desired = read_desired(tree_of(repository, ref, worktree=worktree))
+            desired = reader.desired(ref, worktree=worktree)
         except SpecError as error:
             if output is ValidateFormat.TEXT:
                 raise
@@ -80,6 +81,13 @@ def plan(
         str | None, typer.Option(help="Leave out what the plan of this commit holds as well: what a pull request adds.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the plan to a file that `forge apply FILE` carries out.")] = None,
+    without_store: Annotated[
+        bool,
+        typer.Option(
+            "--without-store",
+            help="Do not read the store: what the ledger records is taken to be there. For a machine that cannot reach it.",
+        ),
+    ] = False,
     explain: Annotated[
         str | None, typer.Option(metavar="STEP", help="Show the whole chain of why for a step or a resource.")
     ] = None,
@@ -90,17 +98,29 @@ def plan(
     from forge import __version__
     from forge.plan import render
     from forge.plan.explain import explain as explained
-    from forge.plan.graph import build_graph
+    from forge.plan.graph import build_graph, unchanged_steps
+    from forge.plan.markdown import to_markdown
+    from forge.plan.review import review
     from forge.plan.saved import Reading, SavedPlan, to_bytes
+    from forge.reconcile.glance import glance, note_in_sync
     from forge.reconcile.place import look
-    from forge.repo.desired import read_desired
 
-    if out is not None and (worktree or base is not None):
+    gc.disable()  # a plan makes many small values and no circles, and the process ends with it: a third of the time
+    if out is not None and (worktree or without_store or base is not None):
         raise UsageError(
-            "--out: only the whole plan of a commit can be saved, not a preview (--worktree) or a difference (--base)"
+            "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
+            "that was made without looking (--without-store)"
         )
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=worktree)))
+    notes: list[str] = []
+    if without_store:
+        notes.append("The store was not read: what the ledger records is taken to be there.")
+    with reader_of(context) as reader:
+        place = reader.place(ref, worktree=worktree, without_store=without_store)
+        special = target or force or base or out or explain or worktree or without_store
+        plain = output is PlanFormat.TEXT and not special
+        if plain and (idle := glance(place)) is not None and idle.num_unlisted > render.MOST_IDLE_ROWS:
+            typer.echo(render.to_text(idle), nl=False)
+            return
         chosen = scope_of(place.desired, target, force)
         readings: list[Reading] = []
 
@@ -108,18 +128,27 @@ def plan(
             readings.append(Reading(snapshot))
             return readings[-1]
 
-        now = look(place, chosen, reading if out is not None else None)
+        now = look(place, chosen, reading if out is not None else None, without_store=without_store)
         made = now.plan
+        if plain:
+            note_in_sync(place, made)
         if explain is not None:
             typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
             return
-        if base is not None:
-            older = place_of(repository, read_desired(tree_of(repository, base, worktree=False)))
-            made = made.beyond(look(older).plan)
+        older = _base_of(reader, base, notes) if base is not None else None
+        changed = None
+        if older is not None:
+            before = look(reader.place_for(older, without_store=without_store), without_store=without_store).plan
+            made = made.beyond(before, unchanged_steps(build_graph(place.desired), build_graph(older)))
+            if made.commit is not None and older.commit is not None:
+                changed = frozenset(change.path for change in reader.repository.changes(older.commit, made.commit))
+        if output is PlanFormat.MARKDOWN:
+            printed = to_markdown(made, review(made, place.desired, older, changed, tuple(notes)))
+        else:
+            printed = render.to_text(made) if output is PlanFormat.TEXT else render.to_json(made)
     if out is not None:
         out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
-    form = {PlanFormat.TEXT: render.to_text, PlanFormat.MARKDOWN: render.to_markdown, PlanFormat.JSON: render.to_json}
-    typer.echo(form[output](made), nl=False)
+    typer.echo(printed, nl=False)
     if made.refusals and exit_code:
         raise typer.Exit(4)
     if exit_code and made.changes:
@@ -148,16 +177,15 @@ def apply(
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals
-    from forge.repo.desired import read_desired
     from forge.ui.progress import display
 
     if planfile is not None and (target or force):
         raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+    with reader_of(context) as reader:
+        place = reader.place(ref, writes=True)
         began = place.now()
         stop = Stop()
-        with apply_lock(repository.state_folder, wait), stop_on_signals(stop):
+        with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):
             if planfile is not None:
                 saved = approved(place, planfile.read_bytes(), str(planfile))
                 chosen, made = saved.scope, saved.plan
@@ -185,33 +213,20 @@ def status(
     output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
     """Desired, recorded and live state: each step with its last record, each environment with what it serves."""
+    from forge.errors import TrustError
     from forge.reconcile.place import look
-    from forge.repo.desired import read_desired
+    from forge.reconcile.serving import readings
     from forge.ui.status import to_data, to_text
 
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
+    with reader_of(context) as reader:
+        place = reader.place(ref)
         now = look(place)
-        data = to_data(now)
+        try:
+            agents = readings(place)
+        except TrustError:  # without a trust root no agent's word can be judged; everything else can be shown
+            agents = {}
+        data = to_data(now, agents)
     typer.echo(json.dumps(data, indent=2) if output is DataFormat.JSON else to_text(data))
-
-
-def scrub(context: typer.Context, ref: Ref = "HEAD") -> None:
-    """Hash every artifact of the store from its bytes; what is damaged is named, noted, and made again by the next apply."""
-    from forge.repo.desired import read_desired
-
-    with repository_of(context) as repository:
-        place = place_of(repository, read_desired(tree_of(repository, ref, worktree=False)))
-        whole, faults = 0, 0
-        for _digest, fault in place.store.scrub():
-            if fault is None:
-                whole += 1
-            else:
-                faults += 1
-                typer.echo(str(fault), err=True)
-    typer.echo(f"{whole} artifacts are whole, {faults} are damaged")
-    if faults:
-        raise typer.Exit(1)
 
 
 def schema(
@@ -227,6 +242,17 @@ def schema(
     for kind, content in schemas().items():
         (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n")
     print(f"{len(schemas())} schemas in {folder}", file=sys.stderr)
+
+
+def _base_of(reader: "Reader", base: str, notes: list[str]) -> "Desired | None":
+    """What the base asks for; None, with a note, where it is not valid: a change that mends it can be planned all the same."""
+    commit = reader.repository.resolve_commit(base)
+    try:
+        return reader.desired(commit)
+    except (SpecError, UsageError) as error:
+        notes.append(f"Commit {commit[:12]}, the base, is not valid itself: this is the whole plan.")
+        typer.echo(f"--base: commit {commit[:12]} is not valid, so nothing is left out:\n{error}", err=True)
+        return None
 
 
 def _machine_readable(error: SpecError, output: ValidateFormat) -> str:

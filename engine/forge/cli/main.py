@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forge import __version__
-from forge.cli import build, serving, trust
+from forge.cli import build, operate, serving, trust
 from forge.errors import ForgeError
 
 _GIT_ENVIRONMENT = (
@@ -39,7 +39,10 @@ app.command(short_help="Check every spec of a commit.")(build.validate)
 app.command(short_help="Show what applying a commit would do, why, and for how much.")(build.plan)
 app.command(short_help="Make the world match a commit.")(build.apply)
 app.command(short_help="Show desired beside recorded state.")(build.status)
-app.command(short_help="Hash every artifact of the store from its bytes.")(build.scrub)
+app.command(short_help="The controller: fetch, plan, apply, heal.")(operate.reconcile)
+app.command(short_help="Delete artifacts that nothing reaches.")(operate.gc)
+app.command(short_help="Hash every artifact of the store from its bytes.")(operate.scrub)
+app.command(short_help="Protect the ledger on a Git server of your own.")(operate.init)
 app.command(short_help="Write JSON Schemas for editors.")(build.schema)
 app.command(short_help="Check a chain of evidence from the bytes up.")(trust.verify)
 app.add_typer(trust.keys, name="keys")

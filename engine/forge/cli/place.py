@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from forge.plan.desired import Desired
     from forge.plan.plan import Scope
     from forge.reconcile.place import Place
+    from forge.repo.cache import SpecCache
     from forge.repo.repository import Repository
     from forge.repo.tree import Tree
+    from forge.spec.settings import Settings
     from forge.store.store import Store
 
 
@@ -27,6 +29,50 @@ def repository_of(context: typer.Context) -> "Iterator[Repository]":
 
     with Repository(context.obj.repo) as repository:
         yield repository
+
+
+class Reader:
+    """Reads commits of a repository; what has not changed since an earlier reading comes from this clone's cache."""
+
+    def __init__(self, repository: "Repository", cache: "SpecCache") -> None:
+        self.repository = repository
+        self._cache = cache
+
+    def desired(self, ref: str, *, worktree: bool = False) -> "Desired":
+        """What a commit, or the working tree, asks for."""
+        from forge.repo.desired import read_desired
+
+        return read_desired(tree_of(self.repository, ref, worktree=worktree), self._cache)
+
+    def settings(self, ref: str) -> "Settings":
+        """forge.toml at a commit, whatever the specs beside it are worth."""
+        from forge.repo.desired import settings_of
+
+        return settings_of(tree_of(self.repository, ref, worktree=False))
+
+    def place(self, ref: str, *, worktree: bool = False, writes: bool = False, without_store: bool = False) -> "Place":
+        """The same with everything that holds state, the ledger as its remote has it now.
+
+        ``writes``: the command will append; a remote that cannot take that is refused before any work is done.
+        """
+        place = self.place_for(self.desired(ref, worktree=worktree), without_store=without_store)
+        if writes:
+            place.ledger.connect()
+        place.ledger.fetch()
+        return place
+
+    def place_for(self, desired: "Desired", *, without_store: bool = False) -> "Place":
+        """Everything that holds state, for what a commit asks for; the ledger as this clone has it."""
+        return place_of(self.repository, desired, without_store=without_store)
+
+
+@contextmanager
+def reader_of(context: typer.Context) -> "Iterator[Reader]":
+    """A reader of the repository that --repo names."""
+    from forge.repo.cache import SpecCache
+
+    with repository_of(context) as repository, SpecCache(repository.state_folder) as cache:
+        yield Reader(repository, cache)
 
 
 def tree_of(repository: "Repository", ref: str, *, worktree: bool) -> "Tree":
@@ -47,13 +93,14 @@ def store_of(repository: "Repository", desired: "Desired") -> "Store":
     return Store(desired.settings.store.url, repository.home)
 
 
-def place_of(repository: "Repository", desired: "Desired") -> "Place":
-    """Everything that holds state, for planning and applying."""
+def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
+    """Everything that holds state, for planning and applying; an empty store in memory where the real one is not to be read."""
     from forge.attest.trust import config_folder
     from forge.ledger.leases import Leases
     from forge.ledger.ledger import Ledger
     from forge.reconcile.holder import Holders, this_holder
     from forge.reconcile.place import Place
+    from forge.store.store import Store
 
     settings = desired.settings
     ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote)
@@ -63,7 +110,7 @@ def place_of(repository: "Repository", desired: "Desired") -> "Place":
         ledger=ledger,
         leases=Leases(ledger, this_holder()),
         holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
-        store=store_of(repository, desired),
+        store=Store("memory://not-read", repository.home) if without_store else store_of(repository, desired),
         work=work_folder(repository),
         config=config_folder(),
         now=lambda: datetime.datetime.now(datetime.UTC),

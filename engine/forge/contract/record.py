@@ -1,8 +1,8 @@
 """What the ledger keeps: records of finished steps, failed attempts, releases, protections and retirements. Values only.
 
 A record is never rewritten, and its digest is signed: a field that was added later is left out of its bytes at its default
-(``exclude_if``), so that what was written before keeps its digest. What
-it says of bytes is what the control plane hashed, not what the step claimed.
+(``exclude_if``), so that what was written before keeps its digest. What a record says of bytes is what the control plane
+hashed, not what the step claimed.
 """
 
 from collections.abc import Mapping
@@ -143,6 +143,16 @@ class Made:
     """The checks that a gate found failed, as its record words them."""
     seconds: float
     cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """What an environment serves, as the ledger's index keeps it; never evidence."""
+
+    environment: str
+    deployment: str
+    release: str
+    """Digest of the release artifact."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from forge.contract.messages import (
     StepResult,
 )
 from forge.errors import StepError
+from forge.faults import reached
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
 _LOG_FILE = "step.log"
@@ -80,6 +81,7 @@ class Workspace:
 
         The result is renamed first: a kill in between must not leave a result whose products are gone.
         """
+        reached("executor.clear.before")
         for number in self.attempts():
             result = self.attempt(number) / RESULT_FILE
             if result.exists():
@@ -87,6 +89,7 @@ class Workspace:
             shutil.rmtree(self.attempt(number) / "output", ignore_errors=True)
         for folder in (self.inputs, self.scratch, self.folder / "home"):
             shutil.rmtree(folder, ignore_errors=True)
+        reached("executor.clear.after")
 
 
 def workspace(work: Path, key: str) -> Workspace:
@@ -110,13 +113,16 @@ def note_open(work: Path, key: str, step_id: str, commit: str) -> None:
     folder = work / _OPEN
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{hex_of(key)}.tmp"
+    reached("executor.open.before")
     temporary.write_text(json.dumps({"schema_version": 1, "key": key, "step_id": step_id, "commit": commit}))
     temporary.replace(folder / hex_of(key))
+    reached("executor.open.after")
 
 
 def note_closed(work: Path, key: str) -> None:
     """Note that a step is recorded."""
     (work / _OPEN / hex_of(key)).unlink(missing_ok=True)
+    reached("executor.closed.after")
 
 
 def open_runs(work: Path) -> list[OpenRun]:
@@ -197,6 +203,7 @@ def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent)
     (folder / REQUEST_FILE).write_text(request.model_dump_json(indent=1) + "\n")
     home = space.folder / "home"
     home.mkdir(exist_ok=True)
+    reached("executor.launch.before")
     with (folder / _LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "forge.steps", str(folder / REQUEST_FILE)],
@@ -208,6 +215,7 @@ def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent)
             pass_fds=(lock,),
             start_new_session=True,
         )
+    reached("executor.launch.after")
     _write_process_file(folder, process.pid)
     return Job(space, request.attempt, process, on_event)
 

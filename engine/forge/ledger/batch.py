@@ -14,7 +14,7 @@ from forge.contract.record import Attempt, Protection, Record, Release, Retireme
 from forge.errors import LedgerError
 from forge.faults import reached
 from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
-from forge.ledger.refs import FSYNC, lock_hint
+from forge.ledger.refs import write_objects
 from forge.ledger.snapshot import Snapshot
 from forge.repo.repository import Repository
 
@@ -66,7 +66,7 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> Batch:
     return batch
 
 
-def write_commit(repository: Repository, ref: str, parent: str | None, batch: Batch, now: int) -> str:
+def write_commit(repository: Repository, parent: str | None, batch: Batch, now: int) -> str:
     """Write a commit that adds a batch to ``parent``; it lies under a temporary ref of its own. Returns its id.
 
     The objects go into one pack, which fast-import guards (.keep) from a concurrent gc until the temporary ref is there.
@@ -74,12 +74,19 @@ def write_commit(repository: Repository, ref: str, parent: str | None, batch: Ba
     reached("ledger.objects.before")
     temporary = TEMPORARY_REFS + uuid.uuid4().hex
     stream = _import_stream(temporary, parent, batch, now)
-    arguments = ["-c", "fastimport.unpackLimit=0", "fast-import", "--quiet", "--done", "--date-format=raw"]
-    done = repository.program([*FSYNC, *arguments], stream)
-    commit = done.stdout.decode("ascii", "replace").strip()
-    if done.returncode or len(commit) != 40:
-        reason = done.stderr.decode(errors="replace").strip()
-        raise LedgerError(f"cannot append to {ref}: git fast-import: {reason or 'it named no commit'}{lock_hint(reason)}")
+    arguments = [
+        "-c",
+        "fastimport.unpackLimit=0",
+        "-c",
+        "pack.compression=1",
+        "fast-import",
+        "--quiet",
+        "--done",
+        "--date-format=raw",
+        "--force",
+    ]
+    # A failed attempt leaves its .keep behind under the pack's name, which is made of its objects: one more gives another name.
+    commit = write_objects(repository, arguments, lambda attempt: (b"" if attempt == 1 else _any_blob()) + stream)
     reached("ledger.objects.after")
     return commit
 
@@ -129,6 +136,10 @@ def _subject(entry: Entry) -> str:
             return f"{release.environment} {release.release}"
         case Protection() | Retirement() as note:
             return note.subject
+
+
+def _any_blob() -> bytes:
+    return b"blob\n" + _data(uuid.uuid4().hex.encode())
 
 
 def _data(data: bytes) -> bytes:

@@ -5,6 +5,10 @@ common set-ups, and a commit that deletes every record is a legal fast-forward. 
 POSIX sh and needs nothing but git. Forge does not rest on it: every reader checks for itself.
 """
 
+from pathlib import Path
+
+from forge.errors import RefusedError
+
 _HOOK = r"""#!/bin/sh
 # Forge: guard the ledger and the leases. Install as hooks/update of the bare repository (mode 0755).
 # git runs it once for each ref of a push, before anything moves; a refusal refuses the ref (an atomic push: all of them).
@@ -77,3 +81,18 @@ exit 0
 def server_hook() -> str:
     """The text of the hook, for ``hooks/update`` in a bare repository (executable)."""
     return _HOOK
+
+
+def install_server_hook(bare: Path) -> Path:
+    """Write the hook into a bare repository; raises RefusedError for a folder that is none, or that has another update hook."""
+    if not (bare / "objects").is_dir() or not (bare / "HEAD").is_file():
+        raise RefusedError(f"{bare}: not a bare Git repository (make one with `git init --bare`)")
+    path = bare / "hooks" / "update"
+    if path.exists() and path.read_text("utf-8", "replace") != server_hook():
+        raise RefusedError(f"{path}: another update hook is there; call `forge`'s from it, or move it away")
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name("update.forge-tmp")
+    temporary.write_text(server_hook(), "utf-8")
+    temporary.chmod(0o755)
+    temporary.replace(path)
+    return path

@@ -25,8 +25,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 from pydantic_core import from_json
 
-from forge.canonical import digest_of_bytes, hex_of, is_digest
-from forge.contract.record import Made, Protection, Record, Release, Retirement, Subject
+from forge.canonical import digest_of_bytes, hex_of
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Subject
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
 from forge.ledger.entry import Entry, index_paths, sequence_path
@@ -34,8 +34,10 @@ from forge.repo.repository import Repository
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0
+REPAIR = "`git fsck` names what is damaged, and another clone or the remote may still have it"
 Head = tuple[int, str | None]
 _Answer = TypeVar("_Answer")
+_DIGEST = re.compile("sha256:[0-9a-f]{64}")
 _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
@@ -82,7 +84,7 @@ class Index:
 
     def made(self, commit: str, head: Head, keys: Iterable[str]) -> dict[str, Made]:
         """The authoritative records of the keys that have one."""
-        blobs = [bytes.fromhex(key[7:]) for key in keys if is_digest(key)]
+        blobs = [bytes.fromhex(key[7:]) for key in keys if _DIGEST.fullmatch(key)]
 
         def query(db: sqlite3.Connection) -> dict[str, Made]:
             found: dict[str, Made] = {}
@@ -90,8 +92,7 @@ class Index:
                 some = blobs[start : start + _KEYS_AT_ONCE]
                 marks = ",".join("?" * len(some))
                 text = f"SELECT document, checksum FROM records WHERE key IN ({marks}) AND sequence <= ?"  # noqa: S608 (marks)
-                for row in db.execute(text, [*some, head[0]]):
-                    made = _made(row)
+                for made in map(_made, db.execute(text, [*some, head[0]]).fetchall()):
                     known = found.get(made.key)
                     if known is None or known.sequence < made.sequence:  # a later record of a key replaces the earlier
                         found[made.key] = made
@@ -124,6 +125,23 @@ class Index:
         def query(db: sqlite3.Connection) -> tuple[str, ...]:
             text = "SELECT DISTINCT environment FROM notes WHERE kind = 'release' AND sequence <= ? ORDER BY environment"
             return tuple(row[0] for row in db.execute(text, (head[0],)))
+
+        return self._ask(commit, head, query)
+
+    def pointers(self, commit: str, head: Head) -> dict[str, Pointer]:
+        """What every environment serves; one that is retired is left out."""
+
+        def query(db: sqlite3.Connection) -> dict[str, Pointer]:
+            text = (
+                "SELECT environment, kind, subject, value, max(sequence) FROM notes "
+                "WHERE environment IS NOT NULL AND sequence <= ? GROUP BY environment"
+            )
+            rows = db.execute(text, (head[0],))
+            return {
+                environment: Pointer(environment, subject.split("/", 1)[1], value)
+                for environment, kind, subject, value, _ in rows
+                if kind == "release"
+            }
 
         return self._ask(commit, head, query)
 
@@ -200,9 +218,7 @@ class Index:
             if added is None:
                 for table in ("entries", "head", "records", "notes"):
                     db.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
-                known, added = (0, None), self._additions(None, commit)
-            if added is None:
-                raise LedgerError(f"ledger commit {commit} cannot be listed: `git fsck` says what is damaged")
+                known, added = (0, None), self._additions(None, commit) or {}
             for entry, data in read_chain(self._repository, added, known, head):
                 _insert(db, entry, digest_of_bytes(data))
             db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?)", (*head, commit))
@@ -213,9 +229,9 @@ class Index:
         """The paths that a commit adds to an earlier one; None when it does anything else, or the earlier one is gone."""
         try:
             changes = self._repository.changes(older, newer, _FOLDERS)
-        except RepoError:
+        except RepoError as error:
             if older is None:
-                raise
+                raise LedgerError(f"the ledger cannot be listed: {error}; {REPAIR}") from error
             return None
         return {change.path: change.name for change in changes} if all(change.status == "A" for change in changes) else None
 
@@ -273,7 +289,7 @@ def read_chain(repository: Repository, added: Mapping[str, str], known: Head, he
             previous = digest_of_bytes(found.data)
             yield entry, found.data
     except RepoError as error:
-        raise LedgerError(f"ledger: {error}; fetch the ledger again from a remote or another clone") from error
+        raise LedgerError(f"ledger: {error}; {REPAIR}") from error
     if (sequence, previous) != head:
         raise LedgerError(f"the ledger's head names {head[1]} as entry {head[0]}, but that entry is {previous}")
 

@@ -72,6 +72,9 @@ class Counter(_Value):
     """The last token that was given out."""
 
     schema_version: Literal[1] = 1
+    draw: str
+    """Of this drawing alone: two who draw the same number must not write the same bytes, for a push of what is there already is
+    no conflict to git."""
     token: Annotated[int, Field(ge=0, lt=10**15)]
 
     def to_bytes(self) -> bytes:
@@ -91,6 +94,10 @@ class LeaseHeldError(RefusedError):
 
 class LeaseLostError(RefusedError):
     """A lease is not ours any more."""
+
+
+class AlreadyRecordedError(RefusedError):
+    """A step for which a lease is asked was recorded since the plan was made."""
 
 
 class StaleLeaseError(RefusedError):

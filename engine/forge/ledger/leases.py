@@ -25,6 +25,7 @@ from forge.faults import reached
 from forge.ledger.lease import (
     LEASE_REFS,
     TOKEN_REF,
+    AlreadyRecordedError,
     Counter,
     Holder,
     Lease,
@@ -57,7 +58,11 @@ class Shared(Protocol):
         ...
 
     def snapshot(self) -> Snapshot:
-        """What is recorded."""
+        """What is recorded, as this clone has it."""
+        ...
+
+    def fetch(self) -> Snapshot:
+        """What is recorded, as the remote has it; refreshes the refs as well."""
         ...
 
 
@@ -104,37 +109,42 @@ class Leases:
         """All leases as they are now, by step key; what is no lease is left out (``read`` names it)."""
         return self.read().leases
 
-    def take(self, key: str, step_id: str, commit: str, handle: Mapping[str, str] | None = None) -> Lease:
-        """Take a lease that nobody holds; raises LeaseHeldError, or MalformedLeaseError where something else lies there."""
-        ref = lease_ref(key)
-        self._refs.refresh()
+    def take(self, key: str, step_id: str, commit: str, handle: Mapping[str, str] | None = None, recorded: int = 0) -> Lease:
+        """Take a lease that nobody holds; ``recorded`` is the number of the key's record that the caller knows of, 0 for none.
 
-        def attempt() -> tuple[Lease, str | None]:
-            name = self._refs.target(ref)
-            recorded = self._recorded(key)
+        Raises LeaseHeldError, AlreadyRecordedError when a later record is there, or MalformedLeaseError where something else
+        lies under the lease's ref.
+        """
+        ref = lease_ref(key)
+        self._ledger.fetch()
+
+        def attempt(token: int) -> tuple[Lease, str | None]:
+            name = self._refs.target(ref)  # before the ledger: an append moves the ledger's ref before it ends the lease
+            self._require_nothing_later(key, step_id, recorded)
             if name is not None:
                 held = _load(self._refs, self._repository, ref, name)
                 if recorded <= held.recorded:
                     raise LeaseHeldError(held)
-            return self._new(key, step_id, commit, handle or {}, recorded), name
+            return self._new(token, key, step_id, commit, handle or {}, recorded), name
 
         return self._draw(attempt)
 
     def take_over(self, seen: Lease, commit: str | None = None, handle: Mapping[str, str] | None = None) -> Lease:
         """Replace a dead holder's lease, if it is still what was seen; its handle is kept unless another is given.
 
-        Raises LeaseHeldError when it has moved, and LeaseLostError when it is gone.
+        Raises LeaseHeldError when it has moved, LeaseLostError when it is gone, and AlreadyRecordedError when the step is done.
         """
-        self._refs.refresh()
+        self._ledger.fetch()
 
-        def attempt() -> tuple[Lease, str | None]:
+        def attempt(token: int) -> tuple[Lease, str | None]:
             name = self._refs.target(seen.ref)
+            self._require_nothing_later(seen.key, seen.step_id, seen.recorded)
             if name is None:
                 raise LeaseLostError(f"{seen} has ended: there is nothing to take over")
             if name != seen.object_id:
                 raise LeaseHeldError(_load(self._refs, self._repository, seen.ref, name))
             kept = dict(seen.handle if handle is None else handle)
-            return self._new(seen.key, seen.step_id, commit or seen.commit, kept, self._recorded(seen.key)), name
+            return self._new(token, seen.key, seen.step_id, commit or seen.commit, kept, seen.recorded), name
 
         return self._draw(attempt)
 
@@ -182,24 +192,24 @@ class Leases:
                 removed.append(lease)
         return tuple(removed)
 
-    def _new(self, key: str, step_id: str, commit: str, handle: Mapping[str, str], recorded: int) -> Lease:
-        token = max(self._counter(), self._seen_token(), *(lease.token for lease in self._known())) + 1
+    def _new(self, token: int, key: str, step_id: str, commit: str, handle: Mapping[str, str], recorded: int) -> Lease:
         return Lease(
             key=key, step_id=step_id, commit=commit, holder=self.holder, token=token, recorded=recorded, handle=dict(handle)
         )
 
-    def _draw(self, attempt: Callable[[], tuple[Lease, str | None]]) -> Lease:
-        """Write what ``attempt`` decides and the counter, in one transaction; decide again when either moved."""
+    def _draw(self, attempt: Callable[[int], tuple[Lease, str | None]]) -> Lease:
+        """Write what ``attempt`` decides for a token, and the counter, in one transaction; decide again when either moved."""
         deadline = time.monotonic() + TAKE_SECONDS
         while True:
-            lease, old = attempt()
+            last = self._refs.target(TOKEN_REF)  # read once: the token comes from what the transaction compares
+            lease, old = attempt(max(self._counter(last), self._seen_token(), *(known.token for known in self._known()), 0) + 1)
             self._write(lease.to_bytes())
-            counter = self._write(Counter(token=lease.token).to_bytes())
-            moves = [Move(lease.ref, old, lease.object_id), Move(TOKEN_REF, self._refs.target(TOKEN_REF), counter)]
+            counter = self._write(Counter(draw=uuid.uuid4().hex, token=lease.token).to_bytes())
+            moves = [Move(lease.ref, old, lease.object_id), Move(TOKEN_REF, last, counter)]
             try:
                 self._move(moves)
             except RefMovedError:
-                self._refs.refresh()
+                self._ledger.fetch()
                 if self._ours(lease) is not None:
                     break  # it went through, and only the counter has moved on since
                 if time.monotonic() > deadline:
@@ -225,12 +235,16 @@ class Leases:
                 continue  # it has no token to compare with; `read` names it
         return leases
 
+    def _require_nothing_later(self, key: str, step_id: str, recorded: int) -> None:
+        found = self._recorded(key)
+        if found > recorded:
+            raise AlreadyRecordedError(f"{step_id} was recorded meanwhile (entry {found}): plan again")
+
     def _recorded(self, key: str) -> int:
         made = self._ledger.snapshot().made(key)
         return made.sequence if made else 0
 
-    def _counter(self) -> int:
-        name = self._refs.target(TOKEN_REF)
+    def _counter(self, name: str | None) -> int:
         if name is None:
             return 0
         data = _read(self._repository, name)

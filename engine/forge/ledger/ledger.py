@@ -29,6 +29,7 @@ from forge.ledger.lock import fair_lock
 from forge.ledger.refs import LocalRefs, Move, RefMovedError, Refs, list_refs
 from forge.ledger.remote import RemoteRefs
 from forge.ledger.snapshot import Snapshot
+from forge.ledger.turn import Turn
 from forge.repo.repository import Repository
 
 __all__ = ["Draft", "Ledger", "Snapshot"]
@@ -97,6 +98,17 @@ class Ledger:
         was taken for is not recorded, LedgerError when a record contradicts one that it does not supersede, or when the
         remote cannot be reached; nothing is appended then.
         """
+        turn = Turn(self.repository, self.remote) if self.remote else None
+        try:
+            entries = self._append(drafts, ended, turn)
+        except (LedgerError, StaleLeaseError):
+            if turn is not None:
+                turn.give_up()
+            raise
+        self._join_packs()
+        return entries
+
+    def _append(self, drafts: Sequence[Draft], ended: Sequence[Lease], turn: Turn | None) -> list[Entry]:
         tried: dict[str, Batch] = {}
         deadline = time.monotonic() + APPEND_SECONDS
         attempts = 0
@@ -104,22 +116,27 @@ class Ledger:
             attempts += 1
             self.most_attempts = max(self.most_attempts, attempts)
             began = time.monotonic()
-            if self.remote is not None:
+            if self.remote is not None and attempts == 1:  # a push that was refused has fetched already
                 self.remote.refresh()
-            with fair_lock(self.repository.state_folder, self._name):
-                entries = self._try_append(drafts, ended, tried)
-            if entries is not None:
-                self._join_packs()
-                return entries
-            # One round's length, whatever the number of attempts: longer pauses would starve whoever has lost most often.
-            time.sleep(random.uniform(0, time.monotonic() - began))  # noqa: S311 (jitter, not secrecy)
+            if turn is not None:
+                turn.wait(attempts)
+            try:
+                with fair_lock(self.repository.state_folder, self._name):
+                    return self._try_append(drafts, ended, tried, turn)
+            except RefMovedError:
+                _log.debug("%s or a lease moved: attempt %d", self.ref, attempts)
+            # A part of a round, whatever the number of attempts: longer pauses would starve whoever has lost most often, and
+            # who comes new has to fetch first.
+            time.sleep(random.uniform(0, (time.monotonic() - began) / 8))  # noqa: S311 (jitter, not secrecy)
         raise LedgerError(
             f"{self.ref} kept moving: gave up after {attempts} attempts to append in {APPEND_SECONDS:.0f} s; nothing was "
             "appended. Run fewer writers at once, or append more in one batch"
         )
 
-    def _try_append(self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch]) -> list[Entry] | None:
-        """One attempt, under the lock; None when a ref moved meanwhile."""
+    def _try_append(
+        self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch], turn: Turn | None
+    ) -> list[Entry]:
+        """One attempt, under the lock; raises RefMovedError when a ref moved meanwhile."""
         snapshot, theirs = self._adopt(self.remote) if self.remote else (self.snapshot(), None)
         landed = next((commit for commit in tried if self._is_part(commit, snapshot.commit)), None)
         if landed is not None:  # only its acknowledgement was lost
@@ -133,34 +150,28 @@ class Ledger:
                     "Who holds the lease now will record the step; plan again"
                 )
         moves = [Move(lease.ref, found, None) for lease, found in ends if found is not None]
+        moves += turn.end() if turn else []
         if not batch.new:
-            if moves and not self._moved(self.refs, moves):
-                return None
+            if moves:
+                self.refs.move(moves)
             return batch.entries
-        commit = write_commit(self.repository, self.ref, snapshot.commit, batch, int(self._clock()))
+        commit = write_commit(self.repository, snapshot.commit, batch, int(self._clock()))
         tried[commit] = batch
         reached("ledger.move.before")
         here = [Move(self.ref, snapshot.commit, commit)]
         if self.remote is not None:
-            if not self._moved(self.remote, [Move(self.ref, theirs, commit), *moves]):
-                return None
+            self.remote.move([Move(self.ref, theirs, commit), *moves])
             _write_text(self._remote_seen_file, commit)
         else:
             here += moves
-        here += [Move(ref, name, None) for ref, name in list_refs(self.repository, TEMPORARY_REFS).items()]
-        if not self._moved(LocalRefs(self.repository), here):
-            return None
+        LocalRefs(self.repository).move([*here, *self._no_temporary_refs()])
         reached("ledger.move.after")
         _write_text(self._seen_file, commit)
         return batch.entries
 
-    @staticmethod
-    def _moved(refs: Refs, moves: Sequence[Move]) -> bool:
-        try:
-            refs.move(moves)
-        except RefMovedError:
-            return False
-        return True
+    def _no_temporary_refs(self) -> list[Move]:
+        """Remove our own, and what a killed writer left behind: safe, for we hold the lock."""
+        return [Move(ref, name, None) for ref, name in list_refs(self.repository, TEMPORARY_REFS).items()]
 
     def _adopt(self, remote: RemoteRefs) -> tuple[Snapshot, str | None]:
         """Move this clone's ref to what was fetched, if that is an advance; returns the head to build on and the remote's."""
@@ -178,7 +189,7 @@ class Ledger:
                 self._check_advance(snapshot.commit, theirs, where, remedy)
             advanced = Snapshot(self.repository, theirs, self._index)
             advanced.check()
-            LocalRefs(self.repository).move([Move(self.ref, snapshot.commit, theirs)])
+            LocalRefs(self.repository).move([Move(self.ref, snapshot.commit, theirs), *self._no_temporary_refs()])
             _write_text(self._seen_file, theirs)
             snapshot = advanced
         if seen != theirs:
@@ -211,7 +222,9 @@ class Ledger:
     def _join_packs(self) -> None:
         """Join small packs into larger ones; git keeps every object, reachable or not, and readers notice nothing."""
         packs = self.repository.common_dir / "objects" / "pack"
-        if not packs.is_dir() or sum(1 for path in packs.iterdir() if path.suffix == ".pack") < _PACKS:
+        names = {path.name for path in packs.iterdir()} if packs.is_dir() else set()
+        kept = {name.removesuffix(".keep") + ".pack" for name in names if name.endswith(".keep")}
+        if sum(1 for name in names - kept if name.endswith(".pack")) < _PACKS:
             return
         with fair_lock(self.repository.state_folder, "repack"):
             reached("ledger.repack.before")

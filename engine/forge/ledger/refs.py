@@ -8,7 +8,7 @@ holds our file lock. ``packed-refs.lock`` belongs to all of the repository's ref
 
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,9 @@ NO_OBJECT = "0" * 40
 STALE_LOCK_SECONDS = 5.0
 """git holds the lock of a ref for milliseconds."""
 _LOCK_WAIT_SECONDS = 4 * STALE_LOCK_SECONDS
+_WRITES = 6
+_NAME = re.compile("[0-9a-f]{40}")
+_CRASH = re.compile(r"dumping crash report to (\S+/fast_import_crash_[0-9]+)")
 _EXISTS = re.compile(r"'([^']+\.lock)': File exists")
 
 
@@ -112,11 +115,29 @@ def list_refs(repository: Repository, prefix: str) -> Mapping[str, str]:
 
 def write_blob(repository: Repository, data: bytes) -> str:
     """Write a blob to the disk; returns its object id."""
-    done = repository.program([*FSYNC, "hash-object", "-w", "--stdin"], data)
-    name = done.stdout.decode().strip()
-    if done.returncode or name != object_id("blob", data):
-        raise LedgerError(f"cannot write a Git object: {done.stderr.decode(errors='replace').strip() or name}")
+    name = write_objects(repository, ["hash-object", "-w", "--stdin"], lambda _: data)
+    if name != object_id("blob", data):
+        raise LedgerError(f"git hash-object named {name} what is {object_id('blob', data)}")
     return name
+
+
+def write_objects(repository: Repository, arguments: Sequence[str], stdin: Callable[[int], bytes]) -> str:
+    """Run a git command that writes objects and prints a name; returns that.
+
+    It is tried again where it fails: ``git gc --prune=now`` removes the temporary files that others are writing. ``stdin``
+    gets the number of the attempt, from 1.
+    """
+    for attempt in range(1, _WRITES + 1):
+        done = repository.program([*FSYNC, *arguments], stdin(attempt))
+        name = done.stdout.decode("ascii", "replace").strip()
+        if done.returncode == 0 and _NAME.fullmatch(name):
+            return name
+        reason = done.stderr.decode(errors="replace").strip()
+        for report in _CRASH.findall(reason):
+            Path(report).unlink(missing_ok=True)  # fast-import's own, and of no use to a reader of this message
+        if attempt < _WRITES:
+            time.sleep(0.05 * attempt)
+    raise LedgerError(f"cannot write Git objects: {' '.join(arguments)}: {reason or 'it named no object'}{lock_hint(reason)}")
 
 
 def remove_if_stale(lock: Path, folder: Path) -> None:

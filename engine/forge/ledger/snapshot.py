@@ -12,7 +12,7 @@ from typing import TypeVar
 from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Made, Record, Release, Subject
+from forge.contract.record import Attempt, Made, Pointer, Record, Release, Subject
 from forge.errors import LedgerError, RepoError
 from forge.ledger.entry import Entry, attestation_path, key_folder, sequence_path
 from forge.ledger.index import Head, Index, parse_entry
@@ -89,6 +89,10 @@ class Snapshot:
     def environments(self) -> tuple[str, ...]:
         """Every environment that was ever released to, sorted."""
         return () if self.commit is None else self._index.environments(self.commit, self.head)
+
+    def pointers(self) -> Mapping[str, Pointer]:
+        """What every environment serves, by name; one that is retired is left out."""
+        return {} if self.commit is None else self._index.pointers(self.commit, self.head)
 
     def subjects(self) -> Mapping[str, Subject]:
         """Every resource that ever had a record, release, protection or retirement, by address."""

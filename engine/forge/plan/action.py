@@ -4,6 +4,7 @@ An action names its step by id; what the step is made of stands in the graph (``
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -101,6 +102,8 @@ class Plan:
     actions: tuple[Action, ...]
     refusals: tuple[str, ...] = ()
     """Why the plan may not be applied (a budget); empty when it may."""
+    num_unlisted: int = 0
+    """Steps that are in sync and not among the actions, because it took no plan to tell."""
     base: str | None = None
     """A commit whose own plan was left out of this one: then it is for reading only."""
 
@@ -124,8 +127,22 @@ class Plan:
         """What it costs if every step that is decided later turns out not to be needed."""
         return sum(action.estimate.cost or 0.0 for action in self.changes if action.key is not None)
 
-    def beyond(self, base: "Plan") -> "Plan":
-        """What this plan does and the plan of an earlier commit does not: what a change adds."""
-        known = {action.id: action for action in base.actions}
-        added = tuple(action for action in self.actions if not action.does_something or known.get(action.id) != action)
+    def beyond(self, base: "Plan", unchanged: AbstractSet[str]) -> "Plan":
+        """What this plan does, or holds back, and the plan of an earlier commit does not: what a change adds.
+
+        ``unchanged``: the steps that both commits ask for alike (``graph.unchanged_steps``). Equal actions do not tell that:
+        two different trainings may both be "decided after" the same tokenization. What an action is estimated to cost, and
+        which commit brought its reason, make no difference: a new price in forge.toml adds no work.
+        """
+        known = {action.id: _what_is_done(action) for action in base.actions}
+
+        def is_added(action: Action) -> bool:
+            return known.get(action.id) != _what_is_done(action) or (action.step is not None and action.id not in unchanged)
+
+        added = tuple(action for action in self.actions if action.kind in SETTLED or is_added(action))
         return replace(self, actions=added, base=base.commit)
+
+
+def _what_is_done(action: Action) -> Action:
+    reasons = tuple(replace(reason, commit=None) for reason in action.reasons)
+    return replace(action, reasons=reasons, estimate=NO_ESTIMATE)

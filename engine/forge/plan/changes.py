@@ -39,6 +39,10 @@ def _meaning(step: Step, path: tuple[str | int, ...]) -> Meaning | None:
 
 
 def _differences(old: Any, new: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:
+    if old is _ABSENT and isinstance(new, Mapping) and new:
+        old = {}
+    elif new is _ABSENT and isinstance(old, Mapping) and old:
+        new = {}
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for name in sorted(set(old) | set(new)):
             yield from _differences(old.get(name, _ABSENT), new.get(name, _ABSENT), (*path, name))

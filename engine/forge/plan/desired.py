@@ -7,20 +7,21 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
 from forge.spec.compiled import Compiled, compile_resource
-from forge.spec.resource import Resource
 from forge.spec.settings import Settings
+
+if TYPE_CHECKING:
+    from forge.spec.resource import Resource
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-@dataclass(frozen=True, slots=True)
-class BundleFile:
+class BundleFile(NamedTuple):
     """One file of a bundle; ``origin`` is its path in the repository, ``inline`` its bytes where a spec itself holds them."""
 
     size: int
@@ -110,7 +111,7 @@ class Desired:
     commit: str | None
     """None: the working tree, which may be planned but not applied."""
     settings: Settings
-    resources: Mapping[str, Resource]
+    resources: "Mapping[str, Resource]"
     """By address, each after those it refers to. Reading one may have to validate it: planning reads ``compiled``."""
     bundles: Mapping[tuple[str, str], Bundle]
     """(address, input name) -> files."""

@@ -80,46 +80,44 @@ def _consequences(step_id: str, actions: dict[str, Action], graph: dict[str, Ste
         yield f"  what reads it and is decided after it: {', '.join(after)}"
 
 
+_SENTENCES = {
+    ReasonKind.FIELD_CHANGED: "`{subject}` was {old} and is {new}{by}{means}",
+    ReasonKind.GATE_CHANGED: "`{subject}` was {old} and is {new}{by}{means}",
+    ReasonKind.INPUT_CHANGED: "its input {subject} was {old} and is {new}{by}",
+    ReasonKind.VERSION_CHANGED: "this engine has version {new} of the step, the record was made by version {old}",
+    ReasonKind.UPSTREAM: "{subject} must be done first; if what comes out is the same as before, nothing is done here",
+    ReasonKind.CREATED: "nothing was ever recorded for it",
+    ReasonKind.IN_SYNC: "its identity is recorded and its products are in the store",
+    ReasonKind.ARTIFACT_MISSING: "the store has lost its product {subject} ({old})",
+    ReasonKind.ARTIFACT_CORRUPT: "its product {subject} ({old}) was found damaged",
+    ReasonKind.FORCED: "someone asked for it by name (--force)",
+    ReasonKind.IN_FLIGHT: "{subject} works at it, for commit {commit}: its result is awaited",
+    ReasonKind.SUPERSEDES: "{subject} works at what commit {commit} asked for: that run is stopped and its checkpoint kept",
+    ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
+    ReasonKind.DRIFTED: "{subject} served {new} for this commit, and something moved it to {old}{by}",
+    ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",
+    ReasonKind.MADE_ELSEWHERE: "{subject} made the same, for commit {commit}",
+    ReasonKind.CONTINUES: "an earlier run left the checkpoint {subject}, and going on from it gives the same bytes",
+    ReasonKind.FROM_SCRATCH: "the earlier run cannot be continued: {subject}",
+    ReasonKind.GATE: "its gate says NO-GO: {subject}",
+    ReasonKind.WAITS: "{subject} is blocked",
+    ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
+    ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
+    ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",
+    ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
+}
+"""Every kind of reason as a sentence; a test fails for a kind without one."""
+
+
 def _sentence(reason: Reason) -> str:
-    by = f", by commit {reason.commit[:12]}" if reason.commit else ""
-    match reason.kind:
-        case ReasonKind.FIELD_CHANGED | ReasonKind.GATE_CHANGED:
-            means = f"; a change of it means {reason.meaning}" if reason.meaning else ""
-            return f"`{printable(reason.subject)}` was {printable(reason.old or '')} and is {printable(reason.new or '')}{by}{means}"
-        case ReasonKind.INPUT_CHANGED:
-            return f"its input {printable(reason.subject)} was {_short(reason.old)} and is {_short(reason.new)}{by}"
-        case ReasonKind.UPSTREAM:
-            return (
-                f"{printable(reason.subject)} must be done first; if what comes out is the same as before, nothing is done here"
-            )
-        case ReasonKind.CREATED:
-            return "nothing was ever recorded for it"
-        case ReasonKind.IN_SYNC:
-            return "its identity is recorded and its products are in the store"
-        case ReasonKind.ARTIFACT_MISSING:
-            return f"the store has lost its product {reason.subject} ({reason.old})"
-        case ReasonKind.ARTIFACT_CORRUPT:
-            return f"its product {reason.subject} ({reason.old}) was found damaged"
-        case ReasonKind.POINTER:
-            return f"{reason.subject} serves {_short(reason.old)} and should serve {_short(reason.new)}"
-        case ReasonKind.DRIFTED:
-            return f"{reason.subject} served {_short(reason.new)} for this commit, and something moved it to {_short(reason.old)}{by}"
-        case ReasonKind.RELEASED_BEFORE:
-            return f"{reason.subject} served {_short(reason.new)} before (commit {(reason.commit or '')[:12]}): it moves back"
-        case ReasonKind.MADE_ELSEWHERE:
-            return f"{reason.subject} made the same, for commit {(reason.commit or '')[:12]}"
-        case ReasonKind.CONTINUES:
-            return f"an earlier run left the checkpoint {_short(reason.subject)}, and going on from it gives the same bytes"
-        case ReasonKind.FROM_SCRATCH:
-            return f"the earlier run cannot be continued: {reason.subject}"
-        case ReasonKind.SUSPENDED:
-            return f"{reason.subject} is suspended: remove the annotation forge/suspend to let it go on"
-        case ReasonKind.REMOVED:
-            return "the commit no longer holds it; nothing is deleted"
-        case ReasonKind.PROTECTED:
-            return "it is protected: a commit that holds it with `protect: false` has to be applied before it can be removed"
-        case _:
-            return f"{reason}{by}"
+    return _SENTENCES[reason.kind].format(
+        subject=_short(reason.subject),
+        old=_short(reason.old),
+        new=_short(reason.new),
+        by=f", by commit {reason.commit[:12]}" if reason.commit else "",
+        commit=(reason.commit or "")[:12],
+        means=f"; a change of it means {reason.meaning}" if reason.meaning else "",
+    )
 
 
 def _short(digest: str | None) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 from forge.canonical import PREFIX, Digest, digest_of_json
 from forge.contract.kinds import STEPS, StepKind
@@ -18,16 +18,14 @@ from forge.plan.desired import Bundle, Desired
 from forge.spec.compiled import Compiled, read_facts, read_json
 
 
-@dataclass(frozen=True, slots=True)
-class FromStep:
+class FromStep(NamedTuple):
     """An input that another step makes."""
 
     step_id: str
     product: str
 
 
-@dataclass(frozen=True, slots=True)
-class FromCommit:
+class FromCommit(NamedTuple):
     """An input that lies in the commit."""
 
     address: str
@@ -37,10 +35,7 @@ class FromCommit:
 Input = FromStep | FromCommit
 
 
-@dataclass(frozen=True)
-class Step:
-    """One node of the graph."""
-
+class _StepFields(NamedTuple):
     id: str
     """``KIND/NAME``."""
     kind: StepKind
@@ -59,6 +54,10 @@ class Step:
     """Where its history lies if it was recorded under a previous name of the resources it is named after."""
     suspended: bool = False
     """Its subject is paused, or all resources that ask for it are."""
+
+
+class Step(_StepFields):
+    """One node of the graph. A tuple by its fields, because making twenty thousand of them has to cost nothing."""
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
@@ -85,30 +84,36 @@ def key_of(step: Step, inputs: Mapping[str, str]) -> Digest:
     return Digest(PREFIX + sha256(f'{head},"step":"{step.kind}","version":{STEPS[step.kind].version}}}'.encode()).hexdigest())
 
 
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What steps are made of."""
+
+    resources: dict[str, Compiled]
+    bundles: dict[tuple[str, str], Bundle]
+
+
 def build_graph(desired: Desired) -> dict[str, Step]:
     """All steps by id, each after those it reads from."""
+    parts = _Parts(dict(desired.compiled), dict(desired.bundles))
     steps: dict[str, Step] = {}
-    for resource in desired.compiled.values():
-        for step in _STEPS_OF.get(resource.kind, _no_steps)(resource, desired):
+    for resource in parts.resources.values():
+        steps_of = _STEPS_OF.get(resource.kind)
+        for step in steps_of(resource, parts) if steps_of else ():
             known = steps.get(step.id)
             if known is None or (known.suspended and not step.suspended):
                 steps[step.id] = step
     return steps
 
 
-def _no_steps(_resource: Compiled, _desired: Desired) -> Iterable[Step]:
-    return ()
-
-
-def _curate(recipe: Compiled, desired: Desired) -> Iterable[Step]:
+def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs: dict[str, Input] = {}
-    for index in range(len(read_facts(recipe)["sources"])):
+    for index in range(len(read_facts(recipe.facts)["sources"])):
         name = f"source-{index}"
-        inputs[name] = FromCommit(recipe.address, desired.bundles[recipe.address, name])
+        inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
     return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
 
 
-def _tokenizer(tokenizer: Compiled, _desired: Desired) -> Iterable[Step]:
+def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
     (data,) = tokenizer.references
     documents = FromStep(f"curate/{_name(data)}", "documents")
     return (_own_step(StepKind.TOKENIZER, tokenizer, tokenizer.parameters, {"documents": documents}),)
@@ -131,7 +136,7 @@ def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mappi
     )
 
 
-def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
+def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     data, tokenizer = model.references
     documents = FromStep(f"curate/{_name(data)}", "documents")
     pieces = FromStep(f"tokenizer/{_name(tokenizer)}", "tokenizer")
@@ -143,10 +148,12 @@ def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
         tokenizer,
         "{}",
         {"documents": documents, "tokenizer": pieces},
-        previous_ids=tuple(f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(data, tokenizer, desired)),
-        suspended=model.is_suspended or desired.compiled[tokenizer].is_suspended,
+        previous_ids=tuple(
+            f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(parts.resources[data], parts.resources[tokenizer])
+        ),
+        suspended=model.is_suspended or parts.resources[tokenizer].is_suspended,
     )
-    facts = read_facts(model)
+    facts = read_facts(model.facts)
     train = _own_step(
         StepKind.TRAIN,
         model,
@@ -159,13 +166,13 @@ def _model(model: Compiled, desired: Desired) -> Iterable[Step]:
     return tokenize, train
 
 
-def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
-    facts = read_facts(deployment)
-    model = desired.compiled[facts["model"]]
+def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:
+    facts = read_facts(deployment.facts)
+    model = parts.resources[facts["model"]]
     weights = FromStep(f"train/{model.name}", "weights")
     reports: dict[str, Input] = {}
     for index, (address, _) in enumerate(facts["gates"]):
-        suite = desired.compiled[address]
+        suite = parts.resources[address]
         name = f"{model.name}.{suite.name}"
         evaluate = Step(
             f"evaluate/{name}",
@@ -173,8 +180,8 @@ def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
             name,
             model.address,
             suite.parameters,
-            {"weights": weights, "tasks": FromCommit(address, desired.bundles[address, "tasks"])},
-            previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model.address, address, desired)),
+            {"weights": weights, "tasks": FromCommit(address, parts.bundles[address, "tasks"])},
+            previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model, suite)),
             suspended=deployment.is_suspended or model.is_suspended or suite.is_suspended,
         )
         yield evaluate
@@ -188,7 +195,7 @@ def _deployment(deployment: Compiled, desired: Desired) -> Iterable[Step]:
         {
             "weights": weights,
             "verdict": FromStep(f"gate/{deployment.name}", "verdict"),
-            "policy": FromCommit(policy, desired.bundles[policy, "policy"]),
+            "policy": FromCommit(policy, parts.bundles[policy, "policy"]),
         },
         environment=facts["environment"],
     )
@@ -205,15 +212,11 @@ def _tokenize_name(data: str, tokenizer: str) -> str:
     return data if data == tokenizer else f"{data}.{tokenizer}"
 
 
-def _earlier(first: str, second: str, desired: Desired) -> list[tuple[str, str]]:
+def _earlier(first: Compiled, second: Compiled) -> list[tuple[str, str]]:
     """The names of two resources, either or both as they were before; none where neither was renamed."""
-    before = [desired.compiled[address].previous for address in (first, second)]
-    if before == [None, None]:
+    if first.previous is None and second.previous is None:
         return []
-    choices = [
-        (_name(address), *([] if previous is None else [_name(previous)]))
-        for address, previous in zip((first, second), before, strict=True)
-    ]
+    choices = [[item.name] if item.previous is None else [item.name, _name(item.previous)] for item in (first, second)]
     return [(one, two) for one in choices[0] for two in choices[1]][1:]
 
 
@@ -223,6 +226,23 @@ def producers_of(step: Step) -> dict[str, str]:
         name: f"{source.step_id}/{source.product}" if isinstance(source, FromStep) else f"commit/{source.address}/{name}"
         for name, source in step.inputs.items()
     }
+
+
+def unchanged_steps(graph: Mapping[str, Step], base: Mapping[str, Step]) -> frozenset[str]:
+    """Ids of the steps that two graphs define alike, with everything before them. Each graph in its own order."""
+    alike: set[str] = set()
+    for step_id, step in graph.items():
+        other = base.get(step_id)
+        if other is not None and _definition(step) == _definition(other):
+            before = (source.step_id for source in step.inputs.values() if isinstance(source, FromStep))
+            if all(name in alike for name in before):
+                alike.add(step_id)
+    return frozenset(alike)
+
+
+def _definition(step: Step) -> tuple[object, ...]:
+    inputs = {name: source.bundle.digest if isinstance(source, FromCommit) else source for name, source in step.inputs.items()}
+    return step.kind, step.canonical_parameters, step.environment, step.suspended, inputs
 
 
 def version_of(kind: StepKind) -> int:

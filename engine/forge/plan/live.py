@@ -1,6 +1,6 @@
 """Live state as a value: what is there now, whatever the ledger says. Collected at the edge, judged by the planner."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,23 @@ class Running:
     commit: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Every(AbstractSet[str]):
+    """The set of all digests: it can be asked, and not be listed."""
+
+    def __contains__(self, _digest: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[str]:
+        raise TypeError("the store was not read: its artifacts cannot be listed")
+
+    def __len__(self) -> int:
+        raise TypeError("the store was not read: its artifacts cannot be counted")
+
+
+EVERY_ARTIFACT: AbstractSet[str] = _Every()
+"""For a machine that cannot read the store: what the ledger records is taken to be there."""
 
 
 @dataclass(frozen=True)

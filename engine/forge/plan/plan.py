@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from forge.contract.kinds import StepKind
-from forge.contract.record import Made, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release, Subject
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.cost import Estimate, estimate_from_history, estimate_training
@@ -52,8 +52,8 @@ class Recorded(Protocol):
         """Every move of an environment's pointer, oldest first."""
         ...
 
-    def environments(self) -> tuple[str, ...]:
-        """Every environment that was ever released to."""
+    def pointers(self) -> Mapping[str, Pointer]:
+        """What every environment serves, by name."""
         ...
 
     def subjects(self) -> Mapping[str, Subject]:
@@ -128,15 +128,20 @@ class _Planner:
     blame: Blame | None
     actions: dict[str, Action] = field(default_factory=dict)
     _running: Mapping[str, Running] = field(init=False)
+    _pointers: Mapping[str, Pointer] = field(init=False)
+    _made_by_key: dict[str, Made] = field(default_factory=dict)
+    """What was looked up so far: a gate's verdict is asked for once more by its release."""
 
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
+        self._pointers = self.recorded.pointers()
 
     def decide(self, wave: Iterable[Step]) -> None:
         """What happens to steps that do not read each other, given what happens to the steps before them."""
         resolved = [(step, *self._resolve_inputs(step)) for step in wave]
         keys = {step.id: key_of(step, inputs) for step, inputs, undecided, held in resolved if not undecided and not held}
         made = self.recorded.made_many(keys.values())
+        self._made_by_key.update(made)
         for step, inputs, undecided, held in resolved:
             key = keys.get(step.id)
             if key is None:
@@ -172,7 +177,7 @@ class _Planner:
     def _gate_says_no(self, step: Step) -> Action | None:
         """The release of a model whose gate is there and says NO-GO is blocked, whatever else is to be done."""
         gate = self.actions.get(f"{StepKind.GATE}/{step.name}") if step.kind is StepKind.RELEASE else None
-        verdict = self.recorded.made(gate.key or "") if gate is not None and gate.kind in SETTLED else None
+        verdict = self._made_by_key.get(gate.key or "") if gate is not None and gate.kind in SETTLED else None
         if verdict is None or verdict.verdict == "GO":
             return None
         return self._blocked(step, Reason(ReasonKind.GATE, verdict.failed))
@@ -193,11 +198,11 @@ class _Planner:
                 self._run_kind(step, latest), step, reasons, key, inputs, estimate=self._estimate(step, latest), again=True
             )
         if step.kind is StepKind.RELEASE:
-            pointer = self.recorded.release(_environment(step))
+            pointer = self._pointers.get(_environment(step))
             if pointer is None or pointer.release != made.products["release"]:
-                return self._move(step, key, inputs, made, pointer)
+                return self._move(step, key, inputs, made, self.recorded.release(_environment(step)))
         if made.step_id == step.id:
-            return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
+            return self._action(ActionKind.NOTHING, step, _IN_SYNC, key, inputs, made.products)
         reason = Reason(ReasonKind.MADE_ELSEWHERE, made.step_id, commit=made.commit)
         return self._action(ActionKind.REUSE, step, (reason,), key, inputs, made.products)
 
@@ -249,7 +254,7 @@ class _Planner:
                 return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),)
         if latest is None or latest.inputs != dict(inputs) or latest.step_version != version_of(step.kind):
             return None, ()
-        obstacle = why_not_extended(latest.parameters, step.parameters)
+        obstacle = why_not_extended(latest.parameters, step.parameters) or self._other_machine(step, latest)
         checkpoint = latest.byproducts.get("checkpoint")
         if obstacle is None and checkpoint is None:
             obstacle = "the earlier run kept no checkpoint"
@@ -260,6 +265,14 @@ class _Planner:
             return None, (Reason(ReasonKind.FROM_SCRATCH, obstacle),) if only_tokens else ()
         reason = Reason(ReasonKind.CONTINUES, f"{checkpoint}", commit=latest.commit)
         return Continuation(latest.key, checkpoint), (reason,)
+
+    def _other_machine(self, step: Step, latest: Record) -> str | None:
+        """Why the last digits of a continued run would not be those of a run from scratch here, as far as records tell."""
+        wanted = {"threads": str(self.desired.settings.executor.threads), "processes": str(step.processes)}
+        for name, value in wanted.items():
+            if latest.environment.get(name, value) != value:
+                return f"it ran with {latest.environment[name]} {name}, and this run has {value}: the last digits would differ"
+        return None
 
     def _resolve_inputs(self, step: Step) -> tuple[dict[str, str], list[str], list[str]]:
         """Digests of the inputs that are known; ids of the steps that others wait for; ids of those that are blocked."""
@@ -364,12 +377,13 @@ def _about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Reco
     known = recorded.subjects()
     renamed = set(desired.previous.values())
     serves = {step.environment for step in graph.values() if step.environment is not None}
-    moves = {environment: recorded.release(environment) for environment in recorded.environments()}
-    pointers = {f"Deployment/{move.deployment}": environment for environment, move in moves.items() if move is not None}
-    for address in sorted(known):
+    gone = [name for name in sorted(known) if name not in desired.compiled and name not in renamed]
+    gone = [name for name in gone if known[name].retired is None]
+    pointers: dict[str, str] = {}
+    if any(name.startswith("Deployment/") for name in gone):
+        pointers = {f"Deployment/{pointer.deployment}": name for name, pointer in recorded.pointers().items()}
+    for address in gone:
         subject = known[address]
-        if address in desired.compiled or address in renamed or subject.retired is not None:
-            continue
         if subject.protected:
             yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
             continue
@@ -388,8 +402,8 @@ def _refusals(plan: Plan, desired: Desired) -> Iterator[str]:
     limit = desired.settings.budgets.max_cost_per_plan
     if limit is not None and plan.at_most > limit:
         yield (
-            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan in forge.toml allows "
-            f"({limit:g} {plan.currency}): lower what it asks for, plan a part of it with --target, or raise the budget in a commit"
+            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
+            "ask for less, plan a part of it with --target, or raise the budget in a commit"
         )
 
 

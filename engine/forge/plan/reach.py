@@ -1,8 +1,8 @@
 """What must not be deleted: everything that a release, a kept record, a protected resource or open work can reach.
 
-Pure: the caller collects, this decides. Invariant: whatever is not named here as reachable is reached by nothing that the ledger,
-the commit and the leases know of; a record's inputs are reachable with it, and so are the records that made them, down to the
-files of the commit.
+Pure: the caller collects, this decides. Invariant: whatever is not named here as reachable is reached by nothing that the
+ledger, the commit and the leases know of. A record's inputs are reachable with it, and so are the records that made them, down
+to the files of the commit.
 """
 
 from collections import defaultdict

@@ -1,25 +1,19 @@
-"""A plan as text, as Markdown for a pull request, and as JSON: three views of the same value."""
+"""A plan as text and as JSON: two views of the same value. The third, for pull requests, is in ``markdown``."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.compute import FLOPS_FORMULA
-from forge.plan.reason import ReasonKind
 
 SCHEMA_VERSION = 2
-COMMENT_MARK = "<!-- forge plan -->"
-"""First line of the Markdown: whoever posts it finds the comment to replace by it."""
-_MOST_IDLE_ROWS = 40
-_MOST_ROWS_IN_A_COMMENT = 200
-_LIMITS = (
-    (1e25, "1e25, above which the EU AI Act presumes systemic risk (article 51)"),
-    (1e23, "1e23, the EU's mark of a general-purpose model"),
-)
-_SIGNS = {
+MOST_IDLE_ROWS = 40
+"""More steps in sync than these are counted in the text, not listed."""
+SIGNS = {
     ActionKind.RUN: "+",
     ActionKind.EXTEND: ">",
     ActionKind.RE_EVALUATE: "*",
@@ -32,7 +26,8 @@ _SIGNS = {
     ActionKind.BLOCKED: "!",
     ActionKind.NOTHING: "=",
 }
-_COUNTED = {
+"""The sign of each kind in a list."""
+COUNTED = {
     ActionKind.RUN: "to run",
     ActionKind.EXTEND: "to extend",
     ActionKind.RE_EVALUATE: "to re-evaluate",
@@ -45,38 +40,22 @@ _COUNTED = {
     ActionKind.REUSE: "reused",
     ActionKind.NOTHING: "in sync",
 }
+"""How each kind is counted, in the order of a summary."""
 _ADAPTER = TypeAdapter(Plan)
 
 
 def to_text(plan: Plan) -> str:
     """A table for a terminal, without colours; where much is in sync, that is counted and not listed."""
-    idle = sum(action.kind in SETTLED for action in plan.actions)
-    rows = [action for action in plan.actions if action.kind not in SETTLED or idle <= _MOST_IDLE_ROWS]
-    lines = [f"Plan for {_of(plan)}: {_summary(plan)}", ""]
+    idle = plan.num_unlisted + sum(action.kind in SETTLED for action in plan.actions)
+    rows = [action for action in plan.actions if action.kind not in SETTLED or idle <= MOST_IDLE_ROWS]
+    lines = [f"Plan for {title(plan)}: {summary(plan)}", ""]
     width = max((len(action.id) for action in rows), default=0)
     for action in rows:
-        lines.append(f"  {_SIGNS[action.kind]} {action.kind.value:<12}{action.id:<{width}}  {_reasons(action)}")
-        if action.does_something and (effort := _effort(action, plan.currency)):
-            lines.append(" " * (width + 18) + effort)
-    lines.extend(["", *_totals(plan)])
+        lines.append(f"  {SIGNS[action.kind]} {action.kind.value:<12}{action.id:<{width}}  {reasons(action)}")
+        if action.does_something and (expected := effort(action, plan.currency)):
+            lines.append(" " * (width + 18) + expected)
+    lines.extend(["", *totals(plan)])
     lines.extend(f"REFUSED: {refusal}" for refusal in plan.refusals)
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def to_markdown(plan: Plan) -> str:
-    """A comment for a pull request; text that users wrote stands in code spans, so that no markup of it comes alive."""
-    lines = [COMMENT_MARK, f"### Forge plan for {_of(plan)}", "", _summary(plan), ""]
-    lines += [f"> **Refused:** {_code(refusal)}\n" for refusal in plan.refusals]
-    lines += ["| | count | cost |", "|---|---|---|", *_summary_rows(plan), ""]
-    lines += [line.replace("*", "\\*") for line in (*_totals(plan), *_findings(plan))]
-    rows = [action for action in plan.actions if action.kind not in SETTLED]
-    if rows:
-        lines += ["", f"<details><summary>{len(rows)} actions, and why</summary>", ""]
-        lines += ["| | action | step | effort | why |", "|---|---|---|---|---|"]
-        lines += [_row(action, plan.currency) for action in rows[:_MOST_ROWS_IN_A_COMMENT]]
-        if len(rows) > _MOST_ROWS_IN_A_COMMENT:
-            lines += ["", f"{len(rows) - _MOST_ROWS_IN_A_COMMENT} more: `forge plan` lists them."]
-        lines += ["", "</details>"]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -126,36 +105,29 @@ def quantity(number: float) -> str:
     return f"{number:.0f}"
 
 
-def _of(plan: Plan) -> str:
+def title(plan: Plan) -> str:
+    """What the plan is for, in words."""
     if plan.commit and plan.base:
         return f"commit {plan.commit[:12]}, without what commit {plan.base[:12]} needs as well"
     return f"commit {plan.commit[:12]}" if plan.commit else "the working tree (a preview: only a commit can be applied)"
 
 
-def _summary(plan: Plan) -> str:
-    counts = [(sum(action.kind is kind for action in plan.actions), word) for kind, word in _COUNTED.items()]
+def summary(plan: Plan) -> str:
+    """How many actions of each kind, on one line."""
+    found = Counter(action.kind for action in plan.actions)
+    found[ActionKind.NOTHING] += plan.num_unlisted
+    counts = [(found[kind], word) for kind, word in COUNTED.items()]
     parts = [f"{count} {word}" for count, word in counts if count]
     return ", ".join(parts) if parts else "no steps"
 
 
-def _summary_rows(plan: Plan) -> Iterator[str]:
-    for kind, word in _COUNTED.items():
-        actions = [action for action in plan.actions if action.kind is kind]
-        costs = [action.estimate.cost for action in actions if action.does_something and action.estimate.cost is not None]
-        if actions:
-            yield f"| {word} | {len(actions)} | {money(sum(costs), plan.currency) if costs else ''} |"
-
-
-def _row(action: Action, currency: str) -> str:
-    cells = (_SIGNS[action.kind], action.kind.value, _code(action.id), _effort(action, currency), _code(_reasons(action)))
-    return "| " + " | ".join(cells) + " |"
-
-
-def _reasons(action: Action) -> str:
+def reasons(action: Action) -> str:
+    """All reasons on one line."""
     return "; ".join(str(reason) for reason in action.reasons)
 
 
-def _effort(action: Action, currency: str) -> str:
+def effort(action: Action, currency: str) -> str:
+    """What the action is expected to take, as far as it is known."""
     estimate = action.estimate
     parts = []
     if estimate.parameters is not None and estimate.tokens is not None and estimate.flops is not None:
@@ -169,7 +141,8 @@ def _effort(action: Action, currency: str) -> str:
     return ", ".join(parts)
 
 
-def _totals(plan: Plan) -> Iterable[str]:
+def totals(plan: Plan) -> Iterable[str]:
+    """Time and money of the whole plan, and the formula that FLOPs rest on; nothing where no step is to be done."""
     estimates = [action.estimate for action in plan.changes if action.step is not None]
     if not estimates:
         return
@@ -186,23 +159,3 @@ def _totals(plan: Plan) -> Iterable[str]:
         yield "No estimate: none of these steps ran here before."
     if any(estimate.flops is not None for estimate in estimates):
         yield f"FLOPs: {FLOPS_FORMULA}."
-
-
-def _findings(plan: Plan) -> Iterator[str]:
-    """What a reviewer should see without opening the details."""
-    for action in plan.changes:
-        flops = action.estimate.flops or 0.0
-        passed = next((text for limit, text in _LIMITS if flops >= limit), None)
-        if passed is not None:
-            yield f"- {_code(action.id)} takes {flops:.2e} FLOPs, more than {passed}."
-    if any(action.estimate.flops is not None for action in plan.changes):
-        most = max(action.estimate.flops or 0.0 for action in plan.changes)
-        yield f"- Largest training: {most:.2e} FLOPs, {most / 1e23:.1e} of 1e23 and {most / 1e25:.1e} of 1e25."
-    for action in plan.actions:
-        if action.kind is ActionKind.BLOCKED or any(reason.kind is ReasonKind.FROM_SCRATCH for reason in action.reasons):
-            yield f"- {_code(action.id)} is {action.kind.value}: {_code(_reasons(action))}"
-
-
-def _code(text: str) -> str:
-    """Text that users wrote, as a code span in a table cell: no markup, no mention and no link comes alive in one."""
-    return "`" + " ".join(text.replace("`", "'").replace("|", "\\|").split()) + "`"

@@ -9,14 +9,14 @@ approval, another team's record) changes nothing; one that it did makes it stale
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from forge.canonical import canonical_json, digest_of_bytes
-from forge.contract.record import Made, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release, Subject
 from forge.errors import RefusedError
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.plan import Recorded, Scope
@@ -83,11 +83,9 @@ class Reading:
         self._note("releases", environment, [move.model_dump_json() for move in answer])
         return answer
 
-    def environments(self) -> tuple[str, ...]:
-        """As ``Recorded.environments``."""
-        answer = self._recorded.environments()
-        self._note("environments", "", answer)
-        return answer
+    def pointers(self) -> Mapping[str, Pointer]:
+        """As ``Recorded.pointers``; only an environment that is asked for counts."""
+        return _Noted(self._recorded.pointers(), lambda name, answer: self._note("pointer", name, answer))
 
     def subjects(self) -> Mapping[str, Subject]:
         """As ``Recorded.subjects``; what is noted of a subject, not its steps, is what a plan rests on."""
@@ -97,6 +95,24 @@ class Reading:
 
     def _note(self, question: str, about: str, answer: object) -> None:
         self._sha256.update(f"{question}\0{about}\0{answer!r}\n".encode())
+
+
+class _Noted(Mapping[str, Pointer]):
+    """A mapping that tells of each answer it gives, absent ones included."""
+
+    def __init__(self, answers: Mapping[str, Pointer], note: Callable[[str, Pointer | None], None]) -> None:
+        self._answers = answers
+        self._tell = note
+
+    def __getitem__(self, name: str) -> Pointer:
+        self._tell(name, self._answers.get(name))
+        return self._answers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._answers)
+
+    def __len__(self) -> int:
+        return len(self._answers)
 
 
 def to_bytes(saved: SavedPlan) -> bytes:
@@ -129,11 +145,13 @@ def what_moved(saved: SavedPlan, now: SavedPlan) -> list[str]:
     if saved.plan.commit != now.plan.commit:
         moved.append(f"it is for commit {saved.plan.commit}, the commit to apply is {now.plan.commit}")
     if saved.ledger != now.ledger:
-        moved.append("the ledger answers otherwise than it did")
+        moved.append("the ledger was asked otherwise, or answers otherwise")
     before, after = ({action.id: action for action in plan.actions} for plan in (saved.plan, now.plan))
-    for name in [*before, *(name for name in after if name not in before)]:
-        if before.get(name) != after.get(name):
-            moved.append(f"{name}: {_told(before.get(name))}, now {_told(after.get(name))}")
+    moved.extend(
+        f"{name}: {_told(before.get(name))}, now {_told(after.get(name))}"
+        for name in [*before, *(name for name in after if name not in before)]
+        if before.get(name) != after.get(name)
+    )
     if not moved and saved.plan != now.plan:
         moved.append("budgets or prices in the plan are others now")
     return moved

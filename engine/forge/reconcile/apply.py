@@ -12,7 +12,7 @@ After each thing that is done the plan is made again, because products decide wh
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from forge.attest.keys import signer_for, weights_key
@@ -23,7 +23,7 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError
 from forge.executors import local
-from forge.ledger.lease import Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
+from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
@@ -49,6 +49,22 @@ class InterruptedApplyError(StepError):
 
 
 @dataclass(frozen=True)
+class FailedStep:
+    """A step that failed while a commit was applied."""
+
+    key: str
+    error: local.StepFailedError
+
+
+class FailedStepsError(StepError):
+    """One or more steps failed; each attempt is recorded."""
+
+    def __init__(self, failures: Mapping[str, FailedStep]) -> None:
+        self.failures = failures
+        super().__init__("\n".join(str(failure.error) for failure in failures.values()))
+
+
+@dataclass(frozen=True)
 class Mode:
     """How a commit is applied."""
 
@@ -59,6 +75,8 @@ class Mode:
     """After a failure, go on with what does not need the failed step."""
     refresh: Callable[[Place], Place] | None = None
     """Called between looks: a controller hands over the place as a newer commit wants it."""
+    holds_back: Callable[[str], bool] = lambda _key: False
+    """Asked before a step is launched, by key: whether it is too early to try it again."""
 
 
 DEFAULT_MODE = Mode()
@@ -92,7 +110,7 @@ class _Apply:
     mode: Mode
     at_work: dict[str, AtWork] = field(default_factory=dict)
     """By step key."""
-    failures: dict[str, StepError] = field(default_factory=dict)
+    failures: dict[str, FailedStep] = field(default_factory=dict)
     """By step id."""
     done: list[Record] = field(default_factory=list)
     waiting: set[str] = field(default_factory=set)
@@ -120,7 +138,7 @@ class _Apply:
             self._settle(now)
             raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it stopped")
         if self.failures:
-            raise next(iter(self.failures.values()))
+            raise FailedStepsError(self.failures)
         return now.plan
 
     def end_all(self) -> None:
@@ -211,7 +229,7 @@ class _Apply:
             if len(self.at_work) >= self.place.desired.settings.executor.slots:
                 return
             if self._is_ready(action, now):
-                lease = self._take_lease(action)
+                lease = self._take_lease(action, now)
                 if lease is not None:
                     self._begin(action, graph[action.id], lease)
 
@@ -225,11 +243,13 @@ class _Apply:
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in self.failures:
             return False
+        if self.mode.holds_back(action.key):
+            return False
         if action.replaces in now.leases:  # first the run in flight has to end
             return False
         return action.key not in self.at_work and action.id not in {work.action.id for work in self.at_work.values()}
 
-    def _take_lease(self, action: Action) -> Lease | None:
+    def _take_lease(self, action: Action, now: Look) -> Lease | None:
         """This run's lease on a step; None while another runner holds it that lives, or may live."""
         key, commit = action.key or "", self.place.desired.commit or ""
         handle = {
@@ -240,12 +260,13 @@ class _Apply:
         left_behind = self.place.leases.current().get(key)
         try:
             if left_behind is None:
-                return self.place.leases.take(key, action.id, commit, handle)
+                known = now.snapshot.made(key)
+                return self.place.leases.take(key, action.id, commit, handle, recorded=known.sequence if known else 0)
             if self.place.holders.holder_may_live(left_behind):
                 return None
             return self.place.leases.take_over(left_behind, commit, handle)
-        except (LeaseHeldError, LeaseLostError):
-            return None  # another runner was faster: the next look sees its lease
+        except (LeaseHeldError, LeaseLostError, AlreadyRecordedError):
+            return None  # another runner was faster: the next look sees its lease, or its record
 
     def _wait(self) -> None:
         """Until something has ended, someone asks to stop, or it is time to look again."""
@@ -271,7 +292,7 @@ class _Apply:
                 work.ask_to_stop()
 
     def _drain(self) -> None:
-        """Ask every step to stop and wait for its checkpoint; whoever asks twice, or whoever takes too long, is not waited for."""
+        """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
         asked = self.stop.asked
         until = time.monotonic() + _GRACE_SECONDS
         for work in self.at_work.values():
@@ -295,9 +316,10 @@ class _Apply:
                 record, made = record_drafts(self.place, work, now.snapshot, result, output)
             except local.StepFailedError as error:
                 ended.append((work, None))
-                if not (work.stopping and error.cause is FailureCause.STOPPED):
+                # a step that is told to stop before it can listen ends without a word of its own
+                if not (work.stopping and error.cause in (FailureCause.STOPPED, FailureCause.INTERNAL)):
                     drafts.append(attempt_draft(self.place, work, error))
-                    self.failures[work.action.id] = _told(work, error)
+                    self.failures[work.action.id] = FailedStep(work.lease.key, _told(work, error))
             else:
                 ended.append((work, record))
                 drafts.extend(made)
@@ -308,13 +330,13 @@ class _Apply:
             recorded = [work.lease for work, record in ended if record is not None or work.action.id in self.failures]
             if drafts:
                 self.place.ledger.append(drafts, recorded)
-            for work, record in ended:
+            for work, _ in ended:
                 if work.lease not in recorded:  # it was stopped: there is nothing to record
                     self.place.leases.end(work.lease)
         except StaleLeaseError as error:
             raise RefusedError(f"{error}: another runner took these steps over; what was made here is not recorded") from error
         except LedgerError as error:
-            told = "".join(f"{failure}\nand the attempt is not recorded: " for failure in self.failures.values())
+            told = "".join(f"{failure.error}\nand the attempt is not recorded: " for failure in self.failures.values())
             raise LedgerError(f"{told}{error}") from error
         for work, record in ended:
             if record is not None:

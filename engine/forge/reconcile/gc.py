@@ -76,11 +76,11 @@ def _history(place: Place, now: Look) -> History:
         releases={name: snapshot.releases(name) for name in snapshot.environments()},
         protected=frozenset(name for name, subject in snapshot.subjects().items() if subject.protected),
         wanted=frozenset(wanted),
-        at_work=frozenset(_read_by_work(place, now)),
+        at_work=frozenset(_read_by_work(place)),
     )
 
 
-def _read_by_work(place: Place, now: Look) -> set[str]:
+def _read_by_work(place: Place) -> set[str]:
     """Inputs of every lease, alive or not, and of every run that this clone launched and did not record."""
     found: set[str] = set()
     for lease in place.leases.current().values():

@@ -60,4 +60,4 @@ def _is_alive(pid: str, started: str) -> bool:
 def _machine() -> str:
     """One boot of one kernel, seen from one process namespace: only there a pid means the same process."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
+    return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"

@@ -11,7 +11,7 @@ from forge.ledger.leases import Leases
 from forge.ledger.ledger import Ledger, Snapshot
 from forge.plan.action import Plan
 from forge.plan.desired import Desired
-from forge.plan.live import Live, Running
+from forge.plan.live import EVERY_ARTIFACT, Live, Running
 from forge.plan.plan import EVERYTHING, Blame, Recorded, Scope, make_plan
 from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
@@ -50,13 +50,22 @@ class Look:
     """By step key: those whose holder may live, or whose step is still at work here."""
 
 
-def look(place: Place, scope: Scope = EVERYTHING, recorded: Callable[[Snapshot], Recorded] | None = None) -> Look:
-    """The plan for the state of this moment. ``recorded`` may stand between planner and ledger, to keep account."""
+def look(
+    place: Place,
+    scope: Scope = EVERYTHING,
+    recorded: Callable[[Snapshot], Recorded] | None = None,
+    *,
+    without_store: bool = False,
+) -> Look:
+    """The plan for the state of this moment. ``recorded`` may stand between planner and ledger, to keep account.
+
+    ``without_store``: the store is not read, and taken to hold what the ledger records.
+    """
     snapshot = place.ledger.snapshot()
     held = {lease.key: lease for lease in place.leases.current().values() if place.holders.may_live(lease, place.work)}
     live = Live(
-        place.store.index(),
-        place.store.damaged(),
+        EVERY_ARTIFACT if without_store else place.store.index(),
+        frozenset() if without_store else place.store.damaged(),
         {key: _running(lease, place.work) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
     )

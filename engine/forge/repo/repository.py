@@ -9,9 +9,10 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from git import Git, Repo
 from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
@@ -43,8 +44,7 @@ class GitObject:
     data: bytes
 
 
-@dataclass(frozen=True)
-class TreeEntry:
+class TreeEntry(NamedTuple):
     """One row of a tree."""
 
     path: str
@@ -76,6 +76,15 @@ class Repository:
         self.git: Git = self._repo.git
         self.git.update_environment(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE=os.devnull)  # objects as their names say
         self.common_dir = Path(self._repo.common_dir).resolve()
+        meant = {
+            "GIT_DIR": self._repo.git_dir,
+            "GIT_WORK_TREE": self._repo.working_tree_dir or self._repo.git_dir,
+            "GIT_COMMON_DIR": self.common_dir,
+            "GIT_INDEX_FILE": Path(self._repo.git_dir) / "index",
+            "GIT_OBJECT_DIRECTORY": self.common_dir / "objects",
+            "GIT_NAMESPACE": "",
+        }
+        self.git.update_environment(**{name: str(path) for name, path in meant.items() if name in os.environ})
         reader = self._repo.config_reader()
         object_format = reader.get_value("extensions", "objectformat", "sha1")
         if str(object_format).lower() != "sha1":
@@ -135,20 +144,24 @@ class Repository:
                 raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree") from error
             raise RepoError(f"no commit is named {ref!r}{hint}") from error
 
+    def fetch_branch(self, remote: str, branch: str) -> str:
+        """Bring a branch of a remote; returns its commit; raises RepoError in git's words, without credentials of a URL."""
+        target = f"refs/remotes/{remote}/{branch}"
+        try:
+            self.git.fetch("--quiet", "--no-tags", "--end-of-options", remote, f"+refs/heads/{branch}:{target}")
+        except GitCommandError as error:
+            said = re.sub(r"//[^/@\s]*@", "//", error.stderr.strip().removeprefix("stderr: ").strip("'\n "))
+            raise RepoError(f"cannot fetch {branch} from {remote}: {said}") from error
+        return self.resolve_commit(target)
+
     def ref_target(self, ref: str) -> str | None:
         """The object that a ref points to; None when there is no such ref."""
-        try:
-            return str(self.git.rev_parse("--verify", "--quiet", ref))
-        except GitCommandError:
-            return None
+        done = self.program(["rev-parse", "--verify", "--quiet", "--end-of-options", ref])
+        return done.stdout.decode().strip() if done.returncode == 0 else None
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Whether one commit is reachable from another; False where either is absent."""
-        try:
-            self.git.merge_base("--is-ancestor", older, newer)
-        except GitCommandError:
-            return False
-        return True
+        return self.program(["merge-base", "--is-ancestor", older, newer]).returncode == 0
 
     def last_change(self, older: str, newer: str, paths: Sequence[str]) -> str | None:
         """The newest commit after ``older``, up to ``newer``, that touched one of some paths; None where it cannot be told."""
@@ -195,8 +208,10 @@ class Repository:
     def children(self, name: str) -> list[TreeEntry]:
         """The rows of one tree object, by id or ``COMMIT:PATH``; empty when there is no such tree."""
         tree = self.read_object(name)
-        if tree is None or tree.kind != "tree":
-            return []
+        return [] if tree is None or tree.kind != "tree" else self.rows_of(name, tree)
+
+    def rows_of(self, name: str, tree: GitObject) -> list[TreeEntry]:
+        """The rows of a tree that was read; raises RepoError where it is none."""
         rows, position = [], 0
         while position < len(tree.data):
             match = _ROW.match(tree.data, position)
@@ -219,7 +234,7 @@ class Repository:
         """
         try:
             return subprocess.run(
-                ["git", f"--git-dir={self.common_dir}", *arguments],
+                ["git", f"--git-dir={self.common_dir}", "-c", "advice.graftFileDeprecated=false", *arguments],
                 input=stdin,
                 capture_output=True,
                 cwd=self.common_dir,
@@ -248,7 +263,18 @@ class Repository:
         return changes
 
     def read_objects(self, names: Sequence[str]) -> Iterator[GitObject]:
-        """Many objects by id, in order, each re-hashed, through one git process; raises RepoError for one it cannot read."""
+        """Many objects by id, in order; raises RepoError for one that is absent or damaged, naming it."""
+        for name, found in self._batch(names):
+            if found is None:
+                raise RepoError(self._damaged(name, "it is missing"))
+            yield found
+
+    def objects_there(self, names: Iterable[str]) -> dict[str, GitObject]:
+        """Those of many objects that are there, by id; raises RepoError for a damaged one, naming it."""
+        return {name: found for name, found in self._batch(list(dict.fromkeys(names))) if found is not None}
+
+    def _batch(self, names: Sequence[str]) -> Iterator[tuple[str, GitObject | None]]:
+        """Many objects, each re-hashed, through one git process; None for one that is absent."""
         with tempfile.TemporaryFile() as wanted, tempfile.TemporaryFile() as said:
             wanted.write("".join(f"{name}\n" for name in names).encode())
             wanted.seek(0)
@@ -265,6 +291,9 @@ class Repository:
                     raise RepoError("git cat-file gave no output")
                 for name in names:
                     header = process.stdout.readline().decode("ascii", "replace").split()
+                    if header[1:] == ["missing"] and not self._has_loose(name):
+                        yield name, None
+                        continue
                     if len(header) != 3:
                         said.seek(0)
                         reason = said.read(2000).decode(errors="replace").strip() or " ".join(header) or "git ended"
@@ -273,7 +302,7 @@ class Repository:
                     process.stdout.read(1)
                     if object_id(header[1], data) != name:
                         raise RepoError(self._damaged(name, f"its bytes hash to {object_id(header[1], data)}"))
-                    yield GitObject(name, header[1], data)
+                    yield name, GitObject(name, header[1], data)
 
     def _has_loose(self, name: str) -> bool:
         """Whether a file is there for an object that git calls missing: then its bytes are not readable."""

@@ -2,27 +2,30 @@
 
 ``compile_resource`` is pure, and the only way from a resource to a plan: what a cache returns is what it returned before,
 so a plan made from a cache and one made without it cannot differ. Parameters are kept as canonical JSON, because that is
-what a step's key is the digest of: ten thousand unchanged resources are planned without building one of their models.
+what a step's key is the digest of: ten thousand unchanged resources are planned without building one of their models,
+and without loading the code of any kind: that is imported where something is compiled.
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forge.canonical import MAX_INTEGER, canonical_json
-from forge.spec.fields import references_in
-from forge.spec.meaning import NONE, REBUILD, RELOAD, meaningful
-from forge.spec.resource import DataRecipe, Deployment, EvalSuite, InferencePolicy, Model, Resource
 
+if TYPE_CHECKING:
+    from forge.spec.resource import Resource
+
+_READER = json.JSONDecoder()
 _FIELDS, _RESOURCES = "\0", "\x1e"
 
 
-@dataclass(frozen=True, slots=True)
-class Compiled:
-    """What planning needs to know of one resource."""
+class Compiled(NamedTuple):
+    """What planning needs to know of one resource. A tuple, because making ten thousand of them has to cost nothing."""
 
     address: str
     """``Kind/name``."""
+    kind: str
+    name: str
     references: tuple[str, ...]
     """The addresses it refers to, in the order of ``fields.references_in``."""
     parameters: str
@@ -38,22 +41,18 @@ class Compiled:
     is_protected: bool = False
     is_suspended: bool = False
 
-    @property
-    def kind(self) -> str:
-        """The kind alone."""
-        return self.address.split("/", 1)[0]
 
-    @property
-    def name(self) -> str:
-        """The name alone."""
-        return self.address.split("/", 1)[1]
-
-
-def compile_resource(resource: Resource) -> Compiled:
+def compile_resource(resource: "Resource") -> Compiled:
     """Reduce a resource to what planning reads."""
+    from forge.spec.fields import references_in
+    from forge.spec.meaning import NONE, meaningful
+    from forge.spec.resource import Model
+
     metadata = resource.metadata
     return Compiled(
         address=resource.address,
+        kind=resource.kind,
+        name=metadata.name,
         references=tuple(target for _, target in references_in(resource.spec, ("spec",))),
         parameters=_canonical(_parameters(resource)),
         served=_canonical(_served(resource)),
@@ -70,9 +69,10 @@ def read_json(text: str) -> Any:
     return json.loads(text, parse_int=_number)
 
 
-def read_facts(compiled: Compiled) -> dict[str, Any]:
-    """The facts as a value."""
-    found: dict[str, Any] = json.loads(compiled.facts)
+@lru_cache(maxsize=1 << 16)
+def read_facts(facts: str) -> dict[str, Any]:
+    """``Compiled.facts`` as a value, which several readers share: nobody changes it."""
+    found: dict[str, Any] = _READER.raw_decode(facts)[0]
     return found
 
 
@@ -101,9 +101,12 @@ def from_text(text: str) -> tuple[Compiled, ...]:
     resources = []
     for row in text.split(_RESOURCES) if text else ():
         address, references, parameters, served, settings, facts, previous, protected, suspended = row.split(_FIELDS)
+        kind, name = address.split("/")
         resources.append(
             Compiled(
                 address,
+                kind,
+                name,
                 tuple(references.split(" ")) if references else (),
                 parameters,
                 served,
@@ -117,13 +120,19 @@ def from_text(text: str) -> tuple[Compiled, ...]:
     return tuple(resources)
 
 
-def _parameters(resource: Resource) -> dict[str, Any]:
+def _parameters(resource: "Resource") -> dict[str, Any]:
+    from forge.spec.meaning import REBUILD, meaningful
+    from forge.spec.resource import Deployment
+
     if isinstance(resource, Deployment):  # a suite is named by its address: a report says which it is
         return {"gates": [{"suite": gate.suite, **meaningful(gate, REBUILD)} for gate in resource.spec.gates]}
     return meaningful(resource.spec, REBUILD)
 
 
-def _served(resource: Resource) -> dict[str, Any]:
+def _served(resource: "Resource") -> dict[str, Any]:
+    from forge.spec.meaning import RELOAD, meaningful
+    from forge.spec.resource import Deployment, InferencePolicy
+
     match resource:
         case Deployment():
             spec = resource.spec
@@ -134,7 +143,9 @@ def _served(resource: Resource) -> dict[str, Any]:
     return {}
 
 
-def _facts(resource: Resource) -> dict[str, Any]:
+def _facts(resource: "Resource") -> dict[str, Any]:
+    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model
+
     match resource:
         case DataRecipe():
             return {"sources": [source.path for source in resource.spec.sources]}

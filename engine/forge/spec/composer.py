@@ -61,7 +61,7 @@ _BY_FIRST = {
 """What a plain scalar can be, by its first character, in the order in which the forms are tried."""
 
 
-class _DeepError(YAMLError):
+class _DeepError(YAMLError):  # type: ignore[misc]
     """Nested too deeply to be followed."""
 
 

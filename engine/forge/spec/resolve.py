@@ -10,14 +10,16 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forge.errors import Diagnostic, PlanError
 from forge.spec.compiled import Compiled, compile_resource, read_facts
-from forge.spec.document import Document, Location
 from forge.spec.fields import KINDS, references_in
-from forge.spec.load import Located, address_of, did_you_mean
-from forge.spec.resource import Resource
+
+if TYPE_CHECKING:  # parsers and models load where something is parsed
+    from forge.spec.document import Document, Location
+    from forge.spec.load import Located
+    from forge.spec.resource import Resource
 
 _REFERENCE = re.compile(rf"({'|'.join(KINDS)})/[a-z0-9-]+")
 _MOST_SUGGESTIONS = 50
@@ -29,7 +31,7 @@ class Fault:
     """What is wrong with one of several resources, given by its number."""
 
     subject: int
-    place: Location | int
+    place: "Location | int"
     """Where in the document, or the number of the reference that is wrong."""
     message: str
     first: int | None = None
@@ -40,16 +42,18 @@ class Fault:
 class Resolved:
     """Resources by address, each after those it refers to."""
 
-    resources: Mapping[str, Resource]
+    resources: "Mapping[str, Resource]"
     diagnostics: tuple[Diagnostic, ...]
 
 
-def resolve(located: Iterable[Located], broken: Iterable[Document] = ()) -> Resolved:
+def resolve(located: "Iterable[Located]", broken: "Iterable[Document]" = ()) -> Resolved:
     """Check what only shows when all resources are seen together.
 
     ``broken`` are documents with faults of their own: a reference to one is no second fault, and their own references
     are checked as far as they can be read, so that one run names everything.
     """
+    from forge.spec.load import address_of
+
     located, broken = tuple(located), tuple(broken)
     compiled = [compile_resource(item.resource) for item in located]
     faults = check(compiled, {address_of(document) for document in broken})
@@ -68,20 +72,21 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
         first = by_address.setdefault(item.address, index)
         if first != index:
             faults.append(Fault(index, ("metadata", "name"), f"{item.address} is defined twice", first))
-    suggest = _suggestions(by_address.keys() | broken)
-    for index, item in enumerate(compiled):
+    missing = {target for item in compiled for target in item.references} - by_address.keys() - broken
+    suggest = _suggestions({*by_address, *broken} if missing else broken)
+    for index, item in enumerate(compiled) if missing else ():
         if by_address[item.address] == index:
             faults += [
                 Fault(index, number, f"there is no {target}{suggest(target)}")
                 for number, target in enumerate(item.references)
-                if target not in by_address and target not in broken
+                if target in missing
             ]
     faults.extend(_renamed(compiled, by_address, broken))
     faults.extend(_across(compiled, by_address))
     return faults
 
 
-def diagnose(fault: Fault, located: Callable[[int], Located]) -> Diagnostic:
+def diagnose(fault: Fault, located: "Callable[[int], Located]") -> Diagnostic:
     """The fault with its file, line and column."""
     item = located(fault.subject)
     place = references(item.resource)[fault.place][0] if isinstance(fault.place, int) else fault.place
@@ -93,9 +98,13 @@ def diagnose(fault: Fault, located: Callable[[int], Located]) -> Diagnostic:
     return item.document.diagnostic(place, message)
 
 
-def references_of_broken(broken: Iterable[Document], known: AbstractSet[str]) -> Iterator[Diagnostic]:
+def references_of_broken(broken: "Iterable[Document]", known: AbstractSet[str]) -> Iterator[Diagnostic]:
     """References that lead nowhere in documents that could not be validated."""
     broken = tuple(broken)
+    if not broken:
+        return
+    from forge.spec.load import address_of
+
     known = known | {address_of(document) for document in broken}
     suggest = _suggestions(known)
     for document in broken:
@@ -104,7 +113,7 @@ def references_of_broken(broken: Iterable[Document], known: AbstractSet[str]) ->
                 yield document.diagnostic(location, f"there is no {target}{suggest(target)}")
 
 
-def references(resource: Resource) -> list[tuple[Location, str]]:
+def references(resource: "Resource") -> "list[tuple[Location, str]]":
     """Every reference of a resource, with the place where it stands."""
     return list(references_in(resource.spec, ("spec",)))
 
@@ -115,20 +124,29 @@ def in_order(compiled: Mapping[str, Compiled]) -> list[str]:
     A resource's place is the length of the longest chain of references below it, so the order depends on nothing else.
     """
     depths: dict[str, int] = {}
-    pending = sorted(compiled)
+    by_kind: dict[str, list[str]] = {kind: [] for kind in KINDS}  # in this order most references lead backwards
+    for address, item in compiled.items():
+        by_kind[item.kind].append(address)
+    pending = [address for addresses in by_kind.values() for address in addresses]
     while pending:
         later = []
         for address in pending:
-            below = [depths.get(target, -1) for target in compiled[address].references if target in compiled]
-            if -1 in below:
-                later.append(address)
+            depth = 0
+            for target in compiled[address].references:
+                if target in depths:
+                    depth = max(depth, depths[target] + 1)
+                elif target in compiled:
+                    later.append(address)
+                    break
             else:
-                depths[address] = 1 + max(below, default=-1)
+                depths[address] = depth
         if len(later) == len(pending):
-            edges = {address: {target for target in compiled[address].references if target in compiled} for address in later}
-            order(edges)
+            order({address: {target for target in compiled[address].references if target in compiled} for address in later})
         pending = later
-    return sorted(depths, key=lambda address: (depths[address], address))
+    levels: dict[int, list[str]] = {}
+    for address, depth in depths.items():
+        levels.setdefault(depth, []).append(address)
+    return [address for depth in sorted(levels) for address in sorted(levels[depth])]
 
 
 def order(edges: Mapping[str, set[str]]) -> list[str]:
@@ -145,6 +163,8 @@ def _suggestions(known: AbstractSet[str]) -> Callable[[str], str]:
 
     def suggest(target: str) -> str:
         if target not in found and len(found) < _MOST_SUGGESTIONS:
+            from forge.spec.load import did_you_mean
+
             kind = target.split("/", maxsplit=1)[0] + "/"
             found[target] = did_you_mean(target, (name for name in known if name.startswith(kind)))
         return found.get(target, "")
@@ -152,7 +172,7 @@ def _suggestions(known: AbstractSet[str]) -> Callable[[str], str]:
     return suggest
 
 
-def _written_references(document: Document) -> Iterable[tuple[Location, str]]:
+def _written_references(document: "Document") -> "Iterable[tuple[Location, str]]":
     """What looks like a reference in a document that could not be validated: any ``Kind/name`` below ``spec``."""
     for location in document.values:
         value: Any = document.value
@@ -186,11 +206,11 @@ def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iter
     """Rules between a deployment and what it names."""
     environments: dict[str, str] = {}
     tasks_of: dict[str, list[str]] = {}
-    deployments = [(item.address, index) for index, item in enumerate(compiled) if item.address.startswith("Deployment/")]
+    deployments = [(item.address, index) for index, item in enumerate(compiled) if item.kind == "Deployment"]
     for address, index in sorted(deployments):
         if by_address[address] != index:
             continue
-        facts = read_facts(compiled[index])
+        facts = read_facts(compiled[index].facts)
         other = environments.setdefault(facts["environment"], address)
         if other != address:
             message = f"the environment `{facts['environment']}` is already {other}'s: one deployment serves an environment"
@@ -199,15 +219,17 @@ def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iter
             if suite not in by_address:
                 continue
             if suite not in tasks_of:
-                tasks_of[suite] = read_facts(compiled[by_address[suite]])["tasks"]
+                tasks_of[suite] = read_facts(compiled[by_address[suite]].facts)["tasks"]
             tasks = tasks_of[suite]
             for position, task in enumerate(thresholds):
                 if task not in tasks:
+                    from forge.spec.load import did_you_mean
+
                     message = f"{suite} has no task `{task}`{did_you_mean(task, tasks)}"
                     yield Fault(index, ("spec", "gates", number, "thresholds", position, "task"), message)
         longest, model = facts["max_model_len"], facts["model"]
         if longest is not None and model in by_address:
-            limit = read_facts(compiled[by_address[model]])["positions"]
+            limit = read_facts(compiled[by_address[model]].facts)["positions"]
             if longest > limit:
                 message = f"`max_model_len` is {longest}, but {model} has {limit} positions (max_position_embeddings)"
                 yield Fault(index, ("spec", "engine", "max_model_len"), message)

@@ -1,13 +1,18 @@
 """forge.toml: what is about the place rather than the model. Read from the same commit as the specs."""
 
+import re
 import tomllib
+import typing
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forge.errors import UsageError
+from forge.errors import UsageError, printable
 
 SETTINGS_FILE = "forge.toml"
+_PLACE = re.compile(r"\(at line ([0-9]+), column ([0-9]+)\)")
+_MOST_LINES = 1000
+"""A longer file is told its faults without lines: finding one reads the beginning of the file again and again."""
 
 
 class _Section(BaseModel):
@@ -78,6 +83,13 @@ class AcceleratorSection(_Section):
     """Sustained in training, not the datasheet's peak."""
 
 
+class NotifySection(_Section):
+    """Who is told when the health of a resource changes."""
+
+    webhook: str | None = None
+    """A URL that gets a POST of JSON, or where one is found: ``env:NAME`` or ``file:PATH``."""
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -90,35 +102,94 @@ class Settings(_Section):
     ledger: LedgerSection = LedgerSection()
     executor: LocalExecutorSection = LocalExecutorSection()
     leases: LeaseSection = LeaseSection()
+    notify: NotifySection = NotifySection()
     retention: RetentionSection = RetentionSection()
     budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}
 
 
 def read_settings(data: bytes, engine_version: str) -> Settings:
-    """Parse forge.toml; raises UsageError with every fault, or for an engine that the file does not accept."""
+    """Parse forge.toml; raises UsageError with every fault and its line, or for an engine that the file does not accept."""
     try:
-        table: dict[str, Any] = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{SETTINGS_FILE}: not valid TOML: {error}") from error
+        text = data.decode("utf-8")
+        table: dict[str, Any] = tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{SETTINGS_FILE}: not UTF-8: save the file in that encoding") from error
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        place = _PLACE.search(str(error))
+        where = f"{place.group(1)}:{place.group(2)}" if place else str(max(1, len(text.splitlines())))
+        raise UsageError(f"{SETTINGS_FILE}:{where}: not valid TOML: {_PLACE.sub('', str(error)).strip()}") from error
     try:
         settings = Settings.model_validate(table)
     except ValidationError as error:
-        faults = [
-            f"{SETTINGS_FILE}: {'.'.join(str(part) for part in fault['loc'])}: {fault['msg']}" for fault in error.errors()
-        ]
-        raise UsageError("\n".join(faults)) from error
+        faults = [_described(dict(fault), text) for fault in error.errors(include_url=False)]
+        raise UsageError("\n".join(printable(fault) for fault in faults)) from error
     if settings.required_version is not None:
-        _require_version(settings.required_version, engine_version)
+        _require_version(settings.required_version, engine_version, text)
     return settings
 
 
-def _require_version(required: str, engine_version: str) -> None:
+def _described(fault: dict[str, Any], text: str) -> str:
+    location = fault["loc"]
+    line, name = _line_of(text, location), ".".join(str(part) for part in location)
+    place = f"{SETTINGS_FILE}:{line}" if line else SETTINGS_FILE
+    match fault["type"]:
+        case "extra_forbidden":
+            from forge.spec.load import did_you_mean
+
+            return f"{place}: unknown key `{name}`{did_you_mean(str(location[-1]), _keys_at(location[:-1]))}"
+        case "missing":
+            return f"{place}: missing key `{name}`"
+    given = f", found {fault['input']!r}" if isinstance(fault["input"], str | int | float) else ""
+    return f"{place}: `{name}`: {fault['msg']}{given}"
+
+
+def _keys_at(location: tuple[str | int, ...]) -> list[str]:
+    """The keys of a table of forge.toml."""
+    found: Any = Settings
+    for part in location:
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            found = found.model_fields[str(part)].annotation
+        else:
+            found = typing.get_args(found)[-1]  # dict[str, Section]: any name
+    return list(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+
+
+def _line_of(text: str, location: tuple[str | int, ...]) -> int | None:
+    """The line where a key is written, or the table that lacks it: the first after which TOML knows of it."""
+    lines = text.splitlines(keepends=True)
+    if len(lines) > _MOST_LINES:
+        return None
+    while location:
+        begin = 1
+        for number in range(1, len(lines) + 1):
+            try:
+                table: Any = tomllib.loads("".join(lines[:number]))
+            except tomllib.TOMLDecodeError:
+                continue  # in the middle of a value
+            if _holds(table, location):
+                return begin
+            begin = number + 1
+        location = location[:-1]
+    return None
+
+
+def _holds(value: Any, location: tuple[str | int, ...]) -> bool:
+    for part in location:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return False
+    return True
+
+
+def _require_version(required: str, engine_version: str, text: str) -> None:
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
+    place = f"{SETTINGS_FILE}:{_line_of(text, ('required_version',))}"
     try:
         accepted = SpecifierSet(required).contains(engine_version, prereleases=True)
     except InvalidSpecifier as error:
-        raise UsageError(f"{SETTINGS_FILE}: required_version: {error}") from error
+        raise UsageError(f"{place}: required_version: {error}") from error
     if not accepted:
-        raise UsageError(f"{SETTINGS_FILE}: required_version is {required!r}, this is Forge {engine_version}")
+        raise UsageError(f"{place}: required_version is {required!r}, this is Forge {engine_version}")

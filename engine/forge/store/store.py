@@ -11,15 +11,16 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import fsspec
 from pydantic import ValidationError
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, digest_of_chunks, hex_of
 from forge.contract.manifest import Manifest, manifest_of
 from forge.errors import StoreError, UsageError
+from forge.faults import reached
 
 _CHUNK = 1 << 20
 
@@ -29,12 +30,23 @@ class Store:
 
     def __init__(self, url: str, base: Path) -> None:
         """Open the store; a URL without a scheme is a folder, relative to ``base``."""
-        location = url if "://" in url else str((base / url).resolve())
-        try:
-            self._fs, self._root = fsspec.core.url_to_fs(location)
-        except (ImportError, ValueError) as error:
-            raise UsageError(f"forge.toml: store.url: {url!r} cannot be opened: {error}") from error
-        self._is_local = "file" in ([self._fs.protocol] if isinstance(self._fs.protocol, str) else self._fs.protocol)
+        path = url.removeprefix("file://")
+        self._is_local = "://" not in path
+        self._root = str((base / path).resolve())
+        if not self._is_local:
+            import fsspec
+
+            try:
+                self._fs, self._root = fsspec.core.url_to_fs(url)
+            except (ImportError, ValueError) as error:
+                raise UsageError(f"forge.toml: store.url: {url!r} cannot be opened: {error}") from error
+
+    @cached_property
+    def _fs(self) -> Any:
+        """The file system; planning from a folder never asks for it, and need not load fsspec."""
+        from fsspec.implementations.local import LocalFileSystem
+
+        return LocalFileSystem()
 
     def put_folder(self, folder: Path) -> Manifest:
         """Store every file below a folder as one artifact; raises StoreError for links and for a full disk."""
@@ -70,13 +82,30 @@ class Store:
         """The digests of the artifacts that a read or a scrub found damaged."""
         return self._names("damaged")
 
+    def listing_times(self) -> list[tuple[str, int]] | None:
+        """Folder -> time of its last change in nanoseconds, of all that ``index`` and ``damaged`` list; None where unknown.
+
+        A folder's time changes when a name in it appears or goes, so equal times mean an equal listing.
+        """
+        if not self._is_local:
+            return None
+        found = []
+        for kind in ("manifests", "damaged"):
+            top = Path(self._root) / kind
+            if top.is_dir():
+                folders = [top, *sorted(path for path in top.iterdir() if path.is_dir())]
+                found += [(str(folder.relative_to(self._root)), folder.stat().st_mtime_ns) for folder in folders]
+        return found
+
     def ages(self, now: float) -> dict[str, float]:
         """Artifact -> seconds since its manifest was written or written again, by the file system's clock."""
         return {digest: now - self._modified(self._manifest_path(digest)) for digest in self.index()}
 
     def remove(self, digest: str) -> None:
         """Remove an artifact: its manifest, and the note that it is damaged. Its blobs stay until ``sweep``."""
+        reached("store.remove.before")
         self._fs.rm_file(self._manifest_path(digest))
+        reached("store.remove.after")
         self._clear(digest)
 
     def sweep(self, now: float, grace_seconds: float) -> tuple[int, int]:
@@ -93,7 +122,9 @@ class Store:
                 continue
             size += int(self._fs.size(path) or 0)
             count += 1
+            reached("store.sweep.before")
             self._fs.rm_file(path)
+            reached("store.sweep.after")
         return count, size
 
     def _blob_files(self) -> list[str]:
@@ -278,6 +309,11 @@ class Store:
         return f"{target}.{uuid.uuid4().hex}.tmp"
 
     def _finish(self, temporary: str, target: str) -> None:
+        reached("store.write.before")
+        self._rename(temporary, target)
+        reached("store.write.after")
+
+    def _rename(self, temporary: str, target: str) -> None:
         if not self._is_local:
             self._fs.mv(temporary, target)
             return

@@ -1,14 +1,16 @@
 """Desired beside recorded and live state, one row a step."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from forge.admission.status import StatusReading
 from forge.ledger.ledger import Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.reconcile.place import Look
 
 
-def to_data(now: Look) -> dict[str, Any]:
-    """The status as JSON."""
+def to_data(now: Look, agents: Mapping[str, StatusReading]) -> dict[str, Any]:
+    """The status as JSON; ``agents`` is what serving agents say, by environment."""
     recorded = now.snapshot
     steps = [action for action in now.plan.actions if action.step is not None]
     wanted = {action.environment for action in steps if action.environment is not None}
@@ -23,6 +25,7 @@ def to_data(now: Look) -> dict[str, Any]:
             for action in now.plan.actions
             if action.step is None
         ],
+        "agents": {name: _agent(reading) for name, reading in agents.items()},
         "environments": {name: release.model_dump(mode="json") if release else None for name, release in releases.items()},
     }
 
@@ -35,13 +38,26 @@ def to_text(data: dict[str, Any]) -> str:
         if step["running"]:
             last = f"at work: {step['running']}"
         lines.append(f"  {step['status']:<12} {step['step']:<28} {last}")
-    for resource in data["resources"]:
-        lines.append(f"  {resource['status']:<12} {resource['resource']:<28} {'; '.join(resource['reasons'])}")
+    lines.extend(
+        f"  {resource['status']:<12} {resource['resource']:<28} {'; '.join(resource['reasons'])}"
+        for resource in data["resources"]
+    )
     lines.append("")
     for name, release in data["environments"].items():
         served = f"{release['release']} since {release['moved']}" if release else "nothing"
         lines.append(f"  {name} serves {served}")
+        agent = data["agents"].get(name)
+        if agent is not None:
+            lines.append(f"    {agent['said']}")
     return "\n".join(lines)
+
+
+def _agent(reading: StatusReading) -> dict[str, Any]:
+    status = reading.status
+    if status is None:
+        return {"fault": reading.fault, "said": reading.message, "status": None}
+    said = f"its agent on {status.host} is {status.state} and serves {status.release or 'nothing'} (said {status.time})"
+    return {"fault": None, "said": said, "status": status.model_dump(mode="json")}
 
 
 def _step(action: Action, recorded: Snapshot, now: Look) -> dict[str, Any]:

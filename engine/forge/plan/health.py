@@ -1,0 +1,89 @@
+"""How each resource is, in the words of Argo CD and Flux: one value per resource, from a plan and what is known beside it."""
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forge.errors import printable
+from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.reason import ReasonKind
+
+_LONGEST = 300
+
+
+class Health(StrEnum):
+    """The state of a resource."""
+
+    IN_SYNC = "in sync"
+    """Nothing is to be done about it, and what serves it says the same."""
+    PROGRESSING = "progressing"
+    """Something is being done about it, or will be by the next pass."""
+    DEGRADED = "degraded"
+    """A step failed, a gate said no, or what serves it is not what was released; the message says which."""
+    SUSPENDED = "suspended"
+    """The annotation forge/suspend holds it as it is."""
+
+
+@dataclass(frozen=True)
+class ResourceHealth:
+    """One resource and how it is."""
+
+    address: str
+    health: Health
+    message: str
+
+
+def health_of(
+    plan: Plan,
+    suspended: AbstractSet[str] = frozenset(),
+    failures: Mapping[str, str] | None = None,
+    serving: Mapping[str, tuple[Health, str]] | None = None,
+) -> dict[str, ResourceHealth]:
+    """The health of every resource that the plan is about, by address.
+
+    Args:
+        plan: made for the commit that the resources are in.
+        suspended: addresses that the commit suspends.
+        failures: step id -> why its last attempt failed, for steps that are not done since.
+        serving: environment -> how its serving agent is, in words; one that is well, or that has no agent, is left out.
+    """
+    found: dict[str, ResourceHealth] = {}
+    for action in plan.actions:
+        verdict = _judge(action, suspended, failures or {}, serving or {})
+        known = found.get(action.subject)
+        if known is None or _RANK[verdict.health] > _RANK[known.health]:
+            found[action.subject] = verdict
+    return found
+
+
+_RANK = {Health.IN_SYNC: 0, Health.PROGRESSING: 1, Health.SUSPENDED: 2, Health.DEGRADED: 3}
+
+
+def _judge(
+    action: Action,
+    suspended: AbstractSet[str],
+    failures: Mapping[str, str],
+    serving: Mapping[str, tuple[Health, str]],
+) -> ResourceHealth:
+    subject = action.subject
+    if action.id in failures and action.does_something:
+        return ResourceHealth(subject, Health.DEGRADED, _line(f"{action.id} failed: {failures[action.id]}"))
+    if subject in suspended or any(reason.kind is ReasonKind.SUSPENDED for reason in action.reasons):
+        return ResourceHealth(subject, Health.SUSPENDED, "annotation forge/suspend")
+    why = _line("; ".join(str(reason) for reason in action.reasons))
+    if action.kind is ActionKind.BLOCKED:
+        waits = all(reason.kind is ReasonKind.WAITS for reason in action.reasons)
+        health = Health.PROGRESSING if waits else Health.DEGRADED
+        return ResourceHealth(subject, health, f"{action.id} is blocked: {why}")
+    if action.does_something:
+        return ResourceHealth(subject, Health.PROGRESSING, f"{action.id} is to {action.kind}: {why}")
+    if action.environment is not None and action.environment in serving:
+        health, message = serving[action.environment]
+        return ResourceHealth(subject, health, _line(f"{action.environment}: {message}"))
+    return ResourceHealth(subject, Health.IN_SYNC, "")
+
+
+def _line(text: str) -> str:
+    text = printable(" ".join(text.split()))
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."

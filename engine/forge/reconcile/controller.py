@@ -1,0 +1,165 @@
+"""The controller: fetch, plan, apply, heal, and look again, for as long as it runs.
+
+One pass is one ``apply`` that keeps going after a failure. Rules:
+1. A pass that fails ends neither the controller nor the work that does not need what failed; a failed step is left alone for a
+   while that doubles with each failure in a row, and a change of its key tries it at once.
+2. A new commit is taken up while steps run: what it still asks for goes on, what it does not is stopped with its checkpoint.
+3. Healing is planning: an artifact that is gone, damage that was noted and a pointer that was moved by hand are reasons of the
+   plan. Engines belong to the serving agents, whose signed status is read and never written.
+4. Health is told when it changes: a line, a metric, a webhook. None of them can stop a pass.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from forge.errors import ForgeError, StepError
+from forge.plan.health import Health, ResourceHealth, health_of
+from forge.reconcile.apply import FailedStepsError, InterruptedApplyError, Mode, apply
+from forge.reconcile.backoff import Backoff
+from forge.reconcile.lock import apply_lock
+from forge.reconcile.notify import Metrics, Webhook
+from forge.reconcile.observer import Observer
+from forge.reconcile.place import Place, look
+from forge.reconcile.stop import Stop
+
+_POLL_SECONDS = 0.2
+_LOCK_SECONDS = 5.0
+
+
+class Reporter(Observer, Protocol):
+    """An observer that also hears how resources are."""
+
+    def health_changed(self, before: ResourceHealth | None, now: ResourceHealth) -> None:
+        """A resource is otherwise than it was."""
+
+    def pass_failed(self, error: ForgeError, retry_seconds: float) -> None:
+        """A pass could not be made; it is tried again."""
+
+    def said(self, text: str) -> None:
+        """Something that is worth a line."""
+
+
+@dataclass
+class Controller:
+    """What a controller keeps from pass to pass."""
+
+    open_place: Callable[[], Place]
+    """The place as the branch wants it now: fetches, reads the commit; raises ForgeError."""
+    reporter: Reporter
+    stop: Stop
+    metrics: Metrics
+    webhook: Webhook | None
+    interval_seconds: float
+    serving: Callable[[Place], Mapping[str, tuple[Health, str]]]
+    """Environment -> how its serving agent is, where that is not well."""
+    monotonic: Callable[[], float] = time.monotonic
+    backoff: Backoff = field(init=False)
+    health: dict[str, ResourceHealth] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+    """Step id -> why it failed last."""
+    failed_passes: int = 0
+
+    def __post_init__(self) -> None:
+        self.backoff = Backoff(self.monotonic)
+
+    def watch(self) -> None:
+        """Pass after pass until someone asks to stop."""
+        while not self.stop.asked:
+            self.reconcile()
+            self._sleep(self._pause())
+
+    def reconcile(self) -> bool:
+        """One pass; returns whether it was made without a failure."""
+        began = self.monotonic()
+        try:
+            place = self.open_place()
+            with apply_lock(place.repository.state_folder, _LOCK_SECONDS):
+                failed = self._apply(place)
+            self._tell(self.open_place())
+        except InterruptedApplyError:
+            raise
+        except ForgeError as error:
+            self.failed_passes += 1
+            self.metrics.passes.labels("error").inc()
+            self.reporter.pass_failed(error, self._pause())
+            return False
+        self.failed_passes = 0
+        self.metrics.seconds.observe(self.monotonic() - began)
+        self.metrics.passes.labels("failed" if failed else "done").inc()
+        if not failed:
+            self.metrics.last_success.set_to_current_time()
+        return not failed
+
+    def _apply(self, place: Place) -> bool:
+        """Apply what the branch asks for; returns whether a step failed."""
+        newest = place.desired.commit
+        looked = self.monotonic()
+
+        def refresh(current: Place) -> Place:
+            nonlocal newest, looked
+            if self.monotonic() - looked < self.interval_seconds:
+                return current
+            looked = self.monotonic()
+            try:
+                newer = self.open_place()
+            except ForgeError as error:  # what runs goes on for the commit it was started for
+                self.reporter.said(f"the branch cannot be read now: {error}")
+                return current
+            if newer.desired.commit == newest:
+                return current
+            newest = newer.desired.commit
+            self.reporter.said(f"commit {(newest or '')[:12]} is taken up")
+            return replace(newer, leases=current.leases, holders=current.holders)
+
+        mode = Mode(keep_going=True, refresh=refresh, holds_back=self.backoff.waits)
+        try:
+            plan = apply(place, self.reporter, self.stop, mode)
+        except FailedStepsError as error:
+            for step_id, failure in error.failures.items():
+                pause = self.backoff.failed(failure.key)
+                self.failures[step_id] = str(failure.error)
+                self.metrics.steps.labels(step_id.split("/", 1)[0], "failed").inc()
+                self.reporter.said(f"{step_id} failed and is tried again in {pause:.0f} s: {failure.error}")
+            return True
+        except StepError:
+            raise
+        self.failures = {name: why for name, why in self.failures.items() if any(name == each.id for each in plan.changes)}
+        return bool(self.failures)
+
+    def _tell(self, place: Place) -> None:
+        """Work out how every resource is, and tell what changed."""
+        now = look(place)
+        done = {action.id for action in now.plan.actions if not action.does_something}
+        self.failures = {name: why for name, why in self.failures.items() if name not in done}
+        found = health_of(now.plan, place.desired.suspended, self.failures, self.serving(place))
+        changes: list[dict[str, Any]] = []
+        for address, health in sorted(found.items()):
+            before = self.health.get(address)
+            if before is None or before.health is not health.health:
+                self.reporter.health_changed(before, health)
+                changes.append({
+                    "resource": address,
+                    "from": before.health.value if before else None,
+                    "to": health.health.value,
+                    "message": health.message,
+                    "commit": place.desired.commit,
+                    "time": place.now().isoformat(timespec="milliseconds"),
+                })  # fmt: skip
+        self.health = found
+        self.metrics.show(found)
+        self.metrics.changes.set(len(now.plan.changes))
+        if self.webhook is not None:
+            trouble = self.webhook.post(changes)
+            if trouble is not None:
+                self.reporter.said(trouble)
+
+    def _pause(self) -> float:
+        """The interval, longer after passes that could not be made."""
+        return float(min(900.0, self.interval_seconds * 2.0 ** min(self.failed_passes, 10)))
+
+    def _sleep(self, seconds: float) -> None:
+        until = self.monotonic() + seconds
+        while not self.stop.asked and self.monotonic() < until:
+            time.sleep(_POLL_SECONDS)

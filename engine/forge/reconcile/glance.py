@@ -1,0 +1,67 @@
+"""Whether anything can have changed since a plan found everything in sync: one comparison instead of a plan.
+
+A plan is a function of what the commit says (``Desired.fingerprint``), the ledger's head, the store's listing, leases and the
+engine. When all of them are what they were when a plan had nothing to do, it has nothing to do now. The note is disposable and
+this clone's; it is written only for a state that has stood still long enough for file times to tell it from a later one.
+"""
+
+import json
+import os
+import time
+
+from forge import __version__
+from forge.canonical import digest_of_json
+from forge.executors import local
+from forge.plan.action import SETTLED, Plan
+from forge.reconcile.place import Place
+
+_FILE = "in-sync.json"
+_SCHEMA = 1
+_STILL_SECONDS = 2.0
+"""A change within the same tick of the file system's clock as the note could not be told from the state it describes."""
+
+
+def glance(place: Place) -> Plan | None:
+    """The plan in which everything is in sync, its actions only counted; None where it takes a plan to tell."""
+    path = place.repository.state_folder / _FILE
+    try:
+        note = json.loads(path.read_bytes())
+        token, steps = note["token"], int(note["steps"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = _token(place)
+    if found is None or token != found[0]:
+        return None
+    return Plan(place.desired.commit, place.desired.settings.currency, (), num_unlisted=steps)
+
+
+def note_in_sync(place: Place, plan: Plan) -> None:
+    """Keep in mind that a whole plan of this state had nothing to do; a plan that had anything to do or to say is not noted."""
+    if not plan.actions or plan.refusals or any(action.kind not in SETTLED for action in plan.actions):
+        return
+    found = _token(place)
+    if found is None or time.time() - found[1] < _STILL_SECONDS:
+        return
+    path = place.repository.state_folder / _FILE
+    temporary = path.with_name(f"{_FILE}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps({"token": found[0], "steps": len(plan.actions)}))
+    temporary.replace(path)
+
+
+def _token(place: Place) -> tuple[str, float] | None:
+    """A digest of everything that a plan reads, and the time of the store's newest change; None where it cannot be told."""
+    if place.desired.fingerprint is None or place.leases.current() or local.open_runs(place.work):
+        return None
+    stored = place.store.listing_times()
+    if stored is None:
+        return None
+    token = digest_of_json(
+        [
+            _SCHEMA,
+            __version__,
+            place.desired.fingerprint,
+            place.ledger.snapshot().commit,
+            *(f"{folder} {time_ns}" for folder, time_ns in stored),
+        ]
+    )
+    return token, max((row[1] for row in stored), default=0) / 1e9

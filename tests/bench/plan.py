@@ -1,0 +1,223 @@
+"""How fast planning is: the whole table of issue-sized repositories, medians of five, as Markdown.
+
+    python tests/bench/plan.py [--resources 10000] [--large 100000] [--scratch FOLDER] [--without-dvc]
+
+Whole process: ``forge plan`` from start to exit. Own work: the second of two plans in one process, so that Python's start
+and imports are not in it. DVC runs beside it on the same stages in an environment of its own, made of locks/bench.txt.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from forge.plan.graph import FromStep, build_graph
+from forge.repo.cache import FILE, SpecCache
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench import generator
+
+FORGE = Path(sys.executable).with_name("forge")
+LOCK = Path(__file__).resolve().parents[2] / "locks" / "bench.txt"
+RUNS = 5
+CHANGED = 10
+MOST_PARSES = 20
+STAGES = 1000
+OWN_WORK = """
+import contextlib, gc, io, sys, time
+from forge.cli.main import app
+def once():
+    with contextlib.redirect_stdout(io.StringIO()):
+        try: app(["plan"], standalone_mode=False)
+        except SystemExit as end: assert not end.code, end.code
+once()
+gc.collect()
+began = time.perf_counter()
+once()
+print(time.perf_counter() - began)
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resources", type=int, default=10_000)
+    parser.add_argument("--large", type=int, default=100_000, help="0 leaves the growth out")
+    parser.add_argument("--scratch", type=Path, help="keep the repositories here")
+    parser.add_argument("--without-dvc", action="store_true")
+    arguments = parser.parse_args()
+    with contextlib.ExitStack() as stack:
+        scratch = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forge-bench-")))
+        scratch.mkdir(parents=True, exist_ok=True)
+        print(
+            f"| work ({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}) | median of {RUNS} | goal |\n|---|---|---|",
+            flush=True,
+        )
+        folder = applied(scratch / f"n{arguments.resources}", arguments.resources)
+        measure(folder, arguments.resources)
+        if arguments.large:
+            grow(scratch, folder, arguments)
+        if not arguments.without_dvc:
+            compare_with_dvc(scratch)
+
+
+def applied(folder: Path, resources: int) -> Path:
+    """A repository in which everything was applied."""
+    if not (folder / ".git").exists():
+        generator.write_repository(folder, resources)
+        generator.write_history(folder)
+    return folder
+
+
+def measure(folder: Path, resources: int) -> None:
+    """The rows about one repository."""
+    plan(folder)
+    row(f"no-op plan of {resources:,} resources, whole process", median(lambda: plan(folder)), "<= 1.0 s")
+    row("of which the engine's own work", median(lambda: own_work(folder)), "<= 0.3 s")
+    read, build = zip(*(reading(folder) for _ in range(RUNS)), strict=True)
+    row(
+        "of which desired state and graph, if both are built in full",
+        statistics.median(map(sum, zip(read, build, strict=True))),
+        "",
+    )
+    times, parts = [], []
+    start = int(time.time())  # seeds that no earlier run of this bench has used
+    for seed in range(start, start + 2 * RUNS, 2):
+        commit = generator.change_models(folder, resources, CHANGED, seed=seed)
+        parses, seconds = changed_reading(folder)
+        if parses > MOST_PARSES:
+            sys.exit(f"commit {commit}: {parses} files were parsed, at most {MOST_PARSES} may be")
+        parts.append(seconds)
+        generator.change_models(folder, resources, CHANGED, seed=seed + 1)
+        times.append(plan(folder))
+    row(f"{CHANGED} of {resources:,} changed, whole process", statistics.median(times), "<= 1.2 s")
+    row(f"of which desired state and graph ({parses} YAML parses)", statistics.median(parts), "<= 0.25 s")
+    row("cold, no cache, whole process", median(lambda: cold(folder)), "<= 6 s")
+
+
+def grow(scratch: Path, folder: Path, arguments: argparse.Namespace) -> None:
+    """Ten times as many resources."""
+    large = applied(scratch / f"n{arguments.large}", arguments.large)
+    plan(large)
+    plan(folder)
+    ratio = median(lambda: plan(large)) / median(lambda: plan(folder))
+    print(f"| growth from {arguments.resources:,} to {arguments.large:,}, warm | {ratio:.1f} times | <= 12 times |", flush=True)
+
+
+def compare_with_dvc(scratch: Path) -> None:
+    """The same stages in both, nothing to do."""
+    folder = applied(scratch / "stages", STAGES * 10 // 19)
+    plan(folder)
+    ours = median(lambda: plan(folder))
+    dvc = scratch / "dvc-environment" / "bin" / "dvc"
+    if not dvc.exists():
+        subprocess.run([sys.executable, "-m", "venv", dvc.parents[1]], check=True)
+        subprocess.run([dvc.with_name("pip"), "install", "--quiet", "--no-deps", "-r", LOCK], check=True)
+    theirs = scratch / "dvc"
+    if not (theirs / "dvc.lock").exists():
+        stages = write_dvc(folder, theirs, dvc)
+        print(f"| {stages:,} stages: `forge plan` | {ours:.2f} s | |", flush=True)
+    for command in (["status"], ["repro", "--dry"]):
+        seconds = statistics.median(run([dvc, *command], theirs) for _ in range(RUNS))
+        shown = f"{seconds:.2f} s: {seconds / ours:.0f} times `forge plan`"
+        print(f"| `dvc {' '.join(command)}` on the same | {shown} | >= 20 times |", flush=True)
+
+
+def write_dvc(folder: Path, theirs: Path, dvc: Path) -> int:
+    """Write each step of a repository as a DVC stage, up to date; returns how many there are."""
+    theirs.mkdir(parents=True)
+    for command in (["git", "init", "--quiet"], [dvc, "init", "--quiet"], [dvc, "config", "core.analytics", "false"]):
+        subprocess.run(command, cwd=theirs, check=True)
+    lines = ["stages:"]
+    with Repository(folder) as repository:
+        tree = CommitTree(repository, repository.resolve_commit("HEAD"))
+        graph = build_graph(read_desired(tree))
+        for step in graph.values():
+            lines += [f"  {_dvc_name(step.id)}:", f"    cmd: echo {_dvc_name(step.id)} > out/{_dvc_name(step.id)}", "    deps:"]
+            for source in step.inputs.values():
+                if isinstance(source, FromStep):
+                    lines.append(f"    - out/{_dvc_name(source.step_id)}")
+                    continue
+                for name, file in source.bundle.files.items():
+                    place = theirs / (file.origin or f"inline/{_dvc_name(source.address)}/{name}")
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    place.write_bytes(file.inline if file.inline is not None else tree.read(file.origin or ""))
+                    lines.append(f"    - {place.relative_to(theirs)}")
+            lines += ["    outs:", f"    - out/{_dvc_name(step.id)}"]
+            (theirs / "out").mkdir(exist_ok=True)
+            (theirs / "out" / _dvc_name(step.id)).write_text(_dvc_name(step.id) + "\n")
+    (theirs / "dvc.yaml").write_text("\n".join(lines) + "\n")
+    subprocess.run([dvc, "commit", "--quiet", "--force"], cwd=theirs, check=True)
+    return len(graph)
+
+
+def _dvc_name(name: str) -> str:
+    return name.replace("/", "-").replace(".", "--")
+
+
+def plan(folder: Path) -> float:
+    """Seconds of ``forge plan`` as a process."""
+    return run([FORGE, "plan"], folder)
+
+
+def cold(folder: Path) -> float:
+    """The same without anything that was learnt before."""
+    (folder / ".git" / "forge" / FILE).unlink(missing_ok=True)
+    return plan(folder)
+
+
+def own_work(folder: Path) -> float:
+    """Seconds of a plan in a process that has made one before."""
+    done = subprocess.run([sys.executable, "-c", OWN_WORK], cwd=folder, check=True, capture_output=True, text=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def changed_reading(folder: Path) -> tuple[int, float]:
+    """How many files were parsed for HEAD, and the seconds until its graph was there."""
+    with Repository(folder) as repository, SpecCache(repository.state_folder) as cache:
+        began = time.perf_counter()
+        desired = read_desired(CommitTree(repository, repository.resolve_commit("HEAD")), cache)
+        build_graph(desired)
+        return desired.num_parsed, time.perf_counter() - began
+
+
+def reading(folder: Path) -> tuple[float, float]:
+    """Seconds for the fingerprint, and for all that follows it."""
+    with Repository(folder) as repository, SpecCache(repository.state_folder) as cache:
+        began = time.perf_counter()
+        desired = read_desired(CommitTree(repository, repository.resolve_commit("HEAD")), cache)
+        known = time.perf_counter()
+        build_graph(desired)
+        return known - began, time.perf_counter() - known
+
+
+def run(command: list[str | Path], folder: Path) -> float:
+    """Seconds of a process that has to end well."""
+    began = time.perf_counter()
+    done = subprocess.run(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))} failed in {folder}:\n{done.stderr}")
+    return time.perf_counter() - began
+
+
+def median(work: Callable[[], float]) -> float:
+    """The median of five."""
+    return statistics.median(work() for _ in range(RUNS))
+
+
+def row(name: str, seconds: float, goal: str) -> None:
+    """One row of the table."""
+    print(f"| {name} | {seconds:.2f} s | {goal} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

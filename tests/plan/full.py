@@ -1,0 +1,221 @@
+"""One resource of each kind with every field written, and none of them at its default: what tests of meaning start from."""
+
+import copy
+from typing import Any
+
+from forge.canonical import digest_of_bytes
+from forge.plan.desired import Bundle, BundleFile, Desired
+from forge.plan.graph import FromStep, build_graph, key_of
+from forge.spec.compiled import compile_resource
+from forge.spec.resolve import check, in_order
+from forge.spec.resource import RESOURCE_TYPES
+from forge.spec.settings import Settings
+
+Documents = dict[str, dict[str, Any]]
+
+
+def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    metadata = {
+        "name": name,
+        "previous_name": f"old-{name}",
+        "owners": ["team"],
+        "labels": {"tier": "1"},
+        "annotations": {"forge/suspend": "false", "note": "x"},
+        "description": "full",
+        "protect": False,
+    }
+    return {"apiVersion": "forge/v1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _recipe(name: str) -> dict[str, Any]:
+    return _document(
+        "DataRecipe",
+        name,
+        {
+            "sources": [
+                {
+                    "path": f"corpus/{name}/*.jsonl",
+                    "text_key": "body",
+                    "id_key": "key",
+                    "license": "CC-BY-4.0",
+                    "origin": "somewhere",
+                }
+            ],
+            "filters": {
+                "gopher_repetition": {
+                    "dup_line_fraction": 0.31,
+                    "dup_paragraph_fraction": 0.31,
+                    "dup_line_character_fraction": 0.21,
+                    "dup_paragraph_character_fraction": 0.21,
+                    "top_n_grams": [{"n": 2, "max_fraction": 0.21}],
+                    "dup_n_grams": [{"n": 5, "max_fraction": 0.16}],
+                },
+                "gopher_quality": {
+                    "min_doc_words": 51,
+                    "max_doc_words": 99_999,
+                    "min_avg_word_length": 3.1,
+                    "max_avg_word_length": 10.1,
+                    "max_symbol_word_ratio": 0.11,
+                    "max_bullet_lines_ratio": 0.91,
+                    "max_ellipsis_lines_ratio": 0.31,
+                    "max_non_alpha_words_ratio": 0.81,
+                    "min_stop_words": 3,
+                },
+            },
+            "dedup": {"exact": True, "minhash": {"ngram": 6, "buckets": 15, "hashes_per_bucket": 9}},
+            "pii": {"emails": True, "ip_addresses": True, "phone_numbers": True},
+            "split": {"validation_fraction": 0.1, "seed": 1},
+            "language": "en",
+        },
+    )
+
+
+def _tokenizer(name: str) -> dict[str, Any]:
+    spec = {
+        "data": "DataRecipe/a",
+        "algorithm": "unigram",
+        "vocab_size": 1024,
+        "character_coverage": 0.999,
+        "split_digits": False,
+    }
+    return _document("Tokenizer", name, spec)
+
+
+def _model(name: str) -> dict[str, Any]:
+    return _document(
+        "Model",
+        name,
+        {
+            "objective": "pretrain",
+            "data": "DataRecipe/a",
+            "tokenizer": "Tokenizer/a",
+            "architecture": {
+                "family": "llama",
+                "hidden_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "intermediate_size": 128,
+                "max_position_embeddings": 256,
+                "rope_theta": 20000.0,
+                "rms_norm_eps": 1e-6,
+                "initializer_range": 0.03,
+                "tie_word_embeddings": True,
+            },
+            "training": {
+                "tokens": "2M",
+                "sequence_length": 128,
+                "batch_tokens": 8192,
+                "micro_batch_sequences": 16,
+                "optimizer": {
+                    "name": "adamw",
+                    "lr": 0.003,
+                    "betas": [0.8, 0.9],
+                    "eps": 1e-7,
+                    "weight_decay": 0.2,
+                    "gradient_clip_norm": 2.0,
+                },
+                "schedule": {"name": "wsd", "warmup_tokens": "100k", "decay_tokens": "500k", "final_lr_fraction": 0.1},
+                "precision": "bfloat16",
+                "seed": 17,
+                "validate_every_tokens": "100k",
+                "checkpoint_every_tokens": "200k",
+            },
+            "chat_template": "{{ messages }}",
+            "resources": {"accelerator": "cpu", "count": 2},
+        },
+    )
+
+
+def _suite(name: str) -> dict[str, Any]:
+    spec = {
+        "include": [f"evals/{name}/*"],
+        "tasks": ["one", "two"],
+        "num_fewshot": 1,
+        "seed": 5,
+        "batch_size": 8,
+        "bootstrap_iters": 100,
+    }
+    return _document("EvalSuite", name, spec)
+
+
+def _policy(name: str) -> dict[str, Any]:
+    limits = {
+        "max_tokens": 32,
+        "requests_per_minute": 60,
+        "max_prompt_characters": 1000,
+        "max_temperature": 1.0,
+        "max_n": 2,
+    }
+    spec = {
+        "roles": [{"name": "reader", "keys": ["env:KEY"], "limits": limits, "parameters": ["stream"]}],
+        "access": '@id("all")\npermit (principal, action, resource);',
+        "redactions": [{"name": "digits", "pattern": "[0-9]{4}", "replacement": "#"}],
+    }
+    return _document("InferencePolicy", name, spec)
+
+
+def _deployment(name: str) -> dict[str, Any]:
+    spec = {
+        "environment": "prod",
+        "model": "Model/a",
+        "policy": "InferencePolicy/a",
+        "gates": [{"suite": "EvalSuite/a", "thresholds": [{"task": "one", "metric": "acc", "min": 0.5}]}],
+        "engine": {"dtype": "float32", "max_model_len": 128, "max_num_seqs": 16, "kv_cache_gib": 2},
+    }
+    return _document("Deployment", name, spec)
+
+
+def full_documents() -> Documents:
+    """By address. Each kind but Deployment has a second resource, ``b``, for references to change to."""
+    makers = {
+        "DataRecipe": _recipe,
+        "Tokenizer": _tokenizer,
+        "Model": _model,
+        "EvalSuite": _suite,
+        "InferencePolicy": _policy,
+        "Deployment": _deployment,
+    }
+    return {
+        f"{kind}/{name}": copy.deepcopy(make(name))
+        for kind, make in makers.items()
+        for name in (("a",) if kind == "Deployment" else ("a", "b"))
+    }
+
+
+def desired_from(documents: Documents) -> Desired:
+    """Desired state of some documents; a bundle's bytes are the glob that names them."""
+    resources: dict[str, Any] = {}
+    for document in documents.values():
+        resource = RESOURCE_TYPES[document["kind"]].model_validate(document)
+        resources[resource.address] = resource
+    compiled = {address: compile_resource(resource) for address, resource in resources.items()}
+    assert check(list(compiled.values())) == []
+    bundles = {}
+    for address, resource in resources.items():
+        for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
+            bundles[address, f"source-{index}"] = _bundle(source.path)
+        if resource.kind == "EvalSuite":
+            bundles[address, "tasks"] = _bundle(" ".join(resource.spec.include))
+        if resource.kind == "InferencePolicy":
+            bundles[address, "policy"] = _bundle(compiled[address].served)
+    return Desired("c" * 40, Settings(), {address: resources[address] for address in in_order(compiled)}, bundles)
+
+
+def own_keys(desired: Desired) -> dict[str, str]:
+    """Each step's key if whatever it reads from other steps stayed as it is: who changes by itself, not by what is before."""
+    keys = {}
+    for step in build_graph(desired).values():
+        inputs = {
+            name: digest_of_bytes(f"{source.step_id} {source.product}".encode())
+            if isinstance(source, FromStep)
+            else source.bundle.digest
+            for name, source in step.inputs.items()
+        }
+        keys[step.id] = str(key_of(step, inputs))
+    return keys
+
+
+def _bundle(text: str) -> Bundle:
+    data = text.encode()
+    return Bundle({"file": BundleFile(len(data), digest_of_bytes(data), inline=data)})

@@ -1,0 +1,293 @@
+"""Every field of every kind: change it, and exactly the steps change that its declared meaning says.
+
+The pydantic models are walked, so a field that is added later fails here until the table says how to change it.
+"""
+
+import types
+import typing
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from tests.plan.full import desired_from, full_documents, own_keys
+
+from forge.plan.graph import build_graph
+from forge.spec.meaning import EXTEND, NONE, REBUILD, RELOAD, Meaning, meanings_of
+from forge.spec.resource import RESOURCE_TYPES
+
+OWN_STEP = {
+    ("DataRecipe", REBUILD): {"curate/a"},
+    ("Tokenizer", REBUILD): {"tokenizer/a"},
+    ("Model", REBUILD): {"train/a"},
+    ("Model", EXTEND): {"train/a"},
+    ("EvalSuite", REBUILD): {"evaluate/a.a"},
+    ("InferencePolicy", RELOAD): {"release/a"},
+    ("Deployment", REBUILD): {"gate/a"},
+    ("Deployment", RELOAD): {"release/a"},
+}
+"""The step that a change to a field of this meaning gives another key."""
+
+SAME_FOR_ALL = {
+    "metadata.previous_name": "older",
+    "metadata.owners": ["others"],
+    "metadata.labels": {"tier": "2"},
+    "metadata.annotations": {"forge/suspend": "true"},
+    "metadata.description": "other",
+    "metadata.protect": True,
+}
+QUALITY = "spec.filters.gopher_quality."
+REPETITION = "spec.filters.gopher_repetition."
+CHANGES: dict[str, dict[str, Any]] = {
+    "DataRecipe": {
+        "spec.sources[].path": "corpus/b/*.jsonl",
+        "spec.sources[].text_key": "content",
+        "spec.sources[].id_key": "number",
+        "spec.sources[].license": "MIT",
+        "spec.sources[].origin": "elsewhere",
+        QUALITY + "min_doc_words": 52,
+        QUALITY + "max_doc_words": 99_998,
+        QUALITY + "min_avg_word_length": 3.2,
+        QUALITY + "max_avg_word_length": 10.2,
+        QUALITY + "max_symbol_word_ratio": None,
+        QUALITY + "max_bullet_lines_ratio": 0.92,
+        QUALITY + "max_ellipsis_lines_ratio": 0.32,
+        QUALITY + "max_non_alpha_words_ratio": 0.82,
+        QUALITY + "min_stop_words": 4,
+        REPETITION + "dup_line_fraction": 0.32,
+        REPETITION + "dup_paragraph_fraction": 0.32,
+        REPETITION + "dup_line_character_fraction": 0.22,
+        REPETITION + "dup_paragraph_character_fraction": None,
+        REPETITION + "top_n_grams[].n": 3,
+        REPETITION + "top_n_grams[].max_fraction": 0.22,
+        REPETITION + "dup_n_grams[].n": 6,
+        REPETITION + "dup_n_grams[].max_fraction": 0.17,
+        "spec.dedup.exact": False,
+        "spec.dedup.minhash.ngram": 7,
+        "spec.dedup.minhash.buckets": 16,
+        "spec.dedup.minhash.hashes_per_bucket": 10,
+        "spec.pii.emails": False,
+        "spec.pii.ip_addresses": False,
+        "spec.pii.phone_numbers": False,
+        "spec.split.validation_fraction": 0.2,
+        "spec.split.seed": 2,
+    },
+    "Tokenizer": {
+        "spec.data": "DataRecipe/b",
+        "spec.algorithm": "bpe",
+        "spec.vocab_size": "2k",
+        "spec.character_coverage": 1.0,
+        "spec.split_digits": True,
+    },
+    "Model": {
+        "spec.data": "DataRecipe/b",
+        "spec.tokenizer": "Tokenizer/b",
+        "spec.architecture.hidden_size": 128,
+        "spec.architecture.num_hidden_layers": 3,
+        "spec.architecture.num_attention_heads": 8,
+        "spec.architecture.num_key_value_heads": 4,
+        "spec.architecture.intermediate_size": 256,
+        "spec.architecture.max_position_embeddings": 512,
+        "spec.architecture.rope_theta": 30000.0,
+        "spec.architecture.rms_norm_eps": 1e-5,
+        "spec.architecture.initializer_range": 0.02,
+        "spec.architecture.tie_word_embeddings": False,
+        "spec.training.tokens": "3M",
+        "spec.training.sequence_length": 256,
+        "spec.training.batch_tokens": 16384,
+        "spec.training.micro_batch_sequences": 32,
+        "spec.training.optimizer.lr": 0.001,
+        "spec.training.optimizer.betas": [0.8, 0.95],
+        "spec.training.optimizer.eps": 1e-8,
+        "spec.training.optimizer.weight_decay": 0.1,
+        "spec.training.optimizer.gradient_clip_norm": None,
+        "spec.training.schedule{WsdSchedule}.name": {"name": "cosine", "warmup_tokens": "100k"},
+        "spec.training.schedule{WsdSchedule}.warmup_tokens": "200k",
+        "spec.training.schedule{WsdSchedule}.decay_tokens": "600k",
+        "spec.training.schedule{WsdSchedule}.final_lr_fraction": 0.2,
+        "spec.training.schedule{CosineSchedule}.name": {"name": "wsd", "warmup_tokens": "100k", "decay_tokens": 0},
+        "spec.training.schedule{CosineSchedule}.warmup_tokens": "200k",
+        "spec.training.schedule{CosineSchedule}.final_lr_fraction": 0.2,
+        "spec.training.precision": "float32",
+        "spec.training.seed": 18,
+        "spec.training.validate_every_tokens": None,
+        "spec.training.checkpoint_every_tokens": 100_000,
+        "spec.chat_template": "{{ other }}",
+        "spec.resources.count": 1,
+    },
+    "EvalSuite": {
+        "spec.include": ["evals/b/*"],
+        "spec.tasks": ["one", "two", "three"],
+        "spec.num_fewshot": 2,
+        "spec.seed": 6,
+        "spec.batch_size": 16,
+        "spec.bootstrap_iters": 0,
+    },
+    "InferencePolicy": {
+        "spec.roles[].name": "writer",
+        "spec.roles[].keys": ["env:OTHER"],
+        "spec.roles[].limits.max_tokens": 64,
+        "spec.roles[].limits.requests_per_minute": 30,
+        "spec.roles[].limits.max_prompt_characters": 2000,
+        "spec.roles[].limits.max_temperature": 0.5,
+        "spec.roles[].limits.max_n": 1,
+        "spec.roles[].parameters": ["stream", "seed"],
+        "spec.access": '@id("all")\npermit (principal, action == Action::"chat", resource);',
+        "spec.redactions[].name": "numbers",
+        "spec.redactions[].pattern": "[0-9]{5}",
+        "spec.redactions[].replacement": "*",
+    },
+    "Deployment": {
+        "spec.environment": "staging",
+        "spec.model": "Model/b",
+        "spec.policy": "InferencePolicy/b",
+        "spec.gates[].suite": "EvalSuite/b",
+        "spec.gates[].thresholds[].task": "two",
+        "spec.gates[].thresholds[].metric": "f1",
+        "spec.gates[].thresholds[].min": 0.6,
+        "spec.gates[].thresholds[].max": 0.9,
+        "spec.engine.dtype": "bfloat16",
+        "spec.engine.max_model_len": None,
+        "spec.engine.max_num_seqs": 32,
+        "spec.engine.kv_cache_gib": 1,
+    },
+}
+"""Kind -> field -> another value than the one in tests/plan/full.py."""
+
+ONE_VALUE = {
+    *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
+    ("DataRecipe", "spec.language"),
+    ("Model", "spec.objective"),
+    ("Model", "spec.architecture.family"),
+    ("Model", "spec.training.optimizer.name"),
+    ("Model", "spec.resources.accelerator"),
+}
+"""Fields that have one value so far: there is nothing to change them to."""
+
+MOVES_STEPS = {
+    ("Model", "spec.data"): {"tokenize/b.a", "train/a"},
+    ("Model", "spec.tokenizer"): {"tokenize/a.b", "train/a"},
+    ("Deployment", "spec.model"): {"evaluate/a.a", "evaluate/b.a", "gate/a", "release/a"},
+    ("Deployment", "spec.gates[].suite"): {"evaluate/a.a", "evaluate/a.b", "gate/a"},
+}
+"""References that name other steps, so that steps of that name come and go with them; Model/b keeps asking for tokenize/a."""
+
+TRAVELS_BESIDE = {
+    ("Model", "spec.training.validate_every_tokens"),
+    ("Model", "spec.training.checkpoint_every_tokens"),
+    ("Model", "spec.resources.count"),
+}
+"""Fields of meaning NONE that reach the step all the same."""
+
+
+def leaves(annotation: Any, path: str, meaning: Meaning | None) -> typing.Iterator[tuple[str, Meaning | None]]:
+    """Every field below a type that holds no further fields."""
+    models = _models(annotation)
+    if not models:
+        yield path, meaning
+    for model in models:
+        branch = f"{path}{{{model.__name__}}}" if len(models) > 1 else path
+        if typing.get_origin(_plain(annotation)) is list:
+            branch += "[]"
+        for name, info in model.model_fields.items():
+            yield from leaves(info.annotation, f"{branch}.{name}" if branch else name, meanings_of(model)[name])
+
+
+def _plain(annotation: Any) -> Any:
+    return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    annotation = _plain(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
+        return [model for argument in typing.get_args(annotation) for model in _models(argument)]
+    return []
+
+
+FIELDS = {(kind, path): meaning for kind, model in RESOURCE_TYPES.items() for path, meaning in leaves(model, "", None)}
+
+
+def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
+    """Desired state before and after one field of resource ``a`` takes another value."""
+    documents = full_documents()
+    document = documents[f"{kind}/a"]
+    if "{CosineSchedule}" in path:
+        document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
+    before = desired_from(documents)
+    *parents, last = path.replace("{WsdSchedule}", "").replace("{CosineSchedule}", "").replace("[]", ".[]").split(".")
+    place: Any = document
+    for part in parents:
+        place = place[0] if part == "[]" else place[part]
+    if isinstance(value, dict) and last == "name":  # another branch of a union
+        document["spec"]["training"]["schedule"] = value
+    else:
+        place[last] = value
+    if path.endswith(("thresholds[].max", "thresholds[].min")):
+        place.pop("min" if last == "max" else "max", None)  # a threshold has one bound
+    return before, desired_from(documents)
+
+
+def differing(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    return {name for name in before | after if before.get(name) != after.get(name)}
+
+
+def test_the_table_has_every_field() -> None:
+    listed = {(kind, path) for kind, paths in CHANGES.items() for path in paths}
+    listed |= {(kind, path) for kind in RESOURCE_TYPES for path in SAME_FOR_ALL}
+    named = {(kind, "metadata.name") for kind in RESOURCE_TYPES}
+    assert set(FIELDS) == listed | ONE_VALUE | named
+    for kind, path in ONE_VALUE:
+        assert len(typing.get_args(_annotation_of(RESOURCE_TYPES[kind], path))) == 1, f"{kind}.{path} has other values now"
+
+
+def _annotation_of(model: Any, path: str) -> Any:
+    for part in path.split("."):
+        annotation = model.model_fields[part].annotation
+        model = next(iter(_models(annotation)), None)
+    return annotation
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), sorted(set(FIELDS) - ONE_VALUE - {(kind, "metadata.name") for kind in RESOURCE_TYPES})
+)
+def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
+    value = SAME_FOR_ALL[path] if path in SAME_FOR_ALL else CHANGES[kind][path]
+    before, after = changed(kind, path, value)
+    meaning = FIELDS[kind, path]
+    expected = set() if meaning is NONE else OWN_STEP[kind, meaning]
+    assert differing(own_keys(before), own_keys(after)) == MOVES_STEPS.get((kind, path), expected)
+    beside = [
+        {step.id: (step.settings, step.processes, step.accelerator) for step in build_graph(desired).values()}
+        for desired in (before, after)
+    ]
+    if (kind, path) in TRAVELS_BESIDE:
+        assert differing(*beside) == {"train/a"}
+    elif (kind, path) not in MOVES_STEPS:
+        assert beside[0] == beside[1]
+
+
+def test_a_changed_name_takes_its_steps_along_and_says_what_they_were_called() -> None:
+    documents = full_documents()
+    before = build_graph(desired_from(documents))
+    documents["Model/a"]["metadata"] |= {"name": "new", "previous_name": "a"}
+    documents["EvalSuite/a"]["metadata"] |= {"name": "suite", "previous_name": "a"}
+    documents["Deployment/a"]["spec"] |= {"model": "Model/new"}
+    documents["Deployment/a"]["spec"]["gates"][0]["suite"] = "EvalSuite/suite"
+    after = build_graph(desired_from(documents))
+    assert after["train/new"].previous_ids == ("train/a",)
+    assert after["train/new"].canonical_parameters == before["train/a"].canonical_parameters
+    assert after["evaluate/new.suite"].previous_ids == ("evaluate/new.a", "evaluate/a.suite", "evaluate/a.a")
+    assert after["evaluate/new.suite"].canonical_parameters == before["evaluate/a.a"].canonical_parameters
+
+
+def test_a_step_is_suspended_with_its_subject_or_with_all_who_ask_for_it() -> None:
+    documents = full_documents()
+    for address in ("Model/a", "Model/b"):  # both ask for the same token files
+        documents[address]["metadata"]["annotations"] = {"forge/suspend": "true"}
+        steps = build_graph(desired_from(documents))
+        assert steps["tokenize/a"].suspended is (address == "Model/b")
+        assert steps["train/a"].suspended
+    assert desired_from(documents).suspended == {"Model/a", "Model/b"}
+    assert steps["evaluate/a.a"].suspended
+    assert not steps["release/a"].suspended

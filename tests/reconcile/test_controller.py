@@ -1,0 +1,162 @@
+"""The controller: it follows the branch, heals, backs off, and tells how resources are."""
+
+import http.server
+import json
+import os
+import signal
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.conftest import DEPLOYMENT, MODEL, commit_all, git, run_forge
+from tests.reconcile.test_apply import FORGE, snapshot_of, training_under_way, wait_for
+
+from forge.contract.messages import FailureCause
+from forge.reconcile.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
+
+
+@contextmanager
+def watching(folder: Path, config_home: Path, *flags: str) -> Iterator[Path]:
+    """A controller at work; gives the file that holds what it says."""
+    log = folder.parent / "controller.log"
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [FORGE, "reconcile", "--watch", "--interval", "1", *flags], cwd=folder, env=environment, stderr=output
+        )
+    try:
+        yield log
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(90)
+
+
+def test_it_follows_the_branch_and_heals_what_drifts(copy_of_applied: Path, config_home: Path) -> None:
+    first = snapshot_of(copy_of_applied).release("local")
+    assert first is not None
+    with watching(copy_of_applied, config_home, "--metrics-port", "0") as log:
+        wait_for(lambda: "in sync     Deployment/small-local" in log.read_text())
+        (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
+        commit_all(copy_of_applied)
+        wait_for(lambda: snapshot_of(copy_of_applied).release("local") != first)
+        tokens = snapshot_of(copy_of_applied).latest("tokenize/small")
+        assert tokens is not None
+        name = tokens.products["tokens"].removeprefix("sha256:")
+        manifest = copy_of_applied / ".forge" / "store" / "manifests" / name[:2] / f"{name}.json"
+        manifest.unlink()
+        wait_for(manifest.exists)
+        address = log.read_text().split("metrics on ")[1].split()[0]
+
+        def metrics() -> str:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return str(answer.read().decode())
+
+        wait_for(lambda: 'forge_resource_health{health="in sync",resource="Model/small"} 1.0' in metrics())
+        assert 'forge_reconcile_passes_total{outcome="done"}' in metrics()
+
+
+def test_a_failing_step_degrades_its_resource_and_the_webhook_hears_of_it(repository: Path, config_home: Path) -> None:
+    heard: list[dict[str, object]] = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["changes"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with (repository / "forge.toml").open("a") as settings:
+        settings.write(f'[notify]\nwebhook = "http://127.0.0.1:{server.server_port}/"\n')
+    (repository / "corpus" / "part.jsonl.gz").write_bytes(b"")
+    commit_all(repository)
+    done = run_forge(repository, config_home, "reconcile", code=1)
+    server.shutdown()
+    assert "curate/small failed and is tried again in 30 s" in done.stderr
+    assert "degraded    DataRecipe/small" in done.stderr
+    states = {change["resource"]: change["to"] for change in heard}
+    assert states["DataRecipe/small"] == "degraded"
+    assert states["Model/small"] == "progressing"
+    assert snapshot_of(repository).attempts("curate/small")[0].cause is FailureCause.INPUT
+
+
+def test_a_suspended_resource_is_left_alone(copy_of_applied: Path, config_home: Path) -> None:
+    suspended = DEPLOYMENT.replace("{name: small-local}", '{name: small-local, annotations: {forge/suspend: "true"}}')
+    (copy_of_applied / "models" / "deployment.yaml").write_text(suspended + "  engine: {max_num_seqs: 4}\n")
+    commit_all(copy_of_applied)
+    before = git(copy_of_applied, "rev-parse", "refs/forge/ledger")
+    done = run_forge(copy_of_applied, config_home, "reconcile")
+    assert "suspended   Deployment/small-local" in done.stderr
+    assert git(copy_of_applied, "rev-parse", "refs/forge/ledger") == before
+
+
+def test_a_branch_that_cannot_be_read_is_said_and_tried_again(copy_of_applied: Path, config_home: Path) -> None:
+    (copy_of_applied / "models" / "model.yaml").write_text("kind: Nothing\n")
+    commit_all(copy_of_applied)
+    done = run_forge(copy_of_applied, config_home, "reconcile", code=1)
+    assert "this pass failed, the next is in 60 s: models/deployment.yaml:6:10: there is no Model/small" in done.stderr
+    assert "models/model.yaml:1:7: unknown kind `Nothing`" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("edit", "decision"),
+    [
+        ("tokens: 1600k", "extend"),
+        ("tokens: 800k\n    precision: bfloat16", "supersede"),
+        ("tokens: 800k # a comment", "finish"),
+    ],
+)
+def test_a_commit_that_changes_a_running_step(copy_of_applied: Path, config_home: Path, edit: str, decision: str) -> None:
+    model = copy_of_applied / "models" / "model.yaml"
+    model.write_text(MODEL.replace("tokens: 40k", "tokens: 800k").replace("seed: 5", "seed: 6"))
+    commit_all(copy_of_applied)
+    with watching(copy_of_applied, config_home) as log:
+        wait_for(lambda: training_under_way(copy_of_applied))
+        model.write_text(MODEL.replace("tokens: 40k", edit).replace("seed: 5", "seed: 6"))
+        commit = commit_all(copy_of_applied)
+
+        def done() -> bool:
+            record = snapshot_of(copy_of_applied).latest("train/small")
+            return record is not None and record.parameters["training"].get("seed") == 6
+
+        wait_for(done, 300)
+        said = log.read_text()
+    snapshot = snapshot_of(copy_of_applied)
+    record = snapshot.latest("train/small")
+    assert record is not None
+    stopped = [attempt for attempt in snapshot.attempts("train/small") if attempt.cause is FailureCause.STOPPED]
+    if decision == "finish":
+        assert "no longer wanted" not in said
+        assert (record.attempt, stopped) == (1, [])
+    else:
+        assert "train/small: no longer wanted" in said
+        assert record.commit == commit
+    if decision == "extend":
+        assert record.continued is not None
+        assert [attempt.byproducts["checkpoint"] for attempt in stopped] == [record.continued.checkpoint]
+        assert int(record.metrics["resumed_from_step"]) > 0
+        assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "model/small").stdout
+    if decision == "supersede":
+        assert record.continued is None
+        assert any((copy_of_applied / ".forge" / "work").glob("*/scratch/checkpoints/step-*"))  # the old run's, kept
+
+
+def test_the_pause_doubles_up_to_a_quarter_of_an_hour_and_a_new_key_starts_afresh() -> None:
+    now = 0.0
+    backoff = Backoff(lambda: now)
+    pauses = [backoff.failed("a") for _ in range(8)]
+    assert pauses[:3] == [FIRST_SECONDS, 2 * FIRST_SECONDS, 4 * FIRST_SECONDS]
+    assert pauses[-1] == LONGEST_SECONDS
+    assert backoff.waits("a")
+    assert not backoff.waits("b")
+    now = LONGEST_SECONDS
+    assert not backoff.waits("a")
+    backoff.succeeded("a")
+    assert backoff.failed("a") == FIRST_SECONDS

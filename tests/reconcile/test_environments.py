@@ -1,0 +1,85 @@
+"""Environments are pointers to the same artifacts: promotion is a commit, rollback is a revert, removal deletes nothing."""
+
+import time
+from pathlib import Path
+
+from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
+from tests.reconcile.test_apply import snapshot_of
+
+
+def deploy(folder: Path, environment: str, text: str = DEPLOYMENT) -> None:
+    changed = text.replace("small-local", f"small-{environment}").replace("environment: local", f"environment: {environment}")
+    (folder / "models" / f"{environment}.yaml").write_text(changed)
+    commit_all(folder, f"promote to {environment}")
+
+
+def test_promotion_is_a_commit_that_moves_pointers_to_the_same_weights(copy_of_applied: Path, config_home: Path) -> None:
+    for environment in ("staging", "prod"):
+        deploy(copy_of_applied, environment)
+        done = run_forge(copy_of_applied, config_home, "apply")
+        assert "train/small: started" not in done.stderr
+        assert "evaluate/small.small: started" not in done.stderr
+    snapshot = snapshot_of(copy_of_applied)
+    weights = set()
+    for environment in ("local", "staging", "prod"):
+        release = snapshot.release(environment)
+        assert release is not None
+        record = snapshot.record(release.key)
+        assert record is not None
+        weights.add(record.inputs["weights"])
+        assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", f"release/{environment}").stdout
+    assert len(weights) == 1
+
+
+def test_a_revert_rolls_back_within_five_seconds_and_trains_nothing(copy_of_applied: Path, config_home: Path) -> None:
+    first = snapshot_of(copy_of_applied).release("local")
+    assert first is not None
+    (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply")
+    git(copy_of_applied, "revert", "--no-edit", "HEAD")
+    took = []
+    for _ in range(3):  # other work on the machine must not decide
+        began = time.monotonic()
+        done = run_forge(copy_of_applied, config_home, "apply")
+        took.append(time.monotonic() - began)
+    assert "started" not in done.stderr
+    now = snapshot_of(copy_of_applied).release("local")
+    assert now is not None
+    assert (now.release, now.commit) == (first.release, git(copy_of_applied, "rev-parse", "HEAD"))
+    assert took[0] < 5, took
+
+
+def test_a_removed_deployment_is_retired_and_a_protected_one_is_not(copy_of_applied: Path, config_home: Path) -> None:
+    deploy(
+        copy_of_applied,
+        "prod",
+        DEPLOYMENT.replace("metadata: {name: small-local}", "metadata: {name: small-local, protect: true}"),
+    )
+    run_forge(copy_of_applied, config_home, "apply")
+    for name in ("deployment", "prod"):
+        (copy_of_applied / "models" / f"{name}.yaml").unlink()
+    commit_all(copy_of_applied)
+    before = set((copy_of_applied / ".forge" / "store").rglob("*"))
+    done = run_forge(copy_of_applied, config_home, "apply", code=1)
+    assert "Deployment/small-local: retired; local serves nothing more; nothing is deleted" in done.stderr
+    assert "Deployment/small-prod is blocked: protected" in done.stderr
+    snapshot = snapshot_of(copy_of_applied)
+    assert snapshot.release("local") is None
+    assert snapshot.release("prod") is not None
+    assert before <= set((copy_of_applied / ".forge" / "store").rglob("*"))
+    assert "serves nothing" in run_forge(copy_of_applied, config_home, "verify", "release/local", code=4).stderr
+
+
+def test_renaming_a_resource_keeps_its_history(copy_of_applied: Path, config_home: Path) -> None:
+    recipe = copy_of_applied / "models" / "data.yaml"
+    recipe.write_text(recipe.read_text().replace("{name: small, owners", "{name: manuals, previous_name: small, owners"))
+    for name in ("tokenizer", "model"):
+        path = copy_of_applied / "models" / f"{name}.yaml"
+        path.write_text(path.read_text().replace("DataRecipe/small", "DataRecipe/manuals"))
+    commit_all(copy_of_applied)
+    plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "= reuse       curate/manuals" in plan
+    assert "made under another name: curate/small" in plan
+    assert "to run" not in plan
+    assert "retire" not in plan

@@ -1,0 +1,80 @@
+"""Several runners: one ledger behind a remote, leases that outlive their holders, and nothing done twice."""
+
+import hashlib
+from pathlib import Path
+
+from tests.conftest import DEPLOYMENT, SETTINGS, commit_all, git, run_forge
+from tests.reconcile.test_apply import snapshot_of
+
+from forge.ledger.lease import Holder
+from forge.ledger.leases import Leases
+from forge.ledger.ledger import Ledger
+from forge.plan.graph import build_graph, key_of
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+
+REF = "refs/forge/ledger"
+SHORT = "[leases]\ntime_to_live_seconds = 3.0\n"
+
+
+def changed(folder: Path, settings: str) -> None:
+    (folder / "forge.toml").write_text(SETTINGS + settings)
+    (folder / "models" / "deployment.yaml").write_text(DEPLOYMENT.replace("max: 7.0", "max: 6.5"))
+    commit_all(folder)
+
+
+def key_of_the_gate(folder: Path) -> str:
+    with Repository(folder) as repository:
+        desired = read_desired(CommitTree(repository, repository.resolve_commit("HEAD")))
+        snapshot = Ledger(repository, REF).snapshot()
+        report = snapshot.latest("evaluate/small.small")
+        assert report is not None
+        return key_of(build_graph(desired)["gate/small-local"], {"report-0": report.products["report"]})
+
+
+def take_as_another_machine(folder: Path, key: str, remote: str | None = None) -> None:
+    """A lease as a runner elsewhere would hold it, who is never heard of again."""
+    with Repository(folder) as repository:
+        holder = Holder(id="another-boot/another-namespace/1/1.00", host="elsewhere", pid=1)
+        Leases(Ledger(repository, REF, remote), holder).take(key, "gate/small-local", "c" * 40, {})
+
+
+def test_a_dead_holders_step_is_taken_over_after_its_time_to_live(copy_of_applied: Path, config_home: Path) -> None:
+    changed(copy_of_applied, SHORT)
+    key = key_of_the_gate(copy_of_applied)
+    take_as_another_machine(copy_of_applied, key)
+    plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "in flight: process 1 on elsewhere" in plan
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "gate/small-local: done" in done.stderr
+    assert git(copy_of_applied, "for-each-ref", "refs/forge/leases") == ""
+    record = snapshot_of(copy_of_applied).record(key)
+    assert record is not None
+
+
+def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, config_home: Path, tmp_path: Path) -> None:
+    """The second clone finds done what the first did, without a word between them but the remote's refs."""
+    bare = tmp_path / "remote.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(bare))
+    git(copy_of_applied, "remote", "add", "origin", str(bare))
+    changed(copy_of_applied, SHORT.replace("[leases]", '[ledger]\nremote = "origin"\n[leases]'))
+    git(copy_of_applied, "push", "--quiet", "origin", "main", "refs/forge/ledger")
+    git(tmp_path, "clone", "--quiet", "--branch", "main", str(bare), "second")
+    second = tmp_path / "second"
+    git(second, "config", "user.name", "Tester")
+    git(second, "config", "user.email", "tester@forge.invalid")
+    (second / ".forge").mkdir()
+    (second / ".forge" / "store").symlink_to(copy_of_applied / ".forge" / "store")
+    run_forge(copy_of_applied, config_home, "apply")
+    before = hashlib.sha256(git(bare, "rev-parse", REF).encode()).hexdigest()
+    assert "7 in sync" in run_forge(second, config_home, "apply").stdout
+    assert hashlib.sha256(git(bare, "rev-parse", REF).encode()).hexdigest() == before
+    assert "the chain holds" in run_forge(second, config_home, "verify", "release/local").stdout
+    (second / "models" / "deployment.yaml").write_text(DEPLOYMENT.replace("max: 7.0", "max: 6.0"))
+    commit_all(second)
+    git(second, "push", "--quiet", "origin", "main")
+    run_forge(second, config_home, "apply")
+    git(copy_of_applied, "pull", "--quiet", "origin", "main")
+    assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
+    assert git(bare, "for-each-ref", "refs/forge/leases") == ""

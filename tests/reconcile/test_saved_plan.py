@@ -1,0 +1,74 @@
+"""Plan files on the command line: applied as shown, or refused with exit 4."""
+
+from pathlib import Path
+
+from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
+from tests.reconcile.test_apply import snapshot_of
+
+
+def change(folder: Path, text: str = "  engine: {max_num_seqs: 4}\n") -> None:
+    (folder / "models" / "deployment.yaml").write_text(DEPLOYMENT + text)
+    commit_all(folder)
+
+
+def test_a_saved_plan_is_applied_and_prints_what_plan_printed(copy_of_applied: Path, config_home: Path, tmp_path: Path) -> None:
+    change(copy_of_applied)
+    file = tmp_path / "plan.json"
+    shown = run_forge(copy_of_applied, config_home, "plan", "--out", str(file)).stdout
+    done = run_forge(copy_of_applied, config_home, "apply", str(file))
+    assert done.stdout == shown
+    assert "reload" in shown
+    assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
+    again = run_forge(copy_of_applied, config_home, "apply", str(file), code=4)
+    assert "the plan is stale; since it was made:" in again.stderr
+    assert "release/small-local: reload" in again.stderr
+    assert "forge plan --out" in again.stderr
+
+
+def test_a_plan_for_another_commit_or_with_other_bytes_is_refused(
+    copy_of_applied: Path, config_home: Path, tmp_path: Path
+) -> None:
+    change(copy_of_applied)
+    file = tmp_path / "plan.json"
+    run_forge(copy_of_applied, config_home, "plan", "--out", str(file))
+    file.write_bytes(file.read_bytes().replace(b'"currency":"USD"', b'"currency":"EUR"'))
+    assert "altered" in run_forge(copy_of_applied, config_home, "apply", str(file), code=4).stderr
+    run_forge(copy_of_applied, config_home, "plan", "--out", str(file))
+    change(copy_of_applied, "  engine: {max_num_seqs: 5}\n")
+    said = run_forge(copy_of_applied, config_home, "apply", str(file), code=4).stderr
+    assert f"the commit to apply is {git(copy_of_applied, 'rev-parse', 'HEAD')}" in said
+    assert snapshot_of(copy_of_applied).release("local") is not None
+
+
+def test_a_preview_cannot_be_saved(repository: Path, config_home: Path, tmp_path: Path) -> None:
+    for flags in (["--worktree"], ["--base", "HEAD"]):
+        said = run_forge(repository, config_home, "plan", *flags, "--out", str(tmp_path / "plan"), code=2).stderr
+        assert "only the whole plan of a commit can be saved" in said
+    assert not (tmp_path / "plan").exists()
+
+
+def test_a_plan_beyond_the_budget_is_refused(repository: Path, config_home: Path) -> None:
+    with (repository / "forge.toml").open("a") as settings:
+        settings.write("[budgets]\nmax_cost_per_plan = 0.00000001\n")
+    commit_all(repository)
+    assert "REFUSED: the plan may cost" in run_forge(repository, config_home, "plan").stdout
+    run_forge(repository, config_home, "plan", "--exit-code", code=4)
+    said = run_forge(repository, config_home, "apply", code=4).stderr
+    assert "budgets.max_cost_per_plan" in said
+    assert snapshot_of(repository).head == (0, None)
+
+
+def test_explain_and_base_and_force_on_the_command_line(copy_of_applied: Path, config_home: Path) -> None:
+    change(copy_of_applied)
+    commit = git(copy_of_applied, "rev-parse", "--short=12", "HEAD")
+    said = run_forge(copy_of_applied, config_home, "plan", "--explain", "release/small-local").stdout
+    assert f"because `engine.max_num_seqs` was default and is 4, by commit {commit}; a change of it means reload" in said
+    assert "1 to reload" in run_forge(copy_of_applied, config_home, "plan", "--base", "HEAD~1").stdout
+    (copy_of_applied / "README").write_text("unrelated")
+    commit_all(copy_of_applied)
+    only_this = run_forge(copy_of_applied, config_home, "plan", "--base", "HEAD~1").stdout
+    assert "to reload" not in only_this
+    forced = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/small-local").stdout
+    assert "* re-evaluate gate/small-local      forced" in forced
+    said = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/smal-local", code=2).stderr
+    assert "did you mean `gate/small-local`" in said
