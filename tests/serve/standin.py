@@ -1,7 +1,8 @@
 """A small HTTP server in vLLM's place, started by the real supervisor: it answers slowly, and says which weights it has.
 
 ``serve_instead_of_vllm(folder)`` gives a program to name as Python. Files in ``folder`` steer what is started from then on:
-``broken``: it ends at once with status 3; ``slow``: it is healthy only when the file is gone.
+``broken``: it ends at once; ``slow``: it is healthy only when the file is gone; ``mute``: it is healthy, and dies of its first
+request, as vLLM does of a model that its attention kernels do not know.
 """
 
 import sys
@@ -35,6 +36,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return self.answer(200 if known else 401, {"data": [{"id": name}]})
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if (folder / "mute").exists():
+            os._exit(0)
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         if not asked.get("stream"):
             choices = [{"index": 0, "message": {"role": "assistant", "content": says}, "finish_reason": "stop"}]

@@ -65,7 +65,7 @@ def serve(
     settings = ServeSettings(
         audit_folder=state / "audit",
         status_file=state / f"{environment}.json",
-        log_folder=state / "log",
+        log_folder=state / "log" / environment,
         host=host,
         port=port,
         expose=expose,

@@ -4,7 +4,9 @@ This room carries bytes and does not read them; who may have signed them is for 
 no history: each replaces the one before, by compare-and-swap.
 """
 
+import random
 import re
+import time
 
 from forge.errors import LedgerError, RepoError
 from forge.ledger.lock import fair_lock
@@ -33,8 +35,8 @@ def publish(refs: Refs, repository: Repository, environment: str, data: bytes) -
     for _ in range(_TRIES - 1):
         try:
             return _replace(refs, repository, ref, name)
-        except RefMovedError:
-            continue  # a remote's refs are known anew after this
+        except RefMovedError:  # a remote's refs are known anew after this
+            time.sleep(random.uniform(0, 0.2))  # noqa: S311 (jitter, not secrecy)
     return _replace(refs, repository, ref, name)
 
 
@@ -54,12 +56,17 @@ def published(refs: Refs, repository: Repository, environment: str) -> tuple[str
 
 
 def _replace(refs: Refs, repository: Repository, ref: str, name: str) -> str | None:
-    old = refs.target(ref)
-    if isinstance(refs, LocalRefs):  # for the sake of stale lock files; a remote has locks of its own
+    if isinstance(
+        refs, LocalRefs
+    ):  # two agents here take turns, and stale lock files are removed; a remote has locks of its own
         with fair_lock(repository.state_folder, "status"):
-            refs.move([Move(ref, old, name)])
-    else:
-        refs.move([Move(ref, old, name)])
+            return _move(refs, ref, name)
+    return _move(refs, ref, name)
+
+
+def _move(refs: Refs, ref: str, name: str) -> str | None:
+    old = refs.target(ref)
+    refs.move([Move(ref, old, name)])
     return old
 
 

@@ -1,6 +1,7 @@
 """The engine: one vLLM process, started from a release, watched, restarted with back-off, ended without orphans.
 
-Invariant: the gateway is given an address only while that very process is alive and its ``/health`` says so. vLLM listens
+Invariant: the gateway is given an address only while that very process is alive and its ``/health`` says so, and after it
+has answered once: there are models for which vLLM comes up healthy and dies of its first request. vLLM listens
 on loopback with a secret key, which it gets by its environment (a command line is public). That environment is an
 allow-list: the callers' API keys are not in it.
 """
@@ -157,6 +158,10 @@ class EngineSupervisor:
                 if time.monotonic() > deadline:
                     raise ServeError(f"vLLM was not healthy after {settings.start_seconds:g} s; {self._last_lines()}")
                 await asyncio.sleep(_POLL_SECONDS)
+            if not await _answers(session, address, self._release.model, max(10.0, deadline - time.monotonic())):
+                raise ServeError(
+                    f"vLLM came up healthy but cannot answer: it failed a request for one token; {self._last_lines()}"
+                )
         return address
 
     async def _watch(self, address: EngineAddress) -> str:
@@ -218,6 +223,18 @@ async def _is_healthy(session: aiohttp.ClientSession, address: EngineAddress, mo
             answer = await response.json(content_type=None) if response.status == 200 else {}
             return [item.get("id") for item in answer.get("data", [])] == [model]
     except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return False
+
+
+async def _answers(session: aiohttp.ClientSession, address: EngineAddress, model: str, seconds: float) -> bool:
+    """Whether the engine can generate one token; a request that it refuses (4xx) is answered as well."""
+    headers = {"authorization": f"Bearer {address.key}"}
+    body = {"model": model, "prompt": [0], "max_tokens": 1}
+    timeout = aiohttp.ClientTimeout(total=seconds)
+    try:
+        async with session.post(f"{address.url}/v1/completions", json=body, headers=headers, timeout=timeout) as response:
+            return response.status < 500
+    except (aiohttp.ClientError, OSError, TimeoutError):
         return False
 
 

@@ -63,11 +63,21 @@ class Reporter:
     @property
     def reason(self) -> str | None:
         """Everything that is at fault, or under way."""
+        return self._facts(lambda fault: fault)
+
+    @property
+    def public_reason(self) -> str | None:
+        """The same without what engines wrote to their logs: those lines stay on this machine."""
+        reason = self._facts(lambda fault: fault.partition("\n")[0])
+        return None if reason is None else reason[:4000]
+
+    def _facts(self, cut: Callable[[str], str]) -> str | None:
         if self.stopped is not None:
-            return self.stopped
+            return cut(self.stopped)
         under_way = f"release {self.switching_to.release_digest} is being started" if self.switching_to is not None else None
-        engine_fault = None if self.retired is not None else self.engine_fault
-        facts = (self.retired, engine_fault, under_way, self.switch_fault, self.pointer_fault)
+        engine_fault = None if self.retired is not None or self.engine_fault is None else cut(self.engine_fault)
+        switch_fault = None if self.switch_fault is None else cut(self.switch_fault)
+        facts = (self.retired, engine_fault, under_way, switch_fault, self.pointer_fault)
         return "; ".join(fact for fact in facts if fact is not None) or None
 
     def introduce(self) -> None:
@@ -105,7 +115,7 @@ class Reporter:
         }
         write_status(self.status_file, state, fields)
         if self.publish is not None:
-            self.publish(self._status(state, reason, now))
+            self.publish(self._status(state, now))
 
     def _speak(self, state: AgentState, reason: str | None) -> None:
         if state is AgentState.READY:
@@ -118,7 +128,7 @@ class Reporter:
         else:
             say(f"{state.value}: {reason}")
 
-    def _status(self, state: AgentState, reason: str | None, now: str) -> AgentStatus:
+    def _status(self, state: AgentState, now: str) -> AgentStatus:
         release = self.release
         bound = self.retired is None
         return AgentStatus(
@@ -131,7 +141,7 @@ class Reporter:
             wanted=self.wanted if bound else None,
             state=state,
             is_serving=bound and self.stopped is None and self.engine_fault is None,
-            reason=None if reason is None else reason[:4000],
+            reason=self.public_reason,
             time=now,
             since=self._since,
             engine_restarts=self.restarts,

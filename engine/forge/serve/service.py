@@ -14,7 +14,7 @@ Rules:
 import asyncio
 import shutil
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -120,13 +120,15 @@ class Service:
             await asyncio.gather(self._acting, return_exceptions=True)
         if self._retry is not None:
             self._retry.cancel()
-        act = self._move(notice.binding) if isinstance(notice, Moved) else self._end_service(notice)
-        self._acting = asyncio.create_task(self._guarded(act))
+        self._acting = asyncio.create_task(self._guarded(notice))
 
-    async def _guarded(self, act: Awaitable[None]) -> None:
+    async def _guarded(self, notice: Moved | Retired) -> None:
         """Whatever goes wrong in a switch, what serves goes on serving."""
         try:
-            await act
+            if isinstance(notice, Moved):
+                await self._move(notice.binding)
+            else:
+                self._end_service(notice)
         except Exception as error:  # noqa: BLE001 (the boundary of one attempt; it is reported and tried again)
             traceback.print_exception(error)
             self._not_switched(f"{type(error).__name__}: {error}")
@@ -140,6 +142,7 @@ class Service:
         if engine is not None and new.needs_engine_like(engine.release):
             self._settled()
             self._put_in_force(binding, engine)
+            self._remove(new)  # nothing, unless it was laid out while this engine was on its way
             say(f"switched to release {new.release_digest}, policy {new.policy_digest}; the engine runs on")
             return
         if not new.model_path.is_dir():  # it was laid out for an engine that has ended since
@@ -158,8 +161,7 @@ class Service:
             else:
                 await self._stop_first(binding, engine)
         finally:
-            if all(engine.release.model_path != new.model_path for engine in self._alive):
-                self._remove(new)
+            self._remove(new)  # unless an engine has it by now
 
     async def _side_by_side(self, binding: Binding, old: RunningEngine) -> None:
         short = shortage(binding.release, available_bytes())
@@ -194,7 +196,7 @@ class Service:
             self._remove(old.release)
             say(f"switched to release {binding.release.release_digest}")
 
-    async def _end_service(self, notice: Retired) -> None:
+    def _end_service(self, notice: Retired) -> None:
         """Answer 503 from now on; what is under way ends as it began."""
         self._gateway.switch(replace(self._gateway.binding, upstream=AWAY, retired=notice.reason))
         self._settled()
@@ -299,7 +301,8 @@ class Service:
         """Remove weights that no engine has any more; only ever what the agent laid out itself."""
         path, own = release.model_path, self._settings.weights
         if own is not None and path.parent == own and all(engine.release.model_path != path for engine in self._alive):
-            shutil.rmtree(path, ignore_errors=True)
+            # In a thread: the file system may take its time over gigabytes, and requests are being answered.
+            asyncio.get_running_loop().run_in_executor(None, lambda: shutil.rmtree(path, ignore_errors=True))
 
 
 def _log_name(number: int) -> str:
