@@ -66,6 +66,8 @@ def test_faults_go_to_stderr_with_exit_code_2(repository: Path, config_home: Pat
         (["plan", "--ref", "nowhere"], "no commit is named 'nowhere'"),
         (["plan", "--target", "Model/smal"], "there is no Model/smal; did you mean `Model/small`?"),
         (["plan", "--worktree", "--ref", "HEAD~0"], "exclude each other"),
+        (["plan", "--base", "nowhere"], "no commit is named 'nowhere'"),
+        (["plan", "--without-store", "--out", "plan.json"], "made without looking"),
         (["--repo", "/nowhere", "plan"], "not in a Git repository"),
         (["verify", "model/none"], "was ever trained here"),
         (["serve", "--env", ""], "'' is no name of an environment"),
@@ -76,6 +78,16 @@ def test_a_mistake_gets_one_clear_message(repository: Path, config_home: Path, c
     done = run_forge(repository, config_home, *command, code=2)
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_store_that_this_machine_cannot_open_is_no_obstacle_to_a_pull_request_s_plan(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    settings = (copy_of_applied / "forge.toml").read_text() + '[store]\nurl = "nosuchscheme://bucket/models"\n'
+    (copy_of_applied / "forge.toml").write_text(settings)
+    commit_all(copy_of_applied)
+    assert "cannot be opened" in run_forge(copy_of_applied, config_home, "plan", code=2).stderr
+    assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan", "--without-store").stdout
 
 
 def test_what_a_stranger_wrote_gives_a_log_no_commands(repository: Path, config_home: Path) -> None:

@@ -109,7 +109,7 @@ def run_job(workflow: str, workspace: Path, scratch: Path, api: GitHub, config: 
     content = WORKFLOWS[workflow]
     job = content["jobs"][workflow.split(".", maxsplit=1)[0]]
     link = workspace / ".venv"
-    if not link.is_symlink():
+    if not link.exists():
         link.symlink_to(Path(sys.prefix))
     (scratch / "home").mkdir(parents=True, exist_ok=True)
     shutil.rmtree(scratch / "temp", ignore_errors=True)  # a runner empties it before each job

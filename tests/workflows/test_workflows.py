@@ -318,6 +318,28 @@ def test_a_runner_and_a_pull_request_share_the_ledger_of_a_remote_that_forge_tom
     assert "`field changed: training.seed: 5 -> 6 (rebuild)`" in api.comments[0]["body"]
 
 
+@pytest.mark.parametrize(("stale", "code"), [(1, 0), (3, 4)])
+def test_a_plan_that_went_stale_is_made_again_but_not_for_ever(
+    origin: Path, copy_of_applied: Path, tmp_path: Path, api: GitHub, config_home: Path, stale: int, code: int
+) -> None:
+    (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT.replace("max: 7.0", "max: 7.5"))
+    commit_all(copy_of_applied, "another gate")
+    git(copy_of_applied, "push", "--quiet", "origin", "HEAD:main")
+    program = copy_of_applied / ".venv" / "bin" / "forge"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "#!/bin/sh\n# The real program; so many times the plan is another one by the time that it is applied.\n"
+        f'if [ "$1" = apply ] && [ "$(cat ../applies | wc -l)" -lt {stale} ]; then echo >> "$RUNNER_TEMP/plan.json"; fi\n'
+        f'[ "$1" != apply ] || echo >> ../applies\nexec "{Path(sys.executable).with_name("forge")}" "$@"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "applies").write_text("")
+    job = run_job("reconcile.yml", copy_of_applied, tmp_path / "scratch", api, config_home, runner(copy_of_applied))
+    assert job.steps["Reconcile"].returncode == code, job.log
+    assert len((tmp_path / "applies").read_text()) == min(stale + 1, 3)
+    assert job.steps["Push the ledger"].returncode == 0
+
+
 def test_an_old_run_that_is_started_again_rolls_nothing_back(
     origin: Path, copy_of_applied: Path, tmp_path: Path, api: GitHub, config_home: Path
 ) -> None:
