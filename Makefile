@@ -21,8 +21,8 @@ soak: setup-dev ## The long forms of the tests: faults and contention, full size
 check: lint types contracts ## What CI checks before the tests
 
 lint: setup-dev
-	$(BIN)/ruff check engine tests models
-	$(BIN)/ruff format --check engine tests models
+	$(BIN)/ruff check engine tests models .github
+	$(BIN)/ruff format --check engine tests models .github
 
 types: setup-dev
 	$(BIN)/mypy

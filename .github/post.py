@@ -4,8 +4,8 @@
     post.py issue FILE      the issue about drift: opened, or brought up to date
     post.py close           the issue about drift, where there is one
 
-What is to be replaced is known by the mark on its first line and by its author, the bot: a comment that anybody else wrote, with
-the mark or without, is never touched. A file that is empty or absent says that no plan could be made.
+What is to be replaced is known by the mark on its first line and by its author, the bot: a comment that anybody else wrote,
+with the mark or without, is never touched. A file that is empty or absent says that no plan could be made.
 """
 
 import json
@@ -113,6 +113,7 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except urllib.error.HTTPError as error:
-        sys.exit(f"post.py: {error.url.split('?')[0]}: {error.code} {error.reason}: {error.read(1000).decode(errors='replace')}")
+        said = error.read(1000).decode(errors="replace")
+        sys.exit(f"post.py: {error.url.split('?')[0]}: {error.code} {error.reason}: {said}")
     except urllib.error.URLError as error:
         sys.exit(f"post.py: {os.environ['GITHUB_API_URL']}: {error.reason}")
