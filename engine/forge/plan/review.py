@@ -181,7 +181,7 @@ def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> It
 
 
 def _of_policy(address: str, new: InferencePolicy, old: InferencePolicy | None, desired: Desired) -> Iterator[Finding]:
-    deployments = (read_facts(item) for item in desired.compiled.values() if item.kind == "Deployment")
+    deployments = (read_facts(item.facts) for item in desired.compiled.values() if item.kind == "Deployment")
     serves = sorted(facts["environment"] for facts in deployments if facts["policy"] == address)
     where = f"serves {', '.join(serves)}" if serves else "serves no environment"
     if old is None:
