@@ -301,6 +301,8 @@ class _Apply:
             if self.stop.asked > max(1, asked) or time.monotonic() > until:
                 for work in self.at_work.values():
                     work.kill()
+            elif self.stop.asked:  # not after an error: then the ledger may be what is at fault
+                self._beat()
             time.sleep(_POLL_SECONDS)
 
     def _settle(self, now: Look) -> None:
