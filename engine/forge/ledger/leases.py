@@ -14,7 +14,8 @@ import random
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -170,15 +171,16 @@ class Leases:
     def end(self, lease: Lease) -> None:
         """End a lease; one that is not ours any more is left alone."""
         while True:
-            self._refs.refresh()
-            name = holding(self._refs, self._repository, lease)
-            if name is None:
+            with self._still():
+                self._refs.refresh()
+                name = holding(self._refs, self._repository, lease)
+                if name is None:
+                    return
+                try:
+                    self._move_now([Move(lease.ref, name, None)])
+                except RefMovedError:
+                    continue  # a heartbeat from another machine came between
                 return
-            try:
-                self._move([Move(lease.ref, name, None)])
-            except RefMovedError:
-                continue  # a heartbeat came between
-            return
 
     def tidy(self) -> tuple[Lease, ...]:
         """Remove the leases that a later record overrides; returns them. Doing it again changes nothing."""
@@ -278,13 +280,22 @@ class Leases:
         return name
 
     def _move(self, moves: list[Move]) -> None:
+        with self._still():
+            self._move_now(moves)
+
+    def _move_now(self, moves: list[Move]) -> None:
         reached("lease.move.before")
-        if self._is_local:  # for the sake of stale lock files; a remote has locks of its own
-            with fair_lock(self._repository.state_folder, "leases"):
-                self._refs.move(moves)
-        else:
-            self._refs.move(moves)
+        self._refs.move(moves)
         reached("lease.move.after")
+
+    @contextmanager
+    def _still(self) -> Iterator[None]:
+        """Hold this machine's lock on leases, which stale lock files are removed under; a remote has locks of its own."""
+        if self._is_local:
+            with fair_lock(self._repository.state_folder, "leases"):
+                yield
+        else:
+            yield
 
 
 class Watch:

@@ -15,7 +15,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from forge.errors import LedgerError, RepoError
@@ -121,7 +122,7 @@ class Ledger:
             if turn is not None:
                 turn.wait(attempts)
             try:
-                with fair_lock(self.repository.state_folder, self._name):
+                with fair_lock(self.repository.state_folder, self._name), self._still(ended):
                     return self._try_append(drafts, ended, tried, turn)
             except RefMovedError:
                 _log.debug("%s or a lease moved: attempt %d", self.ref, attempts)
@@ -132,6 +133,17 @@ class Ledger:
             f"{self.ref} kept moving: gave up after {attempts} attempts to append in {APPEND_SECONDS:.0f} s; nothing was "
             "appended. Run fewer writers at once, or append more in one batch"
         )
+
+    @contextmanager
+    def _still(self, ended: Sequence[Lease]) -> Iterator[None]:
+        """Let no heartbeat of this machine come between reading the leases that end and ending them: one that beats without
+        a pause would win for ever.
+        """
+        if ended and self.remote is None:
+            with fair_lock(self.repository.state_folder, "leases"):
+                yield
+        else:
+            yield
 
     def _try_append(
         self, drafts: Sequence[Draft], ended: Sequence[Lease], tried: dict[str, Batch], turn: Turn | None
