@@ -136,8 +136,9 @@ class Ledger:
 
     @contextmanager
     def _still(self, ended: Sequence[Lease]) -> Iterator[None]:
-        """Let no heartbeat of this machine come between reading the leases that end and ending them: one that beats without
-        a pause would win for ever.
+        """Let no heartbeat of this machine come between reading the leases that end and ending them.
+
+        One that beats without a pause would win for ever.
         """
         if ended and self.remote is None:
             with fair_lock(self.repository.state_folder, "leases"):
