@@ -73,7 +73,7 @@ def test_nothing_that_was_started_is_left(main_job: str, clone: Path) -> None:
 
 
 def test_a_second_apply_finds_everything_in_sync(main_job: str, clone: Path, config_home: Path) -> None:
-    assert "7 in sync" in run_forge(clone, config_home, "apply").stderr
+    assert "7 in sync" in run_forge(clone, config_home, "apply").stdout
 
 
 @pytest.mark.parametrize(
