@@ -152,7 +152,7 @@ def totals(plan: Plan) -> Iterable[str]:
     if seconds:
         line = f"Estimated, at most: {duration(sum(seconds))}"
         line += f", {money(sum(costs), plan.currency)}" if costs else ", no price known"
-        if costs and plan.at_least < plan.at_most:
+        if costs and 0 < plan.at_least < plan.at_most:
             line += f" (at least {money(plan.at_least, plan.currency)}: the rest is decided after what runs first)"
         yield line + (f"; {unknown} steps never ran here and have no estimate yet." if unknown else ".")
     else:
