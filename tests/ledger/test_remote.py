@@ -190,7 +190,7 @@ def test_connecting_adds_the_refspecs_once_and_a_plain_fetch_brings_the_ledger(c
     a.connect()
     a.connect()
     specs = git(a.repository.root, "config", "--get-all", "remote.origin.fetch").split()
-    assert len(specs) == len(set(specs)) == 3  # git has one of its own
+    assert len(specs) == len(set(specs)) == 4  # git has one of its own
     assert git(bare, "for-each-ref", "refs/forge/probe") == ""
     b.append([Draft(make_record("a"))])
     git(a.repository.root, "fetch", "--quiet")

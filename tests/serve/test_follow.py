@@ -168,7 +168,7 @@ def test_the_life_of_an_agent(agent: Agent) -> None:
     assert (code, body["error"]["code"]) == (503, "environment_retired")
     assert git(agent.folder, "rev-parse", "HEAD") in body["error"]["message"]
     agent.until(lambda: agent.engines() == [])
-    assert list((agent.place / "weights").iterdir()) == []
+    agent.until(lambda: list((agent.place / "weights").iterdir()) == [])
     (agent.folder / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 3}\n")
     agent.apply()
     agent.until(lambda: agent.is_now("ready"))
