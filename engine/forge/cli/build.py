@@ -111,9 +111,7 @@ def plan(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
             "that was made without looking (--without-store)"
         )
-    notes: list[str] = []
-    if without_store:
-        notes.append("The store was not read: what the ledger records is taken to be there.")
+    notes = ["The store was not read: what the ledger records is taken to be there."] if without_store else []
     with reader_of(context) as reader:
         place = reader.place(ref, worktree=worktree, without_store=without_store)
         special = target or force or base or out or explain or worktree or without_store
@@ -128,7 +126,14 @@ def plan(
             readings.append(Reading(snapshot))
             return readings[-1]
 
-        now = look(place, chosen, reading if out is not None else None, without_store=without_store)
+        with_blame = output is not PlanFormat.TEXT or explain is not None or out is not None
+        now = look(
+            place,
+            chosen,
+            reading if out is not None else None,
+            without_store=without_store,
+            with_blame=with_blame,
+        )
         made = now.plan
         if plain:
             note_in_sync(place, made)
@@ -138,7 +143,9 @@ def plan(
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
         if older is not None:
-            before = look(reader.place_for(older, without_store=without_store), without_store=without_store).plan
+            before = look(
+                reader.place_for(older, without_store=without_store), without_store=without_store, with_blame=with_blame
+            ).plan
             made = made.beyond(before, unchanged_steps(build_graph(place.desired), build_graph(older)))
             if made.commit is not None and older.commit is not None:
                 changed = frozenset(change.path for change in reader.repository.changes(older.commit, made.commit))

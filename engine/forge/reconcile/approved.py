@@ -16,7 +16,7 @@ def approved(place: Place, data: bytes, name: str) -> SavedPlan:
         readings.append(Reading(snapshot))
         return readings[-1]
 
-    now = SavedPlan(look(place, saved.scope, reading).plan, saved.scope, __version__, readings[-1].digest)
+    now = SavedPlan(look(place, saved.scope, reading, with_blame=True).plan, saved.scope, __version__, readings[-1].digest)
     moved = what_moved(saved, now)
     if moved:
         rows = "".join(f"\n  {row}" for row in moved[:20])

@@ -56,10 +56,12 @@ def look(
     recorded: Callable[[Snapshot], Recorded] | None = None,
     *,
     without_store: bool = False,
+    with_blame: bool = False,
 ) -> Look:
     """The plan for the state of this moment. ``recorded`` may stand between planner and ledger, to keep account.
 
     ``without_store``: the store is not read, and taken to hold what the ledger records.
+    ``with_blame``: reasons say which commit brought a change; Git is asked once for each.
     """
     snapshot = place.ledger.snapshot()
     held = {lease.key: lease for lease in place.leases.current().values() if place.holders.may_live(lease, place.work)}
@@ -69,7 +71,9 @@ def look(
         {key: _running(lease, place.work) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
     )
-    plan = make_plan(place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place))
+    plan = make_plan(
+        place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place) if with_blame else None
+    )
     return Look(plan, snapshot, held)
 
 
