@@ -8,8 +8,8 @@ from forge.plan import explain as module
 from forge.plan.desired import Desired
 from forge.plan.explain import explain
 from forge.plan.graph import build_graph
-from forge.plan.plan import Scope
 from forge.plan.reason import ReasonKind
+from forge.plan.recorded import Scope
 
 
 @pytest.fixture

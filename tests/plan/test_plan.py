@@ -12,8 +12,8 @@ from forge.plan import render
 from forge.plan.action import ActionKind
 from forge.plan.live import Running
 from forge.plan.markdown import to_markdown
-from forge.plan.plan import Scope
 from forge.plan.reason import ReasonKind
+from forge.plan.recorded import Scope
 from forge.spec.compiled import Compiled
 
 

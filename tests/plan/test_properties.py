@@ -10,7 +10,7 @@ from forge.contract.kinds import STEPS, StepKind
 from forge.plan import render
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, build_graph, step_key, version_of
-from forge.plan.plan import Scope
+from forge.plan.recorded import Scope
 from forge.plan.saved import Reading, SavedPlan, from_bytes, to_bytes
 
 DEPLOYMENT = "models/deployment.yaml"

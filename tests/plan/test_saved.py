@@ -13,7 +13,8 @@ from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.record import Spent
 from forge.errors import RefusedError
 from forge.plan.desired import Desired
-from forge.plan.plan import EVERYTHING, make_plan
+from forge.plan.plan import make_plan
+from forge.plan.recorded import EVERYTHING
 from forge.plan.saved import Reading, SavedPlan, exceeds, from_bytes, to_bytes, what_moved
 
 CHANGED = {"models/model.yaml": ("seed: 5", "seed: 6")}

@@ -12,7 +12,8 @@ from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import Step, build_graph
 from forge.plan.live import Live, Running
-from forge.plan.plan import EVERYTHING, Scope, make_plan
+from forge.plan.plan import make_plan
+from forge.plan.recorded import EVERYTHING, Scope
 from forge.spec.load import load
 from forge.spec.resolve import resolve
 from forge.spec.settings import read_settings

@@ -13,7 +13,7 @@ from forge.errors import UsageError
 
 if TYPE_CHECKING:
     from forge.plan.desired import Desired
-    from forge.plan.plan import Scope
+    from forge.plan.recorded import Scope
     from forge.reconcile.place import Place
     from forge.repo.cache import SpecCache
     from forge.repo.repository import Repository
@@ -134,7 +134,7 @@ def forge_folder(repository: "Repository") -> Path:
 def scope_of(desired: "Desired", target: list[str], force: list[str]) -> "Scope":
     """What --target and --force name; raises UsageError for something that the commit lacks."""
     from forge.plan.graph import build_graph
-    from forge.plan.plan import Scope
+    from forge.plan.recorded import Scope
     from forge.spec.load import did_you_mean
 
     for address in target:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from forge.errors import UsageError, printable
 from forge.plan.action import SETTLED, Action, Plan
 from forge.plan.graph import FromStep, Step
-from forge.plan.plan import Recorded
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.recorded import Recorded
 from forge.spec.load import did_you_mean
 
 _SHORT = 19

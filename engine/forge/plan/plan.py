@@ -9,12 +9,12 @@ out that nothing has to be done (early cutoff). Rules:
 4. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from forge.contract.kinds import StepKind
-from forge.contract.record import Made, Pointer, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.cost import Estimate, estimate_from_history, estimate_training
@@ -22,57 +22,10 @@ from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.upkeep import about_resources, refusals_of
 from forge.spec.extend import kept_tokens, why_not_extended
 from forge.spec.resource import Model, Tokenizer
-
-Blame = Callable[[tuple[str, ...], str], str | None]
-"""(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
-
-
-class Recorded(Protocol):
-    """The ledger, as far as planning asks; an immutable view of one ledger head."""
-
-    def made(self, key: str) -> Made | None:
-        """What the authoritative record of a key says of its products."""
-        ...
-
-    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
-        """The same for many keys; those without a record are left out."""
-        ...
-
-    def latest(self, step_id: str) -> Record | None:
-        """The newest record under a step id."""
-        ...
-
-    def release(self, environment: str) -> Release | None:
-        """What an environment's pointer names."""
-        ...
-
-    def releases(self, environment: str) -> tuple[Release, ...]:
-        """Every move of an environment's pointer, oldest first."""
-        ...
-
-    def pointers(self) -> Mapping[str, Pointer]:
-        """What every environment serves, by name."""
-        ...
-
-    def subjects(self) -> Mapping[str, Subject]:
-        """Every resource that the ledger knows, by address."""
-        ...
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What of the commit a plan is about."""
-
-    target: frozenset[str] = frozenset()
-    """Addresses: only the steps of these resources and what they need; empty: everything."""
-    force: frozenset[str] = frozenset()
-    """Step ids that run although they are recorded."""
-
-
-EVERYTHING = Scope()
-"""The whole commit, nothing forced."""
 
 
 def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None) -> Plan:
@@ -84,9 +37,9 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
         planner.decide(wave)
     actions = [planner.actions[step_id] for step_id in graph if step_id in planner.actions]
     if chosen is None:
-        actions.extend(_about_resources(desired, graph, recorded))
+        actions.extend(about_resources(desired, graph, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    return replace(plan, refusals=tuple(_refusals(plan, desired)))
+    return replace(plan, refusals=tuple(refusals_of(plan, desired)))
 
 
 def _waves(graph: Mapping[str, Step], chosen: set[str] | None) -> list[list[Step]]:
@@ -370,41 +323,6 @@ class _Planner:
 
 
 _IN_SYNC = (Reason(ReasonKind.IN_SYNC),)
-
-
-def _about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recorded) -> Iterator[Action]:
-    """What the ledger has to note of resources: those that left the commit, and those whose protection changed."""
-    known = recorded.subjects()
-    renamed = set(desired.previous.values())
-    serves = {step.environment for step in graph.values() if step.environment is not None}
-    gone = [name for name in sorted(known) if name not in desired.compiled and name not in renamed]
-    gone = [name for name in gone if known[name].retired is None]
-    pointers: dict[str, str] = {}
-    if any(name.startswith("Deployment/") for name in gone):
-        pointers = {f"Deployment/{pointer.deployment}": name for name, pointer in recorded.pointers().items()}
-    for address in gone:
-        subject = known[address]
-        if subject.protected:
-            yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
-            continue
-        environment = None if pointers.get(address) in serves else pointers.get(address)
-        yield Action(ActionKind.RETIRE, address, address, (Reason(ReasonKind.REMOVED),), environment=environment)
-    for address in sorted({*desired.protected, *(name for name in known if known[name].protected)}):
-        wanted = address in desired.protected
-        noted = address in known and known[address].protected
-        if address in desired.compiled and wanted != noted:
-            words = ("protected", "not protected") if noted else ("not protected", "protected")
-            reason = Reason(ReasonKind.PROTECTION_CHANGED, "", *words)
-            yield Action(ActionKind.PROTECT, address, address, (reason,), protect=wanted)
-
-
-def _refusals(plan: Plan, desired: Desired) -> Iterator[str]:
-    limit = desired.settings.budgets.max_cost_per_plan
-    if limit is not None and plan.at_most > limit:
-        yield (
-            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
-            "ask for less, plan a part of it with --target, or raise the budget in a commit"
-        )
 
 
 def _continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:

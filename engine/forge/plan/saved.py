@@ -19,7 +19,7 @@ from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.record import Made, Pointer, Record, Release, Subject
 from forge.errors import RefusedError
 from forge.plan.action import Action, ActionKind, Plan
-from forge.plan.plan import Recorded, Scope
+from forge.plan.recorded import Recorded, Scope
 
 _TOLERANCE = 1e-9
 

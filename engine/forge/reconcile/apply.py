@@ -27,8 +27,8 @@ from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, Leas
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
-from forge.plan.plan import EVERYTHING, Scope
 from forge.plan.reason import ReasonKind
+from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
 from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.observer import Observer

@@ -12,7 +12,8 @@ from forge.ledger.ledger import Ledger, Snapshot
 from forge.plan.action import Plan
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
-from forge.plan.plan import EVERYTHING, Blame, Recorded, Scope, make_plan
+from forge.plan.plan import make_plan
+from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
 from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree

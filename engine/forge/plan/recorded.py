@@ -1,0 +1,56 @@
+"""What planning asks of the ledger, and what of a commit it is asked about. Types only."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from forge.contract.record import Made, Pointer, Record, Release, Subject
+
+Blame = Callable[[tuple[str, ...], str], str | None]
+"""(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
+
+
+class Recorded(Protocol):
+    """The ledger, as far as planning asks; an immutable view of one ledger head."""
+
+    def made(self, key: str) -> Made | None:
+        """What the authoritative record of a key says of its products."""
+        ...
+
+    def made_many(self, keys: Iterable[str]) -> Mapping[str, Made]:
+        """The same for many keys; those without a record are left out."""
+        ...
+
+    def latest(self, step_id: str) -> Record | None:
+        """The newest record under a step id."""
+        ...
+
+    def release(self, environment: str) -> Release | None:
+        """What an environment's pointer names."""
+        ...
+
+    def releases(self, environment: str) -> tuple[Release, ...]:
+        """Every move of an environment's pointer, oldest first."""
+        ...
+
+    def pointers(self) -> Mapping[str, Pointer]:
+        """What every environment serves, by name."""
+        ...
+
+    def subjects(self) -> Mapping[str, Subject]:
+        """Every resource that the ledger knows, by address."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What of the commit a plan is about."""
+
+    target: frozenset[str] = frozenset()
+    """Addresses: only the steps of these resources and what they need; empty: everything."""
+    force: frozenset[str] = frozenset()
+    """Step ids that run although they are recorded."""
+
+
+EVERYTHING = Scope()
+"""The whole commit, nothing forced."""

@@ -1,0 +1,45 @@
+"""What a plan holds beside steps: notes about resources that left or are protected, and why it may not be applied."""
+
+from collections.abc import Iterator, Mapping
+
+from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.desired import Desired
+from forge.plan.graph import Step
+from forge.plan.reason import Reason, ReasonKind
+from forge.plan.recorded import Recorded
+
+
+def about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recorded) -> Iterator[Action]:
+    """What the ledger has to note of resources: those that left the commit, and those whose protection changed."""
+    known = recorded.subjects()
+    renamed = set(desired.previous.values())
+    serves = {step.environment for step in graph.values() if step.environment is not None}
+    gone = [name for name in sorted(known) if name not in desired.compiled and name not in renamed]
+    gone = [name for name in gone if known[name].retired is None]
+    pointers: dict[str, str] = {}
+    if any(name.startswith("Deployment/") for name in gone):
+        pointers = {f"Deployment/{pointer.deployment}": name for name, pointer in recorded.pointers().items()}
+    for address in gone:
+        subject = known[address]
+        if subject.protected:
+            yield Action(ActionKind.BLOCKED, address, address, (Reason(ReasonKind.PROTECTED, address),))
+            continue
+        environment = None if pointers.get(address) in serves else pointers.get(address)
+        yield Action(ActionKind.RETIRE, address, address, (Reason(ReasonKind.REMOVED),), environment=environment)
+    for address in sorted({*desired.protected, *(name for name in known if known[name].protected)}):
+        wanted = address in desired.protected
+        noted = address in known and known[address].protected
+        if address in desired.compiled and wanted != noted:
+            words = ("protected", "not protected") if noted else ("not protected", "protected")
+            reason = Reason(ReasonKind.PROTECTION_CHANGED, "", *words)
+            yield Action(ActionKind.PROTECT, address, address, (reason,), protect=wanted)
+
+
+def refusals_of(plan: Plan, desired: Desired) -> Iterator[str]:
+    """Why a plan may not be applied, in words that say what to do; nothing where it may."""
+    limit = desired.settings.budgets.max_cost_per_plan
+    if limit is not None and plan.at_most > limit:
+        yield (
+            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
+            "ask for less, plan a part of it with --target, or raise the budget in a commit"
+        )
