@@ -78,6 +78,8 @@ class World:
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
     stopped: dict[str, Running] = field(default_factory=dict)
+    signed_charter: str | None = None
+    """Digest of the charter that the root signed last."""
     _sequence: int = 0
 
     def made(self, key: str) -> Made | None:
@@ -119,6 +121,9 @@ class World:
     def pointers(self) -> Mapping[str, Pointer]:
         serving = ((name, self.release(name)) for name in self.moves)
         return {name: Pointer(name, move.deployment, move.release) for name, move in serving if move is not None}
+
+    def charter(self) -> str | None:
+        return self.signed_charter
 
     def subjects(self) -> Mapping[str, Subject]:
         known: dict[str, Subject] = {}

@@ -4,17 +4,20 @@ This half reads; ``rules`` decides. What cannot be read is a finding, not an exc
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from forge.admission.approvals import Authors, authors_of, separates_authors
+from forge.admission.history import History
 from forge.admission.verdict import Finding, Rule
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Record, Release, Retirement
+from forge.contract.record import Approval, Attempt, Delegation, Record, Release, Retirement, RootChange
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
-from forge.errors import ForgeError, LedgerError, RepoError, StoreError
+from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
 from forge.ledger.entry import Entry, index_paths, sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.plan.desired import Desired
@@ -42,7 +45,25 @@ class Evidence:
     """By artifact digest: the one small JSON file of reports, verdicts and releases."""
     graphs: dict[str, Mapping[str, Step]] = field(default_factory=dict)
     """By commit: the steps that the commit asks for."""
+    charters: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    """By commit: its SupplyChain and People; None where it has no SupplyChain."""
+    authors: Authors | None = None
+    """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    goes_back_from: str | None = None
+    """The commit that the environment served before, where the release's commit does not descend from it."""
     findings: list[Finding] = field(default_factory=list)
+    sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
+    """By its attestations: the first place of a body in the ledger."""
+
+    def locate(self, entries: Iterable[Entry]) -> None:
+        """Note where bodies stand."""
+        for entry in entries:
+            if not isinstance(entry.body, Attempt):
+                self.sequences.setdefault(tuple(sorted(entry.body.attestations.values())), entry.sequence)
+
+    def sequence(self, body: Record | Release | Retirement) -> int:
+        """The place of a body in the ledger."""
+        return self.sequences.get(tuple(sorted(body.attestations.values())), len(self.entries))
 
 
 _DOCUMENTS = {
@@ -89,6 +110,40 @@ def collect(
         _collect_graph(repository, release.commit, evidence)
 
 
+def collect_governance(
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, release: Release
+) -> None:
+    """Add what the supply chain asks beside the chain itself: approvals, the commits' authors, where the pointer comes from."""
+    sequence = evidence.sequence(release)
+    authority = history.authority(sequence)
+    if authority.charter is None:
+        return
+    for entry in evidence.entries:
+        if isinstance(entry.body, Approval) and entry.digest in release.approvals:
+            _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
+    earlier = [
+        entry.body.commit
+        for entry in evidence.entries
+        if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
+    ]
+    delegation = history.delegation(sequence)
+    try:
+        if earlier and not repository.is_ancestor(earlier[-1], release.commit):
+            evidence.goes_back_from = earlier[-1]
+        if separates_authors(authority) and release.approvals:
+            before = [*earlier[-1:], *([delegation.commit] if delegation else [])]
+            evidence.authors = authors_of(repository, release.commit, before, authority)
+    except (RepoError, TrustError) as error:
+        evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
+
+
+def collect_delegations(snapshot: Snapshot, evidence: Evidence) -> None:
+    """Add what the root signed."""
+    for entry in evidence.entries:
+        if isinstance(entry.body, Delegation | RootChange):
+            _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
+
+
 def collect_retirement(snapshot: Snapshot, evidence: Evidence, retirement: Retirement) -> None:
     """Add the attestations of an environment's retirement."""
     _collect_attestations(snapshot, retirement.attestations, f"retirement of {retirement.environment}", evidence)
@@ -123,6 +178,7 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
         previous = entry.digest
         evidence.findings.extend(_replays(entry, evidence.entries))
         evidence.entries.append(entry)
+        evidence.locate((entry,))
     if (last, previous) != snapshot.head:
         evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), "the head names another last entry than there is"))
     for path in sorted(set(listing) - listed):
@@ -237,12 +293,15 @@ def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> N
         try:
             desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(commit)))
             evidence.graphs[commit] = build_graph(desired)
+            evidence.charters[commit] = desired.charter
         except ForgeError as error:
             evidence.findings.append(Finding(Rule.COMMIT, commit, f"cannot be read again: {error}"))
 
 
 def _collect_attestations(snapshot: Snapshot, names: Mapping[str, str], owner: str, evidence: Evidence) -> None:
     for name, digest in names.items():
+        if digest in evidence.attestations:
+            continue
         try:
             evidence.attestations[digest] = snapshot.attestation(digest)
         except LedgerError as error:

@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from pydantic import ValidationError
 
 from forge.admission.evidence import Evidence
+from forge.admission.history import History, claimed_moment
 from forge.admission.verdict import Check, Finding, Rule
+from forge.attest.authority import Signers
 from forge.attest.envelope import unseal
 from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
-from forge.attest.trust import TrustRoot
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FailureCause
@@ -36,29 +37,31 @@ from forge.spec.meaning import RELOAD, meaningful
 Judgement = Finding | Check
 
 
-def judge(evidence: Evidence, root: TrustRoot, release: Release | None) -> list[Judgement]:
+def judge(evidence: Evidence, history: History, release: Release | None) -> list[Judgement]:
     """All checks and findings about the evidence."""
     judgements: list[Judgement] = list(evidence.findings)
     if not any(finding.rule is Rule.LEDGER for finding in evidence.findings):
         judgements.append(Check(Rule.LEDGER, f"{len(evidence.entries)} entries form one chain; every object has its own bytes"))
     for record in sorted(evidence.records.values(), key=lambda record: record.started):
-        found = list(_judge_record(record, evidence, root))
-        judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, root))])
+        found = list(_judge_record(record, evidence, history))
+        judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, evidence, history))])
     for (_key, checkpoint), record in evidence.continued.items():
-        found = list(_judge_record(record, evidence, root))
-        judgements.extend(found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, root)}")])
+        found = list(_judge_record(record, evidence, history))
+        judgements.extend(
+            found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, evidence, history)}")]
+        )
     whole = len(evidence.manifests)
     size = sum(manifest.size for manifest in evidence.manifests.values())
     judgements.append(Check(Rule.BYTES, f"{whole} artifacts hashed from their bytes ({size:,} bytes)"))
     if release is not None:
-        found = list(_judge_release(release, evidence, root))
+        found = list(_judge_release(release, evidence, history))
         judgements.extend(
             found or [Check(Rule.RELEASE, f"{release.environment} serves {release.release}, as its releaser signed")]
         )
     return judgements
 
 
-def judge_retirement(retirement: Retirement, evidence: Evidence, root: TrustRoot) -> list[Judgement]:
+def judge_retirement(retirement: Retirement, evidence: Evidence, history: History) -> list[Judgement]:
     """Whether the releaser signed that an environment is retired; else whoever can write the ref could end its service."""
     place = f"retirement of {retirement.environment}"
     unread = [finding for finding in evidence.findings if finding.rule is not Rule.LEDGER]
@@ -66,13 +69,15 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, root: TrustRoot
     if sealed is None:
         unsigned = Finding(Rule.SIGNATURE, place, "the retirement is not signed")
         return [*unread] if "retirement" in retirement.attestations else [unsigned]
-    role = STEPS[StepKind.RELEASE].role
     try:
-        if unseal(sealed, role, root, place) != retirement_statement(retirement):
+        signers = _signers(retirement, StepKind.RELEASE, evidence, history)
+        if unseal(sealed, signers, place) != retirement_statement(retirement):
             return [Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")]
     except TrustError as error:
         return [Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))]
-    return [Check(Rule.RELEASE, f"{retirement.environment} was retired by commit {retirement.commit}, signed by {role.value}")]
+    return [
+        Check(Rule.RELEASE, f"{retirement.environment} was retired by commit {retirement.commit}, signed by {signers.role}")
+    ]
 
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
@@ -107,13 +112,19 @@ def _judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgemen
     return [Check(Rule.GATE, f"{gate.step_id} is GO for these very weights: {figures}")]
 
 
-def _held(record: Record, root: TrustRoot) -> str:
-    role = STEPS[record.step].role
-    keyid = root.roles[role][0].keyid[:12]
-    return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value} {keyid}"
+def _held(record: Record, evidence: Evidence, history: History) -> str:
+    role = history.authority(evidence.sequence(record)).role_of(record.step)
+    return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value}"
 
 
-def _judge_record(record: Record, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
+def _signers(body: Record | Release | Retirement, step: StepKind, evidence: Evidence, history: History) -> Signers:
+    """Who may have signed a body, as far as the ledger's order tells when."""
+    sequence = evidence.sequence(body)
+    authority = history.authority(sequence)
+    return authority.signers(authority.role_of(step), history.moment(sequence, claimed_moment(body)))
+
+
+def _judge_record(record: Record, evidence: Evidence, history: History) -> Iterator[Finding]:
     name = record.step_id
     if step_key(record.step, record.step_version, record.parameters, record.inputs) != record.key:
         yield Finding(Rule.IDENTITY, name, f"its key {record.key} is not the digest of its step, parameters and inputs")
@@ -132,7 +143,7 @@ def _judge_record(record: Record, evidence: Evidence, root: TrustRoot) -> Iterat
         return  # no statement can be made of it
     yield from _judge_materials(record, step, evidence)
     yield from _judge_continuation(record, evidence)
-    yield from _judge_attestations(record, step, evidence, root)
+    yield from _judge_attestations(record, step, evidence, history)
 
 
 def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator[Finding]:
@@ -205,8 +216,7 @@ def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidenc
     )
 
 
-def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
-    role = STEPS[record.step].role
+def _judge_attestations(record: Record, step: Step, evidence: Evidence, history: History) -> Iterator[Finding]:
     producers = producers_of(step)
     expected = {statement_name(record.step): statement_of(record, producers)}
     if all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
@@ -220,7 +230,7 @@ def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: Tr
                 yield Finding(Rule.SIGNATURE, place, "the record has no such attestation")
             continue
         try:
-            signed = unseal(sealed, role, root, place)
+            signed = unseal(sealed, _signers(record, record.step, evidence, history), place)
         except TrustError as error:
             yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
             continue
@@ -228,7 +238,7 @@ def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: Tr
             yield Finding(Rule.STATEMENT, place, "what was signed is not what the record and its artifacts say")
 
 
-def _judge_release(release: Release, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
+def _judge_release(release: Release, evidence: Evidence, history: History) -> Iterator[Finding]:
     place = f"release of {release.environment}"
     sealed = evidence.attestations.get(release.attestations.get("release", ""))
     if sealed is None:
@@ -236,7 +246,7 @@ def _judge_release(release: Release, evidence: Evidence, root: TrustRoot) -> Ite
             yield Finding(Rule.SIGNATURE, place, "the pointer's move is not signed")
     else:
         try:
-            if unseal(sealed, STEPS[StepKind.RELEASE].role, root, place) != release_statement(release):
+            if unseal(sealed, _signers(release, StepKind.RELEASE, evidence, history), place) != release_statement(release):
                 yield Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")
         except TrustError as error:
             yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))

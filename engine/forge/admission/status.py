@@ -7,20 +7,19 @@ signature shows: ``StatusWatch`` tells it by the reader's own clock.
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
 
+from forge.attest.authority import Signers
 from forge.attest.envelope import unseal
 from forge.attest.statements import STATUS_PAYLOAD_TYPE
-from forge.attest.trust import TrustRoot
-from forge.contract.kinds import Role
 from forge.contract.status import LONGEST_SILENCE_SECONDS, SCHEMA_VERSION, AgentStatus
 from forge.errors import LedgerError, TrustError, printable
 from forge.ledger.refs import Refs
-from forge.ledger.status import environments_with_status, published, status_ref
+from forge.ledger.status import published, status_ref
 from forge.repo.repository import Repository
 
 SILENT_SECONDS = 3 * LONGEST_SILENCE_SECONDS
@@ -54,8 +53,11 @@ class StatusReading:
     """The fault for people: names the ref, what was found and what to do. One printable line."""
 
 
-def read_status(refs: Refs, repository: Repository, environment: str, root: TrustRoot) -> StatusReading:
-    """The status of an environment's agent, as last learnt (``refs.refresh()`` asks a remote first)."""
+def read_status(refs: Refs, repository: Repository, environment: str, signers: Signers) -> StatusReading:
+    """The status of an environment's agent, as last learnt (``refs.refresh()`` asks a remote first).
+
+    ``signers``: the agents' keys as of now (``Authority.signers``).
+    """
     try:
         found = published(refs, repository, environment)
     except LedgerError as error:
@@ -63,21 +65,16 @@ def read_status(refs: Refs, repository: Repository, environment: str, root: Trus
     ref = status_ref(environment)
     if found is None:
         return _fault(environment, StatusFault.ABSENT, f"{ref}: no agent has published: is `forge serve` running?")
-    return judge_status(environment, found[1], root)
+    return judge_status(environment, found[1], signers)
 
 
-def read_statuses(refs: Refs, repository: Repository, root: TrustRoot) -> Mapping[str, StatusReading]:
-    """The status of every environment that has one, as last learnt."""
-    return {name: read_status(refs, repository, name, root) for name in environments_with_status(refs)}
-
-
-def judge_status(environment: str, data: bytes, root: TrustRoot) -> StatusReading:
+def judge_status(environment: str, data: bytes, signers: Signers) -> StatusReading:
     """Judge the bytes that lie under an environment's ref."""
     ref = status_ref(environment)
     if len(data) > _MOST_BYTES:
         return _fault(environment, StatusFault.UNREADABLE, f"{ref}: no status: {len(data)} bytes, at most {_MOST_BYTES}")
     try:
-        payload = unseal(data, Role.AGENT, root, ref, STATUS_PAYLOAD_TYPE)
+        payload = unseal(data, signers, ref, STATUS_PAYLOAD_TYPE)
     except TrustError as error:
         remedy = "pin the root that lists the agent's key, or run `forge keys init` where the agent runs, for development"
         return _fault(environment, StatusFault.UNTRUSTED, f"{error}. If that is the agent's key: {remedy}")

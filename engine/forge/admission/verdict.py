@@ -26,6 +26,16 @@ class Rule(StrEnum):
     """The reports, of this very model, meet the thresholds; evaluated again here."""
     RELEASE = "release"
     """The release names this model, this policy and this verdict."""
+    AUTHORITY = "authority"
+    """The root signed the supply chain in force; the commit has that very one, and it has not expired."""
+    LAYOUT = "layout"
+    """The chain has a shape that the supply chain lists, and a signed link for each of its kinds of step."""
+    APPROVAL = "approval"
+    """As many people approved this model for this environment as the supply chain asks for, none of them its author."""
+    PREREGISTERED = "pre-registered"
+    """The thresholds of the gate stood in the commit that the evaluation was run for."""
+    ORDER = "order"
+    """An environment's pointer moves forward in Git: to a commit that descends from the one before."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,25 @@
 """Verify a subject: ``model/NAME``, ``release/ENV`` or an artifact's digest. The one entry to this room."""
 
+import datetime
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from forge.admission.evidence import Evidence, collect, collect_ledger, collect_retirement
+from forge.admission.evidence import (
+    Evidence,
+    collect,
+    collect_delegations,
+    collect_governance,
+    collect_ledger,
+    collect_retirement,
+)
+from forge.admission.governance import judge_governance
+from forge.admission.history import History, read_history
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.verdict import Check, Finding, Rule, Verdict
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
-from forge.canonical import is_digest
+from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
 from forge.errors import RefusedError, StoreError, TrustError, UsageError
@@ -29,41 +40,71 @@ class RetiredError(RefusedError):
         )
 
 
-def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot) -> Verdict:
+@dataclass(frozen=True)
+class Candidate:
+    """A release that is about to be appended, with everything that goes into the ledger with it."""
+
+    entries: tuple[Entry, ...]
+    """What follows the ledger's head; the release is the last of its environment."""
+    attestations: tuple[bytes, ...]
+
+
+def verify(
+    subject: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    root: TrustRoot,
+    now: datetime.datetime | None = None,
+    candidate: Candidate | None = None,
+) -> Verdict:
     """Check everything that a subject rests on; raises UsageError for a subject that the ledger does not know.
 
     Raises RetiredError for a release of an environment that was retired since; a retirement that does not hold is a finding.
     A model is the one that an environment serves now under that name; where none does, the one that was trained last, which
     cannot hold, for it has passed no gate: use its digest to check a chain that ends before one.
+
+    ``now`` is when the layouts must not have expired yet; the time of this machine when left out. ``candidate`` is judged as if
+    the ledger held it already.
     """
     evidence = collect_ledger(repository, snapshot)
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
         return Verdict(subject, root.describe(), (), tuple(evidence.findings))
-    history = _History(evidence.entries)
-    retirement = history.retirement(subject)
+    if candidate is not None:
+        evidence.entries += candidate.entries
+        evidence.attestations |= {str(digest_of_bytes(data)): data for data in candidate.attestations}
+        evidence.locate(candidate.entries)
+    collect_delegations(snapshot, evidence)
+    history = read_history(evidence.entries, evidence.attestations, root)
+    past = _Past(evidence.entries)
+    retirement = past.retirement(subject)
     if retirement is not None:
         collect_retirement(snapshot, evidence, retirement)
-        judged = judge_retirement(retirement, evidence, root)
+        judged = [*history.findings, *judge_retirement(retirement, evidence, history)]
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
-            return Verdict(subject, root.describe(), (), findings)
+            return Verdict(subject, history.describe(), (), findings)
         raise RetiredError(retirement)
-    roots, weights, release = _resolve(subject, history)
+    roots, weights, release = _resolve(subject, past)
     collect(repository, snapshot, store, evidence, roots, release)
-    judgements = judge(evidence, root, release)
-    judgements += _judge_weights(evidence, store, root)
+    if release is not None:
+        collect_governance(repository, snapshot, evidence, history, release)
+    judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
+    judgements += _judge_weights(evidence, store, history)
+    if release is not None:
+        judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
     if weights is not None:
         judgements += _judge_gates(evidence, weights, release)
     return Verdict(
         subject,
-        root.describe(),
+        history.describe(),
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
     )
 
 
-class _History:
+class _Past:
     """The entries of a whole ledger, by what a subject is looked up with; later entries win."""
 
     def __init__(self, entries: list[Entry]) -> None:
@@ -87,27 +128,27 @@ class _History:
         return newest if isinstance(newest, Retirement) else None
 
 
-def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None, Release | None]:
+def _resolve(subject: str, past: _Past) -> tuple[list[Record], str | None, Release | None]:
     """The records that a subject stands for, the weights that gates must be about, and the release, if any."""
     kind, _, name = subject.partition("/")
     if is_digest(subject):
-        if subject not in history.makers:
+        if subject not in past.makers:
             raise UsageError(f"no recorded step made {subject}")
-        return [history.makers[subject]], None, None
+        return [past.makers[subject]], None, None
     if kind == "release" and name:
-        release = next((move for move in reversed(history.releases) if move.environment == name), None)
+        release = next((move for move in reversed(past.releases) if move.environment == name), None)
         if release is None:
             raise UsageError(f"nothing was ever released to {name!r}")
-        record = history.by_key.get(release.key)
+        record = past.by_key.get(release.key)
         if record is None or "weights" not in record.inputs:
             raise TrustError(f"release/{name}: the ledger has no record of the release step {release.key}")
         return [record], record.inputs["weights"], release
     if kind == "model" and name:
-        for release in history.current_releases():
-            record = history.by_key.get(release.key)
+        for release in past.current_releases():
+            record = past.by_key.get(release.key)
             if record is not None and "weights" in record.inputs and record.parameters.get("model") == name:
                 return [record], record.inputs["weights"], release
-        trained = history.by_step.get(f"{StepKind.TRAIN}/{name}")
+        trained = past.by_step.get(f"{StepKind.TRAIN}/{name}")
         if trained is None or "weights" not in trained.products:
             raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
         return [trained], trained.products["weights"], None
@@ -126,7 +167,7 @@ def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> l
     return passed[0] if passed else judged[0]
 
 
-def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Judgement]:
+def _judge_weights(evidence: Evidence, store: Store, history: History) -> list[Judgement]:
     judgements: list[Judgement] = []
     for record in evidence.records.values():
         if record.step is not StepKind.TRAIN or record.products.get("weights") not in evidence.manifests:
@@ -138,7 +179,9 @@ def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Ju
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 store.lay_out(record.products["weights"], Path(scratch))
-                verify_weights(Path(scratch), signature, root.weights)
+                sequence = evidence.sequence(record)
+                keys = history.authority(sequence).weights_keys(history.moment(sequence, record.finished))
+                verify_weights(Path(scratch), signature, keys)
         except (TrustError, StoreError) as error:
             judgements.append(Finding(Rule.SIGNATURE, f"{record.step_id} weights", str(error)))
         else:

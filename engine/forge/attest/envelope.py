@@ -5,16 +5,15 @@ from typing import Any
 
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
-from securesystemslib.signer import CryptoSigner, SSlibKey
+from securesystemslib.signer import Signer, SSlibKey
 
+from forge.attest.authority import Signers
 from forge.attest.statements import PAYLOAD_TYPE
-from forge.attest.trust import TrustRoot
 from forge.canonical import canonical_json
-from forge.contract.kinds import Role
 from forge.errors import TrustError
 
 
-def seal(payload: bytes, signer: CryptoSigner, payload_type: str = PAYLOAD_TYPE) -> bytes:
+def seal(payload: bytes, signer: Signer, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """Sign a payload; returns the envelope as canonical JSON (https://github.com/secure-systems-lab/dsse).
 
     The type is signed with the payload: what is sealed as one type never opens as another.
@@ -24,8 +23,8 @@ def seal(payload: bytes, signer: CryptoSigner, payload_type: str = PAYLOAD_TYPE)
     return canonical_json(envelope.to_dict())
 
 
-def unseal(data: bytes, role: Role, root: TrustRoot, name: str, payload_type: str = PAYLOAD_TYPE) -> bytes:
-    """The payload of an envelope; raises TrustError unless a key of the role signed it. ``name`` is for the message."""
+def unseal(data: bytes, signers: Signers, name: str, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """The payload of an envelope; raises TrustError unless one of the signers signed it. ``name`` is for the message."""
     try:
         document: dict[str, Any] = json.loads(data)
         is_canonical = canonical_json(document) == data
@@ -36,11 +35,18 @@ def unseal(data: bytes, role: Role, root: TrustRoot, name: str, payload_type: st
         raise TrustError(f"{name}: the envelope is not in its canonical form")
     if envelope.payload_type != payload_type:
         raise TrustError(f"{name}: payload type {envelope.payload_type!r}, expected {payload_type!r}")
-    keys = [SSlibKey(key.keyid, key.keytype, key.scheme, {"public": key.public}) for key in root.roles.get(role, ())]
-    try:
-        envelope.verify(keys, 1)
-    except (VerificationError, ValueError) as error:
-        signed_by = ", ".join(str(keyid)[:12] for keyid in envelope.signatures) or "nobody"
-        raise TrustError(f"{name}: no valid signature of the role {role.value} (signed by {signed_by})") from error
-    payload: bytes = envelope.payload
-    return payload
+    refusals = []
+    for signer in signers.known:
+        key = signer.key
+        try:
+            envelope.verify([SSlibKey(key.keyid, key.keytype, key.scheme, {"public": key.public})], 1)
+        except (VerificationError, ValueError):
+            continue
+        if signer.refusal is None:
+            payload: bytes = envelope.payload
+            return payload
+        refusals.append(f"the key {signer.name} {signer.refusal}")
+    if refusals:
+        raise TrustError(f"{name}: {'; '.join(refusals)}")
+    signed_by = ", ".join(str(keyid)[:12] for keyid in envelope.signatures) or "nobody"
+    raise TrustError(f"{name}: no valid signature of the role {signers.role} (signed by {signed_by})")

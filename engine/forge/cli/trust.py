@@ -1,12 +1,18 @@
 """verify and keys: who signed what, and whether it holds."""
 
 import json
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forge.cli.build import DataFormat
-from forge.cli.place import repository_of, store_of, tree_of
+from forge.cli.place import reader_of, repository_of, store_of, tree_of
+from forge.errors import UsageError
+
+if TYPE_CHECKING:
+    from forge.repo.repository import Repository
 
 keys = typer.Typer(help="Signing keys and the trust root.", no_args_is_help=True)
 
@@ -72,3 +78,76 @@ def keys_show() -> None:
     typer.echo(root.describe())
     for role, public in sorted(root.roles.items()):
         typer.echo(f"  {role.value:<14}{', '.join(key.keyid for key in public)}")
+
+
+@keys.command("delegate")
+def keys_delegate(
+    context: typer.Context,
+    ref: Annotated[str, typer.Option(help="The commit whose SupplyChain and People are signed.")] = "HEAD",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing (never asked without a terminal).")] = False,
+) -> None:
+    """Sign a commit's supply chain as the root: from then on it says who may do what, and what a release needs."""
+    from forge.reconcile.rooting import delegate, proposed_charter
+    from forge.ui.charter import to_text
+
+    with reader_of(context) as reader:
+        place = reader.place(ref, writes=True)
+        charter = proposed_charter(place)
+        typer.echo(to_text(charter), nl=False)
+        if not yes and sys.stdin.isatty() and sys.stdout.isatty():
+            typer.confirm("Sign this as the root?", abort=True)
+        signed = delegate(place)
+    typer.echo(f"signed as delegation {signed.version}: {signed.digest}, commit {signed.commit[:12]}", err=True)
+
+
+@keys.command("rotate")
+def keys_rotate(
+    context: typer.Context,
+    new: Annotated[Path, typer.Argument(help="Configuration folder of the new root: its trust-root.json and its root key.")],
+    ref: Annotated[str, typer.Option(help="The commit whose forge.toml names the ledger.")] = "HEAD",
+) -> None:
+    """Hand over to a new root, which the old one signs: verifiers that have pinned the old one follow."""
+    from forge.attest.trust import TRUST_FILE
+    from forge.reconcile.rooting import rotate
+
+    with reader_of(context) as reader:
+        place = reader.place(ref, writes=True)
+        change = rotate(place, (new / TRUST_FILE).read_bytes(), new)
+    typer.echo(f"root change {change.version}: {change.previous} -> the root in {new}", err=True)
+
+
+def approve(
+    context: typer.Context,
+    subject: Annotated[str, typer.Argument(help="release/ENVIRONMENT, or a plan file that `forge plan --out` wrote.")],
+    key: Annotated[
+        Path | None,
+        typer.Option(help="Your SSH key; or its public half, where an agent holds it. Default: git's user.signingKey."),
+    ] = None,
+    ref: Annotated[str, typer.Option(help="The commit that is to be released.")] = "HEAD",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing (never asked without a terminal).")] = False,
+) -> None:
+    """Approve, as the person whose SSH key signs it; the supply chain says whose approval counts, and how many are needed."""
+    from forge.reconcile.approving import approve as sign
+    from forge.reconcile.approving import plan_to_approve, release_to_approve
+
+    with reader_of(context) as reader:
+        place = reader.place(ref, writes=True)
+        chosen = key or _signing_key(reader.repository)
+        if subject.startswith("release/"):
+            wanted = release_to_approve(place, subject.removeprefix("release/"))
+            typer.echo(f"{subject}: weights {wanted.digest}, verdict {wanted.verdict}, commit {wanted.commit[:12]}")
+        else:
+            wanted = plan_to_approve(place, Path(subject).read_bytes(), subject)
+            typer.echo(f"{subject}: plan {wanted.digest}, commit {wanted.commit[:12]}")
+        if not yes and sys.stdin.isatty() and sys.stdout.isatty():
+            typer.confirm("Approve this?", abort=True)
+        given = sign(place, wanted, chosen)
+    typer.echo(f"approved by {given.person}", err=True)
+
+
+def _signing_key(repository: "Repository") -> Path:
+    done = repository.program(["config", "--get", "user.signingKey"])
+    text = done.stdout.decode(errors="replace").strip()
+    if not text or text.startswith(("ssh-", "key::")):
+        raise UsageError("say which SSH key signs: --key PATH, or `git config user.signingKey PATH`")
+    return Path(text).expanduser()

@@ -40,6 +40,8 @@ class Role(StrEnum):
     """Answers for reports and verdicts."""
     RELEASER = "releaser"
     """Answers for what an environment may serve."""
+    ROOT = "root"
+    """Says who may do what: signs the charter, the layouts and the next root, and no step."""
     AGENT = "agent"
     """Answers for what it says that it serves: signs no step, only the status of a serving agent."""
 

@@ -98,6 +98,8 @@ class Release(_Value):
     commit: _Commit
     moved: str
     """UTC, RFC 3339."""
+    approvals: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
+    """Digests of the ledger's approval entries that it rests on."""
     attestations: dict[str, _Digest] = {}
 
 
@@ -122,6 +124,56 @@ class Retirement(_Value):
     moved: str
     """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
+
+
+class Delegation(_Value):
+    """The root's word on who may do what from here on: the charter of a commit, and the layouts that follow from it."""
+
+    kind: Literal["delegation"] = "delegation"
+    version: Annotated[int, Field(ge=1)]
+    """One more than the delegation before: an older one, appended again, is none."""
+    charter: dict[str, Any]
+    """The commit's SupplyChain and People (``Charter.to_document``)."""
+    digest: _Digest
+    """Of the charter."""
+    commit: _Commit
+    signed: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+    """``delegation``, and ``layout-SHAPE`` for each shape."""
+
+
+class RootChange(_Value):
+    """A new trust root, signed by the one before and by itself."""
+
+    kind: Literal["root-change"] = "root-change"
+    version: Annotated[int, Field(ge=1)]
+    """One more than the change before."""
+    previous: _Digest
+    """Of the root before."""
+    root: dict[str, Any]
+    signed: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+    """``by-previous`` and ``by-itself``."""
+
+
+class Approval(_Value):
+    """A person's word that a model may serve an environment, or that a plan may be carried out."""
+
+    kind: Literal["approval"] = "approval"
+    subject: Annotated[str, Field(pattern=r"^(plan|release/[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")]
+    digest: _Digest
+    """Of the weights, or of the plan."""
+    verdict: _Digest | None = None
+    """Of the gate's verdict, where the subject is a release: another threshold needs another approval."""
+    person: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
+    commit: _Commit
+    """What the person looked at."""
+    given: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
+    """``approval``: the statement and the person's SSH signature over it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, hex_of
-from forge.contract.record import Attempt, Protection, Record, Release, Retirement
+from forge.contract.record import Approval, Attempt, Delegation, Protection, Record, Release, Retirement, RootChange
 
-Body = Annotated[Record | Attempt | Release | Protection | Retirement, Field(discriminator="kind")]
+Body = Annotated[
+    Record | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval, Field(discriminator="kind")
+]
 
 
 class Entry(BaseModel):
@@ -35,6 +37,11 @@ class Entry(BaseModel):
         return digest_of_bytes(self.to_bytes())
 
 
+DELEGATIONS = "trust/delegations"
+ROOTS = "trust/roots"
+APPROVALS = "approvals"
+
+
 def sequence_path(sequence: int) -> str:
     """``entries/000/000/042.json``."""
     digits = f"{sequence:09d}"
@@ -53,7 +60,7 @@ def attestation_path(digest: str) -> str:
     return f"attestations/{name[:2]}/{name}.json"
 
 
-def index_paths(entry: Entry) -> list[str]:
+def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of body)
     """The look-up paths of an entry, besides its sequence path."""
     name = f"{entry.sequence:09d}.json"
     match entry.body:
@@ -65,3 +72,9 @@ def index_paths(entry: Entry) -> list[str]:
             return [f"releases/{release.environment}/{name}"]
         case Protection() | Retirement() as note:
             return [f"subjects/{note.subject}/{name}"]
+        case Delegation():
+            return [f"{DELEGATIONS}/{name}"]
+        case RootChange():
+            return [f"{ROOTS}/{name}"]
+        case Approval() as approval:
+            return [f"{APPROVALS}/{approval.subject}/{name}"]

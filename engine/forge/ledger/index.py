@@ -42,7 +42,7 @@ _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _UNWRITABLE = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_READONLY")
-_FOLDERS = ("attempts", "entries", "keys", "releases", "steps", "subjects")
+_FOLDERS = ("approvals", "attempts", "entries", "keys", "releases", "steps", "subjects", "trust")
 """Where entries lie and are listed; attestations are no concern of an index."""
 _SCHEMA = f"""
 CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL);

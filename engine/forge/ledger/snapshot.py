@@ -12,9 +12,9 @@ from typing import TypeVar
 from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Made, Pointer, Record, Release, Subject
+from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Subject
 from forge.errors import LedgerError, RepoError
-from forge.ledger.entry import Entry, attestation_path, key_folder, sequence_path
+from forge.ledger.entry import DELEGATIONS, Entry, attestation_path, key_folder, sequence_path
 from forge.ledger.index import Head, Index, parse_entry
 from forge.repo.repository import Repository, TreeEntry
 
@@ -94,6 +94,11 @@ class Snapshot:
         """What every environment serves, by name; one that is retired is left out."""
         return {} if self.commit is None else self._index.pointers(self.commit, self.head)
 
+    def charter(self) -> str | None:
+        """Digest of the charter of the newest delegation; whether the root signed it is for admission to judge."""
+        entry = self.newest(DELEGATIONS)
+        return entry.body.digest if entry is not None and isinstance(entry.body, Delegation) else None
+
     def subjects(self) -> Mapping[str, Subject]:
         """Every resource that ever had a record, release, protection or retirement, by address."""
         return {} if self.commit is None else self._index.subjects(self.commit, self.head)
@@ -112,6 +117,10 @@ class Snapshot:
         """An entry by number."""
         path = sequence_path(sequence)
         return None if self._read_path(path) is None else self.entry_at(path)
+
+    def entries_in(self, folder: str) -> list[Entry]:
+        """The entries that are listed in a folder of the ledger's tree, oldest first; read from Git alone."""
+        return [self.entry_at(f"{folder}/{name}") for name in sorted(row.path for row in self._children(folder))]
 
     def entry_at(self, path: str) -> Entry:
         """The entry at a path of the ledger's tree; raises LedgerError when it is absent or not in its canonical form."""

@@ -84,6 +84,8 @@ class Action:
     """Key of a run in flight under the same step id, which is asked to stop first."""
     environment: str | None = None
     """Of a release, and of the retirement of a deployment."""
+    approvals: tuple[str, ...] = ()
+    """Of a release: digests of the ledger's approvals that it rests on."""
     protect: bool | None = None
     """Of ``protect``: what the ledger is to note."""
 
@@ -102,6 +104,8 @@ class Plan:
     actions: tuple[Action, ...]
     refusals: tuple[str, ...] = ()
     """Why the plan may not be applied (a budget); empty when it may."""
+    approvals: int = 0
+    """How many people have to approve the plan itself before it is applied."""
     num_unlisted: int = 0
     """Steps that are in sync and not among the actions, because it took no plan to tell."""
     base: str | None = None

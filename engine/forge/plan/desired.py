@@ -7,11 +7,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
-from forge.spec.compiled import Compiled, compile_resource
+from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.settings import Settings
 
 if TYPE_CHECKING:
@@ -138,6 +138,15 @@ class Desired:
     def suspended(self) -> frozenset[str]:
         """Addresses of resources that are paused."""
         return frozenset(address for address, item in self.compiled.items() if item.is_suspended)
+
+    @cached_property
+    def charter(self) -> Mapping[str, Any] | None:
+        """SupplyChain and People in the form that the root signs (``Charter.to_document``); None without the former."""
+        facts = {item.kind: read_facts(item.facts) for item in self.compiled.values() if item.kind in ("SupplyChain", "People")}
+        if "SupplyChain" not in facts:
+            return None
+        people = facts.get("People", {})
+        return {"supply_chain": facts["SupplyChain"], **({"people": people} if people.get("people") else {})}
 
     @cached_property
     def previous(self) -> Mapping[str, str]:

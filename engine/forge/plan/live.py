@@ -5,6 +5,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
+from forge.plan.approvals import Given
+
 
 @dataclass(frozen=True)
 class Running:
@@ -48,6 +50,9 @@ class Live:
     """By step key."""
     stopped: Mapping[str, Running] = field(default_factory=dict)
     """By step id: runs that ended without a result, whose checkpoints may still be on the machine that plans."""
+
+    approvals: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
+    """By environment, for those to which nothing is released without approvals."""
 
     def has(self, digest: str) -> bool:
         """Whether an artifact can be used."""

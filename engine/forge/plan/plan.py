@@ -16,6 +16,7 @@ from typing import Any
 from forge.contract.kinds import StepKind
 from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
+from forge.plan.approvals import tally
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.cost import Estimate, estimate_from_history, estimate_training
 from forge.plan.desired import Desired
@@ -23,7 +24,7 @@ from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, ve
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
-from forge.plan.upkeep import about_resources, refusals_of
+from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.spec.extend import kept_tokens, why_not_extended
 from forge.spec.resource import Model, Tokenizer
 
@@ -39,7 +40,7 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
     if chosen is None:
         actions.extend(about_resources(desired, graph, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    return replace(plan, refusals=tuple(refusals_of(plan, desired)))
+    return replace(plan, refusals=tuple(refusals_of(plan, desired, recorded)), approvals=plan_approvals_needed(plan, desired))
 
 
 def _waves(graph: Mapping[str, Step], chosen: set[str] | None) -> list[list[Step]]:
@@ -101,6 +102,8 @@ class _Planner:
                 action = self._without_key(step, undecided, held)
             else:
                 action = self._with_key(step, key, inputs, made.get(key))
+            if action.step is StepKind.RELEASE and action.does_something and action.inputs:
+                action = self._if_approved(step, action)
             if step.suspended and action.does_something:
                 reasons = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
                 action = Action(ActionKind.BLOCKED, step.id, step.subject, reasons, step.kind)
@@ -226,6 +229,19 @@ class _Planner:
             if latest.environment.get(name, value) != value:
                 return f"it ran with {latest.environment[name]} {name}, and this run has {value}: the last digits would differ"
         return None
+
+    def _if_approved(self, step: Step, action: Action) -> Action:
+        """The release with the approvals that it rests on; blocked where there are too few."""
+        environment = _environment(step)
+        needed = approvals_needed(self.desired, environment)
+        if not needed:
+            return action
+        given = self.live.approvals.get(environment, ())
+        found = tally(given, f"release/{environment}", action.inputs["weights"], action.inputs["verdict"], needed)
+        if found.suffices:
+            return replace(action, approvals=tuple(item.entry for item in found.counted))
+        reason = Reason(ReasonKind.APPROVAL, f"release/{environment} {found}")
+        return replace(self._blocked(step, reason), inputs=action.inputs)
 
     def _resolve_inputs(self, step: Step) -> tuple[dict[str, str], list[str], list[str]]:
         """Digests of the inputs that are known; ids of the steps that others wait for; ids of those that are blocked."""

@@ -47,6 +47,8 @@ class ReasonKind(StrEnum):
     """The products exist: another step, or this resource under its previous name, made them with the same identity."""
     GATE = "gate says NO-GO"
     """A threshold is not met; nothing is released until the inputs or the gate change."""
+    APPROVAL = "needs approval"
+    """The supply chain asks for approvals before the environment serves this model; `forge approve release/ENV` gives one."""
     WAITS = "waits for"
     """An input comes from a step that is blocked."""
     SUSPENDED = "suspended"

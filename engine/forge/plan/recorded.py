@@ -37,6 +37,10 @@ class Recorded(Protocol):
         """What every environment serves, by name."""
         ...
 
+    def charter(self) -> str | None:
+        """Digest of the charter that the root signed last."""
+        ...
+
     def subjects(self) -> Mapping[str, Subject]:
         """Every resource that the ledger knows, by address."""
         ...

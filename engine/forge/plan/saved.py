@@ -87,6 +87,12 @@ class Reading:
         """As ``Recorded.pointers``; only an environment that is asked for counts."""
         return _Noted(self._recorded.pointers(), lambda name, answer: self._note("pointer", name, answer))
 
+    def charter(self) -> str | None:
+        """As ``Recorded.charter``."""
+        answer = self._recorded.charter()
+        self._note("charter", "", answer)
+        return answer
+
     def subjects(self) -> Mapping[str, Subject]:
         """As ``Recorded.subjects``; what is noted of a subject, not its steps, is what a plan rests on."""
         answer = self._recorded.subjects()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from forge.canonical import digest_of_json
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Desired
 from forge.plan.graph import Step
@@ -35,11 +36,50 @@ def about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recor
             yield Action(ActionKind.PROTECT, address, address, (reason,), protect=wanted)
 
 
-def refusals_of(plan: Plan, desired: Desired) -> Iterator[str]:
+def approvals_needed(desired: Desired, environment: str) -> int:
+    """How many people have to approve a model before an environment serves it."""
+    charter = desired.charter
+    return int(charter["supply_chain"].get("release", {}).get("approvals", {}).get(environment, 0)) if charter else 0
+
+
+def environments_with_approvals(desired: Desired) -> list[str]:
+    """The environments that serve nothing which people have not approved."""
+    charter = desired.charter
+    rules = charter["supply_chain"].get("release", {}).get("approvals", {}) if charter else {}
+    return sorted(name for name, needed in rules.items() if needed)
+
+
+def plan_approvals_needed(plan: Plan, desired: Desired) -> int:
+    """How many people have to approve a plan before it is applied."""
+    charter = desired.charter
+    rules = charter["supply_chain"].get("plans", {}) if charter and plan.changes else {}
+    limit = rules.get("above_cost")
+    return int(rules.get("approvals", 0)) if limit is None or plan.at_most > limit else 0
+
+
+def refusals_of(plan: Plan, desired: Desired, recorded: Recorded) -> Iterator[str]:
     """Why a plan may not be applied, in words that say what to do; nothing where it may."""
+    if plan.changes:
+        yield from _unsigned_charter(desired, recorded)
     limit = desired.settings.budgets.max_cost_per_plan
     if limit is not None and plan.at_most > limit:
         yield (
             f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
             "ask for less, plan a part of it with --target, or raise the budget in a commit"
+        )
+
+
+def _unsigned_charter(desired: Desired, recorded: Recorded) -> Iterator[str]:
+    """Who may write the repository may propose who may do what; the root says so."""
+    signed, charter = recorded.charter(), desired.charter
+    if charter is None and signed is not None:
+        yield (
+            f"the root signed a supply chain ({signed}) and this commit has none: restore its SupplyChain, or pin a root "
+            "whose ledger never had one"
+        )
+    elif charter is not None and signed != digest_of_json(charter):
+        what = "another one" if signed else "none yet"
+        yield (
+            f"the supply chain of this commit ({digest_of_json(charter)}) is not the one that the root signed ({what}): "
+            "whoever keeps the root's key reviews policies/ and runs `forge keys delegate`"
         )

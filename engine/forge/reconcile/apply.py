@@ -15,21 +15,24 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from forge.admission.history import current_authority
 from forge.attest.keys import signer_for, weights_key
-from forge.contract.kinds import STEPS, Role, StepKind
+from forge.attest.trust import read_trust_root
+from forge.contract.kinds import StepKind
 from forge.contract.messages import FailureCause
 from forge.contract.record import Record, Release
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
-from forge.errors import LedgerError, RefusedError, StepError
+from forge.errors import LedgerError, RefusedError, StepError, TrustError
 from forge.executors import local
 from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
-from forge.ledger.ledger import Draft
+from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
+from forge.reconcile.admit import refusal_of
 from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
@@ -113,6 +116,8 @@ class _Apply:
     failures: dict[str, FailedStep] = field(default_factory=dict)
     """By step id."""
     done: list[Record] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    """By step id: releases that may not serve, and why."""
     waiting: set[str] = field(default_factory=set)
     bundled: set[str] = field(default_factory=set)
     last_beat: float = 0.0
@@ -125,7 +130,7 @@ class _Apply:
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
             self._store_bundles(now.plan)
-            if not self._note_and_move(now.plan):
+            if not self._note_and_move(now):
                 self._stop_what_nobody_wants(now.plan)
                 self._start(now)
                 if not self.at_work and (self._is_failing() or not self._others_at_work(now)):
@@ -139,6 +144,8 @@ class _Apply:
             raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it stopped")
         if self.failures:
             raise FailedStepsError(self.failures)
+        if self.refused:
+            raise TrustError("\n".join(self.refused.values()))
         return now.plan
 
     def end_all(self) -> None:
@@ -166,9 +173,30 @@ class _Apply:
         """Refuse before the work, not after it: budgets, and keys that are missing."""
         if plan.refusals:
             raise RefusedError("\n".join(plan.refusals))
-        for action in plan.changes:
-            signer_for(STEPS[action.step].role if action.step is not None else Role.RELEASER, self.place.config)
-            if action.step is StepKind.TRAIN:
+        if plan.approvals and self.mode.allowed is None:
+            raise RefusedError(
+                f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
+                "(`forge approve FILE`), and apply that file"
+            )
+        if plan.changes:
+            self._check_keys(plan)
+
+    def _check_keys(self, plan: Plan) -> None:
+        """Whether what is signed at the end will count."""
+        snapshot = self.place.ledger.snapshot()
+        authority = current_authority(snapshot, read_trust_root(self.place.config))
+        now = self.place.now().isoformat()
+        for step in {action.step or StepKind.RELEASE for action in plan.changes}:
+            role = self.place.role_of(step)
+            signers = authority.signers(role, now)
+            keyid = signer_for(role, self.place.config).public_key.keyid
+            if not signers.count(keyid):
+                refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
+                raise TrustError(
+                    f"the key of the {role.value} here ({keyid[:12]}) does not count: "
+                    f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
+                )
+            if step is StepKind.TRAIN:
                 weights_key(self.place.config)
 
     def _store_bundles(self, plan: Plan) -> None:
@@ -184,24 +212,39 @@ class _Apply:
                     store_bundle(self.place, source)
                     self.bundled.add(digest)
 
-    def _note_and_move(self, plan: Plan) -> bool:
+    def _note_and_move(self, now: Look) -> bool:
         """Append, in one go, what needs no process: moves to releases that exist, and notes about resources."""
         if self._is_failing():
             return False
         graph = build_graph(self.place.desired)
-        moves = [action for action in plan.changes if action.step is StepKind.RELEASE and action.products]
-        notes = [action for action in plan.changes if action.step is None]
-        drafts = [release_draft(self.place, action, graph[action.id], action.products["release"]) for action in moves]
+        moves = [action for action in now.plan.changes if action.step is StepKind.RELEASE and action.products]
+        notes = [action for action in now.plan.changes if action.step is None]
+        moves = [action for action in moves if action.id not in self.refused]
+        drafts = [
+            release_draft(self.place, now.snapshot, action, graph[action.id], action.products["release"]) for action in moves
+        ]
         drafts += [note_draft(self.place, action) for action in notes]
-        if drafts:
-            self.place.ledger.append(drafts)
-        for action, draft in zip([*moves, *notes], drafts, strict=True):
+        done = [
+            (action, draft)
+            for action, draft in zip([*moves, *notes], drafts, strict=True)
+            if not isinstance(draft.body, Release) or self._is_admitted(action.id, now.snapshot, [draft])
+        ]
+        if done:
+            self.place.ledger.append([draft for _, draft in done])
+        for action, draft in done:
             self.waiting.discard(action.id)
             if isinstance(draft.body, Release):
                 self.observer.released(action, draft.body)
             else:
                 self.observer.noted(action)
-        return bool(drafts)
+        return bool(done)
+
+    def _is_admitted(self, step_id: str, snapshot: Snapshot, drafts: list[Draft]) -> bool:
+        """Whether the release among some drafts may serve; why not is told at the end."""
+        refusal = refusal_of(self.place, snapshot, drafts)
+        if refusal is not None:
+            self.refused[step_id] = refusal
+        return refusal is None
 
     def _is_failing(self) -> bool:
         return bool(self.failures) and not self.mode.keep_going
@@ -241,7 +284,7 @@ class _Apply:
             raise
 
     def _is_ready(self, action: Action, now: Look) -> bool:
-        if action.key is None or action.step is None or action.products or action.id in self.failures:
+        if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
             return False
         if self.mode.holds_back(action.key):
             return False
@@ -324,8 +367,13 @@ class _Apply:
                     self.failures[work.action.id] = FailedStep(work.lease.key, _told(work, error))
             else:
                 ended.append((work, record))
-                drafts.extend(made)
+                drafts += made if self._may_be_kept(work, now.snapshot, made) else made[:1]
         self._append(drafts, ended)
+
+    def _may_be_kept(self, work: AtWork, snapshot: Snapshot, made: list[Draft]) -> bool:
+        """Whether the pointer may move with the record that was just made; the record stays in any case."""
+        has_release = any(isinstance(draft.body, Release) for draft in made)
+        return not has_release or self._is_admitted(work.action.id, snapshot, made)
 
     def _append(self, drafts: list[Draft], ended: list[tuple[AtWork, Record | None]]) -> None:
         try:

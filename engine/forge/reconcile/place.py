@@ -5,15 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from forge.contract.kinds import STEPS, Role, StepKind
 from forge.executors import local
 from forge.ledger.lease import Lease
 from forge.ledger.leases import Leases
 from forge.ledger.ledger import Ledger, Snapshot
 from forge.plan.action import Plan
+from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
 from forge.plan.plan import make_plan
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.upkeep import environments_with_approvals
 from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree
@@ -39,6 +42,11 @@ class Place:
     def tree(self) -> Tree:
         """The files of the commit."""
         return CommitTree(self.repository, self.desired.commit or "")
+
+    def role_of(self, step: StepKind) -> Role:
+        """Who answers for a step: the commit's supply chain says so, or the engine where the commit has none."""
+        roles = self.desired.charter["supply_chain"]["roles"] if self.desired.charter is not None else {}
+        return next((Role(role) for role, rules in roles.items() if step.value in rules.get("steps", ())), STEPS[step].role)
 
 
 @dataclass(frozen=True)
@@ -71,11 +79,21 @@ def look(
         frozenset() if without_store else place.store.damaged(),
         {key: _running(lease, place.work) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
+        _approvals(place, snapshot),
     )
     plan = make_plan(
         place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place) if with_blame else None
     )
     return Look(plan, snapshot, held)
+
+
+def _approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given, ...]]:
+    """What people approved, for the environments where it counts. Judging loads cryptography: nobody else pays for that."""
+    if not environments_with_approvals(place.desired):
+        return {}
+    from forge.reconcile.approvals import release_approvals
+
+    return release_approvals(place, snapshot)
 
 
 def _blame(place: Place) -> Blame:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_key
+from forge.attest.layout import chain_links, chain_of
 from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
@@ -18,7 +19,7 @@ from forge.executors.local import StepFailedError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.plan.cost import price, spent
-from forge.plan.graph import FromCommit, Step, producers_of
+from forge.plan.graph import FromCommit, Step, build_graph, producers_of
 from forge.reconcile.at_work import AtWork
 from forge.reconcile.place import Place
 
@@ -65,12 +66,17 @@ def record_drafts(
     record, attestations = _attest(place, step, record, manifests, output)
     drafts = [Draft(record, attestations)]
     if step.kind is StepKind.RELEASE:
-        drafts.append(release_draft(place, action, step, products["release"]))
+        drafts.append(release_draft(place, snapshot, action, step, products["release"], record))
     return record, drafts
 
 
-def release_draft(place: Place, action: Action, step: Step, digest: str) -> Draft:
-    """A signed move of the environment's pointer."""
+def release_draft(
+    place: Place, snapshot: Snapshot, action: Action, step: Step, digest: str, record: Record | None = None
+) -> Draft:
+    """A signed move of the environment's pointer; ``record`` is the release step's where the ledger does not have it yet.
+
+    Under a supply chain the move carries the chain that it rests on: one link per kind of step, each signed by its role.
+    """
     release = Release(
         environment=step.environment or "",
         deployment=step.name,
@@ -78,10 +84,18 @@ def release_draft(place: Place, action: Action, step: Step, digest: str) -> Draf
         key=action.key or "",
         commit=place.desired.commit or "",
         moved=_now(place),
+        approvals=action.approvals,
     )
-    sealed = seal(release_statement(release), signer_for(STEPS[step.kind].role, place.config))
-    signed = release.model_copy(update={"attestations": {"release": str(digest_of_bytes(sealed))}})
-    return Draft(signed, (sealed,))
+    sealed = {"release": seal(release_statement(release), signer_for(place.role_of(step.kind), place.config))}
+    if place.desired.charter is not None:
+        graph = build_graph(place.desired)
+        chain = chain_of(step, graph, lambda key: record if record and record.key == key else snapshot.record(key), release.key)
+        digests = {each for done in chain for each in (*done.record.inputs.values(), *done.record.products.values())}
+        links = chain_links(chain, {each: place.store.manifest(each) for each in digests})
+        for kind, link in links.items():
+            sealed[f"chain-{kind.value}"] = seal(link, signer_for(place.role_of(kind), place.config))
+    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
+    return Draft(release.model_copy(update={"attestations": names}), tuple(sealed.values()))
 
 
 def note_draft(place: Place, action: Action) -> Draft:
@@ -92,7 +106,7 @@ def note_draft(place: Place, action: Action) -> Draft:
         if retirement.environment is None:
             return Draft(retirement)
         # An environment's service ends by this: agents take it from the releaser only.
-        sealed = seal(retirement_statement(retirement), signer_for(STEPS[StepKind.RELEASE].role, place.config))
+        sealed = seal(retirement_statement(retirement), signer_for(place.role_of(StepKind.RELEASE), place.config))
         return Draft(retirement.model_copy(update={"attestations": {"retirement": str(digest_of_bytes(sealed))}}), (sealed,))
     return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
 
@@ -125,7 +139,7 @@ def _check_result(action: Action, step: Step, result: StepResult, output: Path) 
 def _attest(
     place: Place, step: Step, record: Record, manifests: Mapping[str, Manifest], output: Path
 ) -> tuple[Record, tuple[bytes, ...]]:
-    signer = signer_for(STEPS[step.kind].role, place.config)
+    signer = signer_for(place.role_of(step.kind), place.config)
     producers = producers_of(step)
     sealed = {
         "link": seal(link_of(record, manifests, producers), signer),

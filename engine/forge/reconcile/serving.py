@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+from forge.admission.history import current_authority
 from forge.admission.status import StatusFault, StatusReading, StatusWatch, read_status
 from forge.attest.trust import read_trust_root
+from forge.contract.kinds import Role
 from forge.contract.status import AgentState
 from forge.plan.health import Health
 from forge.reconcile.place import Place
@@ -16,8 +18,9 @@ def readings(place: Place) -> dict[str, StatusReading]:
     root = read_trust_root(place.config)
     refs = place.ledger.refs
     refs.refresh()
-    names = place.ledger.snapshot().environments()
-    return {name: read_status(refs, place.repository, name, root) for name in names}
+    snapshot = place.ledger.snapshot()
+    signers = current_authority(snapshot, root).signers(Role.AGENT, place.now().isoformat())
+    return {name: read_status(refs, place.repository, name, signers) for name in snapshot.environments()}
 
 
 def trouble_with_serving(place: Place, watch: StatusWatch) -> dict[str, tuple[Health, str]]:

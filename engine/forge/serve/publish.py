@@ -9,6 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from forge.admission.history import current_authority
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.statements import STATUS_PAYLOAD_TYPE
@@ -94,16 +95,17 @@ class Publisher:
         source = self._source
         signer = signer_for(Role.AGENT, source.config)
         root = read_trust_root(source.config)
-        if signer.public_key.keyid not in {key.keyid for key in root.roles.get(Role.AGENT, ())}:
-            raise TrustError(
-                f"the key of the role agent in {source.config} is not one that its trust root {root.digest} lists: nobody "
-                "would believe it. For development, `forge keys init` adds it; else pin the root that lists it"
-            )
-        self._beat += 1
         now = utc_now().isoformat(timespec="milliseconds")
-        data = seal(status.model_copy(update={"time": now, "beat": self._beat}).to_bytes(), signer, STATUS_PAYLOAD_TYPE)
         with Repository(source.repository) as repository:
             ledger = Ledger(repository, source.ledger_ref, source.ledger_remote)
+            signers = current_authority(ledger.snapshot(), root).signers(Role.AGENT, now)
+            if not signers.count(signer.public_key.keyid):
+                raise TrustError(
+                    f"the key of the role agent in {source.config} is not one that {root.describe()} lists, or its supply "
+                    "chain: nobody would believe it. For development, `forge keys init` adds it; else have it listed"
+                )
+            self._beat += 1
+            data = seal(status.model_copy(update={"time": now, "beat": self._beat}).to_bytes(), signer, STATUS_PAYLOAD_TYPE)
             replaced = publish(ledger.refs, repository, source.environment, data)
         self._notice_rival(replaced)
         self._last = object_id("blob", data)

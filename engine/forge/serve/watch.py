@@ -20,6 +20,7 @@ from forge.admission.verify import RetiredError
 from forge.attest.trust import read_trust_root
 from forge.contract.record import Release
 from forge.errors import ForgeError, LedgerError, RefusedError
+from forge.ledger.entry import DELEGATIONS
 from forge.ledger.ledger import Ledger, Snapshot
 from forge.repo.repository import Repository
 from forge.serve.binding import Binding, bind
@@ -115,7 +116,9 @@ class Lookout:
         repository, ledger = self._connect()
         snapshot = ledger.snapshot() if offline else ledger.fetch()
         root = read_trust_root(self._source.config)
-        mark = _Mark(snapshot.release(self._source.environment), root.digest)
+        delegation = snapshot.newest(DELEGATIONS)
+        trust = f"{root.digest} {delegation.digest if delegation else None}"
+        mark = _Mark(snapshot.release(self._source.environment), trust)
         self.wanted = mark.move.release if mark.move else None
         self.has_read = True
         if mark == self._handled:

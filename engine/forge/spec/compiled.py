@@ -144,11 +144,12 @@ def _served(resource: "Resource") -> dict[str, Any]:
 
 
 def _facts(resource: "Resource") -> dict[str, Any]:
-    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model
+    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, People, SupplyChain
 
     match resource:
         case DataRecipe():
-            return {"sources": [source.path for source in resource.spec.sources]}
+            sources = resource.spec.sources
+            return {"sources": [source.path for source in sources], "licenses": [source.license for source in sources]}
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
         case Model():
@@ -166,6 +167,8 @@ def _facts(resource: "Resource") -> dict[str, Any]:
                 "gates": gates,
                 "max_model_len": longest,
             }
+        case SupplyChain() | People():
+            return resource.spec.model_dump(mode="json", exclude_defaults=True)
     return {}
 
 

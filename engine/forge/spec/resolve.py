@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from forge.errors import Diagnostic, PlanError
 from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.fields import KINDS, references_in
+from forge.spec.governed import governed
 
 if TYPE_CHECKING:  # parsers and models load where something is parsed
     from forge.spec.document import Document, Location
@@ -83,6 +84,7 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
             ]
     faults.extend(_renamed(compiled, by_address, broken))
     faults.extend(_across(compiled, by_address))
+    faults.extend(Fault(*row) for row in governed(compiled, by_address))
     return faults
 
 

@@ -10,8 +10,9 @@ from forge.spec.deployment import DeploymentSpec
 from forge.spec.eval_suite import EvalSuiteSpec
 from forge.spec.fields import Name, Part
 from forge.spec.inference_policy import InferencePolicySpec
-from forge.spec.meaning import NONE, REBUILD
+from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.model import ModelSpec
+from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 from forge.spec.tokenizer import TokenizerSpec
 
 API_VERSION = "forge/v1"
@@ -91,7 +92,24 @@ class Deployment(_Resource):
     spec: Annotated[DeploymentSpec, REBUILD]
 
 
-Resource = Annotated[DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment, Field(discriminator="kind")]
+class People(_Resource):
+    """Who writes commits and approves, and with which keys."""
+
+    kind: Annotated[Literal["People"], NONE]
+    spec: Annotated[PeopleSpec, GOVERN]
+
+
+class SupplyChain(_Resource):
+    """Who may do which step, and what a release needs."""
+
+    kind: Annotated[Literal["SupplyChain"], NONE]
+    spec: Annotated[SupplyChainSpec, GOVERN]
+
+
+Resource = Annotated[
+    DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment | People | SupplyChain,
+    Field(discriminator="kind"),
+]
 RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "DataRecipe": DataRecipe,
     "Tokenizer": Tokenizer,
@@ -99,6 +117,8 @@ RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "EvalSuite": EvalSuite,
     "InferencePolicy": InferencePolicy,
     "Deployment": Deployment,
+    "People": People,
+    "SupplyChain": SupplyChain,
 }
 
 

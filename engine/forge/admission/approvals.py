@@ -1,0 +1,138 @@
+"""Which approvals count: signed by an approver's own key, valid then, and by nobody whose other duty excludes it.
+
+Authors are who signed the commits between what the environment serves (or the commit whose supply chain the root signed) and
+what is to be released, so that nobody can approve their own change by having somebody else commit on top of it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from forge.admission.history import History
+from forge.attest.approval import approved_by
+from forge.attest.authority import Authority
+from forge.attest.ssh import commit_signer
+from forge.contract.kinds import Role
+from forge.contract.record import Approval
+from forge.errors import RepoError, TrustError
+from forge.ledger.entry import Entry
+from forge.plan.approvals import Given
+from forge.repo.repository import Repository
+
+_MOST_COMMITS = 10_000
+
+
+@dataclass(frozen=True)
+class Authors:
+    """Who signed some commits."""
+
+    people: frozenset[str]
+    unknown: tuple[str, ...]
+    """Commits that nobody whom People lists has signed."""
+
+
+def authors_of(repository: Repository, commit: str, before: Sequence[str], authority: Authority) -> Authors:
+    """Who signed the commits that lead to ``commit`` and to none of ``before``, the commit itself always among them.
+
+    Raises TrustError where the history cannot be read.
+    """
+    arguments = ["rev-list", f"--max-count={_MOST_COMMITS + 1}", commit, *(f"^{each}" for each in before)]
+    done = repository.program(arguments)
+    if done.returncode:
+        raise TrustError(f"the commits up to {commit} cannot be listed: {done.stderr.decode(errors='replace').strip()}")
+    names = {*done.stdout.decode().split(), commit}
+    if len(names) > _MOST_COMMITS:
+        raise TrustError(f"more than {_MOST_COMMITS:,} commits lead to {commit} since the last release: release more often")
+    people: set[str] = set()
+    unknown = []
+    for name in sorted(names):
+        person = _author(repository, name, authority)
+        if person is None:
+            unknown.append(name)
+        else:
+            people.add(person)
+    return Authors(frozenset(people), tuple(unknown))
+
+
+def judge_approvals(
+    approvals: Iterable[Entry],
+    attestations: Mapping[str, bytes],
+    history: History,
+    sequence: int,
+    authors: Authors | None,
+) -> list[Given]:
+    """Every approval with the reason why it does not count, if there is one, as things stand at a place of the ledger.
+
+    Args:
+        approvals: the ledger's entries of approvals.
+        attestations: by digest; an absent one is a reason.
+        history: who was trusted when.
+        sequence: the place of what is approved; only approvals before it are looked at.
+        authors: who wrote it; None where authors and approvers are not kept apart.
+    """
+    authority = history.authority(sequence)
+    return [
+        _judge(entry, entry.body, attestations, history, authority, authors)
+        for entry in approvals
+        if isinstance(entry.body, Approval) and entry.sequence < sequence
+    ]
+
+
+def separates_authors(authority: Authority) -> bool:
+    """Whether an author may not approve."""
+    return any({"author", "approver"} <= set(group) for group in _groups(authority))
+
+
+def _judge(
+    entry: Entry,
+    body: Approval,
+    attestations: Mapping[str, bytes],
+    history: History,
+    authority: Authority,
+    authors: Authors | None,
+) -> Given:
+    refusal = _refusal(entry, body, attestations, history, authority)
+    if refusal is None and authors is not None:
+        if authors.unknown:
+            refusal = f"commit {authors.unknown[0][:12]} is signed by nobody that People lists, so its author is unknown"
+        elif body.person in authors.people:
+            refusal = "who wrote a change may not approve it"
+    if refusal is None:
+        duties = {duty for group in _groups(authority) if "approver" in group for duty in group}
+        held = [role.value for role in Role if role.value in duties and body.person in authority.holders(role).values()]
+        if held:
+            refusal = f"who holds a key of the {held[0]} may not approve"
+    return Given(body.subject, body.digest, body.verdict, body.person, entry.digest, refusal)
+
+
+def _refusal(
+    entry: Entry, body: Approval, attestations: Mapping[str, bytes], history: History, authority: Authority
+) -> str | None:
+    data = attestations.get(body.attestations.get("approval", ""))
+    if data is None:
+        return "it is not signed"
+    try:
+        key = approved_by(body, data)
+    except TrustError as error:
+        return str(error)
+    person = authority.person_of(key, history.moment(entry.sequence, body.given))
+    if person is None:
+        return "the key that signed it is not one that People lists as valid at that time"
+    if person != body.person:
+        return f"it was signed by {person}"
+    charter = authority.charter
+    if charter is None or person not in charter.supply_chain.approvers:
+        return "the supply chain does not list them as an approver"
+    return None
+
+
+def _author(repository: Repository, name: str, authority: Authority) -> str | None:
+    try:
+        found = repository.read_object(name)
+    except RepoError as error:
+        raise TrustError(f"commit {name} cannot be read: {error}") from error
+    key = commit_signer(found.data) if found is not None else None
+    return authority.person_of(key, None) if key is not None else None
+
+
+def _groups(authority: Authority) -> Sequence[Sequence[str]]:
+    return authority.charter.supply_chain.separation_of_duties if authority.charter is not None else ()

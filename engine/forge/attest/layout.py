@@ -1,0 +1,178 @@
+"""in-toto layouts, one per pipeline shape, as pure functions of the charter: what outside verifiers check a chain against.
+
+A layout's step is a kind of step (``train``), not one resource's: a release's chain is one link per kind, in which several
+resources are path prefixes. Every input is bound to the output it came from by MATCH, and what no MATCH consumed is refused by
+DISALLOW, because MATCH alone never fails (in-toto specification 0.9, artifact rules).
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forge.attest.authority import Authority
+from forge.canonical import canonical_json, hex_of
+from forge.contract.kinds import StepKind
+from forge.contract.manifest import Manifest
+from forge.contract.record import Record
+from forge.errors import TrustError
+from forge.plan.graph import FromStep, Step, key_of, producers_of
+
+SHAPES: Mapping[str, tuple[StepKind, ...]] = {
+    "pretrain": (
+        StepKind.CURATE,
+        StepKind.TOKENIZER,
+        StepKind.TOKENIZE,
+        StepKind.TRAIN,
+        StepKind.EVALUATE,
+        StepKind.GATE,
+        StepKind.RELEASE,
+    ),
+}
+"""The kinds of step that a release of each shape rests on."""
+_READS: Mapping[StepKind, tuple[StepKind, ...]] = {
+    StepKind.CURATE: (),
+    StepKind.TOKENIZER: (StepKind.CURATE,),
+    StepKind.TOKENIZE: (StepKind.CURATE, StepKind.TOKENIZER),
+    StepKind.TRAIN: (StepKind.TOKENIZE, StepKind.TOKENIZER),
+    StepKind.EVALUATE: (StepKind.TRAIN,),
+    StepKind.GATE: (StepKind.EVALUATE,),
+    StepKind.RELEASE: (StepKind.TRAIN, StepKind.GATE),
+}
+_COMMITTED: Mapping[StepKind, str] = {
+    StepKind.CURATE: "DataRecipe",
+    StepKind.EVALUATE: "EvalSuite",
+    StepKind.RELEASE: "InferencePolicy",
+}
+"""Whose files a step reads from the commit itself."""
+COMMAND = ["python", "-m", "forge.steps", "request.json"]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step of a release's chain: what its commit asks for, and the record of it."""
+
+    step: Step
+    record: Record
+
+
+def shape_of(kinds: Iterable[StepKind]) -> str | None:
+    """The shape that consists of exactly these kinds of step; None where there is none."""
+    found = frozenset(kinds)
+    return next((name for name, parts in SHAPES.items() if frozenset(parts) == found), None)
+
+
+def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
+    """The payload of a layout, as signed bytes; raises TrustError where a role of it has no key at this moment."""
+    if authority.charter is None:
+        raise TrustError("without a SupplyChain there is no layout")
+    keys: dict[str, dict[str, Any]] = {}
+    steps = []
+    for kind in SHAPES[shape]:
+        role = authority.role_of(kind)
+        named = [signer.key for signer in authority.signers(role, moment).known if signer.refusal is None]
+        if not named:
+            raise TrustError(
+                f"the role {role.value} has no key that is valid at {moment}: nobody could sign the step {kind.value}"
+            )
+        for key in named:
+            public = {"public": key.public, "private": ""}
+            keys[key.keyid] = {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": public}
+        steps.append(_step(kind, [key.keyid for key in named]))
+    return canonical_json(
+        {
+            "_type": "layout",
+            "expires": authority.charter.supply_chain.expires,
+            "inspect": [],
+            "keys": keys,
+            "readme": f"Forge, shape {shape}, charter {authority.charter.digest}",
+            "steps": steps,
+        }
+    )
+
+
+def _step(kind: StepKind, pubkeys: Sequence[str]) -> dict[str, Any]:
+    materials = [["MATCH", f"{source.value}/*", "WITH", "PRODUCTS", "FROM", source.value] for source in _READS[kind]]
+    if kind in _COMMITTED:
+        materials.append(["ALLOW", f"commit/{_COMMITTED[kind]}/*"])
+    return {
+        "_type": "step",
+        "name": kind.value,
+        "expected_command": COMMAND,
+        "expected_materials": [*materials, ["DISALLOW", "*"]],
+        "expected_products": [["ALLOW", f"{kind.value}/*"], ["DISALLOW", "*"]],
+        "pubkeys": list(pubkeys),
+        "threshold": 1,
+    }
+
+
+def chain_of(release: Step, graph: Mapping[str, Step], record_of: Callable[[str], Record | None], key: str) -> list[Done]:
+    """The steps that a release rests on, with their records, each after those it reads from.
+
+    Args:
+        release: the release step.
+        graph: the steps of its commit.
+        record_of: the record of a step key.
+        key: the release's own step key.
+
+    Raises TrustError for a step that is not recorded.
+    """
+    found: dict[str, Done] = {}
+    pending = [release.id]
+    while pending:
+        step = graph[pending[-1]]
+        sources = {name: source for name, source in step.inputs.items() if isinstance(source, FromStep)}
+        missing = [source.step_id for source in sources.values() if source.step_id not in found]
+        if missing:
+            pending += missing
+            continue
+        pending.pop()
+        if step.id in found:
+            continue
+        inputs = {
+            name: found[source.step_id].record.products[source.product]
+            if isinstance(source, FromStep)
+            else source.bundle.digest
+            for name, source in step.inputs.items()
+        }
+        record = record_of(key if step.id == release.id else key_of(step, inputs))
+        if record is None or dict(record.inputs) != inputs:
+            raise TrustError(f"{release.id} rests on {step.id}, which is not recorded with what the steps before it made")
+        found[step.id] = Done(step, record)
+    return list(found.values())
+
+
+def chain_links(chain: Sequence[Done], manifests: Mapping[str, Manifest]) -> dict[StepKind, bytes]:
+    """One link per kind of step for a whole chain, as signed bytes.
+
+    Paths are those of the chain's own commit, whatever a step was called when it ran.
+    """
+    ids = {done.step.id for done in chain}
+    links: dict[StepKind, dict[str, Any]] = {}
+    for done in sorted(chain, key=lambda each: each.step.id):
+        step, record = done.step, done.record
+        for source in step.inputs.values():
+            if isinstance(source, FromStep) and source.step_id not in ids:
+                raise TrustError(f"{step.id} reads {source.step_id}, which is not part of the chain")
+        link = links.setdefault(
+            step.kind,
+            {
+                "_type": "link",
+                "name": step.kind.value,
+                "materials": {},
+                "products": {},
+                "byproducts": {"return-value": 0, "records": {}},
+                "command": COMMAND,
+                "environment": {},
+            },
+        )
+        places = producers_of(step)
+        for name, digest in record.inputs.items():
+            link["materials"].update(_files(places[name], manifests[digest]))
+        for name, digest in record.products.items():
+            link["products"].update(_files(f"{step.id}/{name}", manifests[digest]))
+        link["byproducts"]["records"][step.id] = record.key
+    return {kind: canonical_json(link) for kind, link in links.items()}
+
+
+def _files(place: str, manifest: Manifest) -> dict[str, dict[str, str]]:
+    return {f"{place}/{file.path}": {"sha256": hex_of(file.sha256)} for file in manifest.files}

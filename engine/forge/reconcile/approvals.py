@@ -1,0 +1,69 @@
+"""The approvals in the ledger, each judged as of now: what planning and `forge apply FILE` count."""
+
+from collections.abc import Sequence
+
+from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
+from forge.admission.history import History, read_history
+from forge.attest.authority import Authority
+from forge.attest.trust import read_trust_root
+from forge.contract.record import Approval, Delegation, RootChange
+from forge.errors import LedgerError, TrustError
+from forge.ledger.entry import APPROVALS, DELEGATIONS, ROOTS, Entry
+from forge.ledger.ledger import Snapshot
+from forge.plan.approvals import Given
+from forge.plan.upkeep import environments_with_approvals
+from forge.reconcile.place import Place
+
+
+def release_approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given, ...]]:
+    """By environment, for those to which the commit's supply chain lets nothing be released without approvals."""
+    trust = _trust(snapshot)
+    found: dict[str, tuple[Given, ...]] = {}
+    for environment in environments_with_approvals(place.desired):
+        entries = snapshot.entries_in(f"{APPROVALS}/release/{environment}")
+        release = snapshot.release(environment)
+        found[environment] = _judged(place, snapshot, trust, entries, [release.commit] if release else [])
+    return found
+
+
+def plan_approvals(place: Place, snapshot: Snapshot) -> tuple[Given, ...]:
+    """The approvals of plans; the authors of a plan are those of its commit since the supply chain was signed."""
+    releases = (snapshot.release(environment) for environment in snapshot.environments())
+    before = sorted({release.commit for release in releases if release is not None})
+    return _judged(place, snapshot, _trust(snapshot), snapshot.entries_in(f"{APPROVALS}/plan"), before)
+
+
+def _trust(snapshot: Snapshot) -> list[Entry]:
+    return [*snapshot.entries_in(DELEGATIONS), *snapshot.entries_in(ROOTS)]
+
+
+def _judged(
+    place: Place, snapshot: Snapshot, trust: Sequence[Entry], entries: Sequence[Entry], before: Sequence[str]
+) -> tuple[Given, ...]:
+    if not entries:
+        return ()
+    attestations: dict[str, bytes] = {}
+    for entry in (*trust, *entries):
+        if isinstance(entry.body, Approval | Delegation | RootChange):
+            for digest in entry.body.attestations.values():
+                try:
+                    attestations[digest] = snapshot.attestation(digest)
+                except LedgerError:
+                    continue  # judged as unsigned
+    ordered = sorted((*trust, *entries), key=lambda entry: entry.sequence)
+    history = read_history(ordered, attestations, read_trust_root(place.config))
+    if history.findings:
+        raise TrustError("\n".join(str(finding) for finding in history.findings))
+    sequence = snapshot.head[0] + 1
+    authors = _authors(place, history, sequence, before)
+    return tuple(judge_approvals(entries, attestations, history, sequence, authors))
+
+
+def _authors(place: Place, history: History, sequence: int, before: Sequence[str]) -> Authors | None:
+    authority: Authority = history.authority(sequence)
+    if not separates_authors(authority) or place.desired.commit is None:
+        return None
+    delegation = history.delegation(sequence)
+    return authors_of(
+        place.repository, place.desired.commit, [*before, *([delegation.commit] if delegation else [])], authority
+    )

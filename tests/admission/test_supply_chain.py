@@ -1,0 +1,246 @@
+"""A release under a supply chain that the root signed: what it needs, and what is refused."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import git, new_repository, run_forge, write_small
+from tests.governed import Governed, commit_as, govern, make_governed
+
+from forge.admission.verdict import Rule, Verdict
+from forge.admission.verify import verify
+from forge.attest.trust import read_trust_root
+from forge.ledger.ledger import Ledger
+from forge.repo.repository import Repository
+from forge.store.store import Store
+
+REF = "refs/forge/ledger"
+
+
+@pytest.fixture(scope="session")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+@pytest.fixture(scope="session")
+def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+    """Written and signed by cleo, delegated by the root, approved by ana, released."""
+    folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
+    write_small(folder)
+    govern(folder, governed.supply_chain(), governed.people())
+    commit_as(folder, governed, "cleo", "the small example, governed")
+    refused = run_forge(folder, governed.config, "apply", code=4)
+    assert "forge keys delegate" in refused.stderr
+    run_forge(folder, governed.config, "keys", "delegate")
+    blocked = run_forge(folder, governed.config, "apply", code=1)
+    assert "needs 1, has 0" in blocked.stderr
+    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    run_forge(folder, governed.config, "apply")
+    return folder
+
+
+@pytest.fixture
+def released(released_once: Path, tmp_path: Path) -> Path:
+    folder = tmp_path / "copy"
+    shutil.copytree(released_once, folder, symlinks=True)
+    return folder
+
+
+def verdict_of(folder: Path, config: Path) -> Verdict:
+    with Repository(folder) as repository:
+        snapshot = Ledger(repository, REF).snapshot()
+        return verify("release/local", repository, snapshot, Store(".forge/store", folder), read_trust_root(config))
+
+
+def change_policy(folder: Path, old: str = "max_tokens: 32", new: str = "max_tokens: 16") -> None:
+    path = folder / "policies" / "small.yaml"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_a_governed_release_holds_and_says_what_it_rests_on(released: Path, governed: Governed) -> None:
+    verdict = verdict_of(released, governed.config)
+    assert verdict.holds, [str(item) for item in verdict.findings]
+    rules = {check.rule for check in verdict.checks}
+    assert {Rule.AUTHORITY, Rule.LAYOUT, Rule.APPROVAL, Rule.PREREGISTERED} <= rules
+    assert any("approved by ana" in check.message for check in verdict.checks)
+    assert "DEVELOPMENT" not in verdict.trust
+
+
+def test_the_plan_after_a_governed_release_is_empty(released: Path, governed: Governed) -> None:
+    run_forge(released, governed.config, "plan", "--exit-code")
+
+
+def test_a_supply_chain_swapped_for_a_weaker_one_is_refused(released: Path, governed: Governed) -> None:
+    govern(released, governed.supply_chain(release={}), governed.people())
+    change_policy(released)
+    commit_as(released, governed, "cleo", "nobody has to approve")
+    refused = run_forge(released, governed.config, "apply", code=4)
+    assert "is not the one that the root signed" in refused.stderr
+
+
+def test_a_supply_chain_that_is_removed_is_missed(released: Path, governed: Governed) -> None:
+    (released / "policies" / "supply-chain.yaml").unlink()
+    change_policy(released)
+    commit_as(released, governed, "cleo", "no rules")
+    assert "this commit has none" in run_forge(released, governed.config, "apply", code=4).stderr
+
+
+def test_only_the_root_delegates(released: Path, governed: Governed, tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    shutil.copytree(governed.config, config)
+    shutil.copy(config / "keys" / "trainer.pem", config / "keys" / "root.pem")
+    govern(released, governed.supply_chain(release={}), governed.people())
+    commit_as(released, governed, "cleo", "nobody has to approve")
+    assert "is not one that the root" in run_forge(released, config, "keys", "delegate", code=4).stderr
+
+
+def test_a_change_of_policy_needs_no_new_approval_of_the_same_model(released: Path, governed: Governed) -> None:
+    change_policy(released)
+    commit_as(released, governed, "cleo", "shorter answers")
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+
+
+def test_other_thresholds_need_a_new_approval_and_a_new_evaluation(released: Path, governed: Governed) -> None:
+    path = released / "models" / "deployment.yaml"
+    path.write_text(path.read_text().replace("max: 7.0", "max: 7.5"))
+    commit_as(released, governed, "cleo", "a laxer gate")
+    blocked = run_forge(released, governed.config, "apply", code=1)
+    assert "needs 1, has 0" in blocked.stderr
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    refused = run_forge(released, governed.config, "apply", code=4)
+    assert "[pre-registered]" in refused.stderr
+    assert "--force evaluate/small.small" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("author", "approver", "told"),
+    [
+        ("ana", "ana", "who wrote a change may not approve it"),
+        (None, "ana", "its author is unknown"),
+    ],
+)
+def test_an_approval_that_does_not_count_releases_nothing(
+    released: Path, governed: Governed, author: str | None, approver: str, told: str
+) -> None:
+    path = released / "models" / "model.yaml"
+    path.write_text(path.read_text().replace("seed: 5", "seed: 6"))
+    commit_as(released, governed, author, "another model")
+    commit_as(released, governed, "cleo", "on top of it")
+    run_forge(released, governed.config, "apply", code=1)
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / approver))
+    assert told in run_forge(released, governed.config, "apply", code=1).stderr
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ben"))
+    run_forge(released, governed.config, "apply", code=1 if author is None else 0)
+
+
+def test_who_is_no_approver_cannot_approve(released: Path, governed: Governed) -> None:
+    path = released / "models" / "deployment.yaml"
+    path.write_text(path.read_text().replace("max: 7.0", "max: 6.9"))
+    commit_as(released, governed, "ana", "another gate")
+    run_forge(released, governed.config, "apply", code=1)
+    done = run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "cleo"), code=4)
+    assert "cleo is no approver" in done.stderr
+
+
+def test_the_pointer_does_not_go_back_without_a_commit(released: Path, governed: Governed) -> None:
+    before = git(released, "rev-parse", "HEAD")
+    change_policy(released)
+    commit_as(released, governed, "cleo", "shorter answers")
+    run_forge(released, governed.config, "apply")
+    refused = run_forge(released, governed.config, "apply", "--ref", before, code=4)
+    assert "[order]" in refused.stderr
+    git(released, "-c", "gpg.format=ssh", "-c", f"user.signingKey={governed.ssh / 'cleo'}", "revert", "--no-edit", "-S", "HEAD")
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+
+
+def test_what_was_signed_before_a_revocation_stays_valid_and_what_came_after_is_refused(
+    released: Path, governed: Governed
+) -> None:
+    chain = governed.supply_chain()
+    releaser: dict[str, Any] = chain["roles"]["releaser"]["keys"][0]
+    now = subprocess.run(["date", "-u", "+%Y-%m-%dT%H:%M:%SZ"], check=True, capture_output=True, text=True).stdout.strip()
+    releaser["revoked"] = now
+    chain["roles"]["releaser"]["keys"].append(
+        {"name": "releaser-2", "public": governed.public("agent"), "valid_from": "2020-01-01T00:00:00Z"}
+    )
+    govern(released, chain, governed.people())
+    commit_as(released, governed, "cleo", "the releaser's key is lost")
+    run_forge(released, governed.config, "keys", "delegate")
+    assert verdict_of(released, governed.config).holds
+    change_policy(released)
+    commit_as(released, governed, "cleo", "shorter answers")
+    refused = run_forge(released, governed.config, "apply", code=4)
+    assert "was revoked at" in refused.stderr
+
+
+def test_an_expired_supply_chain_is_refused(released: Path, governed: Governed) -> None:
+    import datetime
+
+    with Repository(released) as repository:
+        snapshot = Ledger(repository, REF).snapshot()
+        later = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
+        store, root = Store(".forge/store", released), read_trust_root(governed.config)
+        verdict = verify("release/local", repository, snapshot, store, root, later)
+    assert [finding.rule for finding in verdict.findings] == [Rule.AUTHORITY]
+    assert "expired" in verdict.findings[0].message
+
+
+def test_one_that_expires_before_retention_is_not_signed(released: Path, governed: Governed) -> None:
+    govern(released, governed.supply_chain(expires="2026-01-01T00:00:00Z"), governed.people())
+    commit_as(released, governed, "cleo", "soon over")
+    assert "retention.days" in run_forge(released, governed.config, "keys", "delegate", code=4).stderr
+
+
+def test_a_new_root_is_signed_by_the_old_one(released: Path, governed: Governed, tmp_path: Path) -> None:
+    other = make_governed(tmp_path / "other")
+    run_forge(released, governed.config, "keys", "rotate", str(other.config))
+    assert verdict_of(released, governed.config).holds
+    assert not verdict_of(released, other.config).holds, "who pins the new root has not seen the old one sign it"
+    govern(released, governed.supply_chain(release={}), governed.people())
+    commit_as(released, governed, "cleo", "another charter")
+    assert "is not one that the root" in run_forge(released, governed.config, "keys", "delegate", code=4).stderr
+    shutil.copy(other.config / "keys" / "root.pem", tmp_path / "root.pem")
+    config = tmp_path / "config"
+    shutil.copytree(governed.config, config)
+    shutil.copy(tmp_path / "root.pem", config / "keys" / "root.pem")
+    run_forge(released, config, "keys", "delegate")
+    assert verdict_of(released, governed.config).holds
+
+
+def test_a_plan_that_needs_approval_is_applied_only_from_its_file(released: Path, governed: Governed, tmp_path: Path) -> None:
+    govern(released, governed.supply_chain(plans={"approvals": 1}), governed.people())
+    change_policy(released)
+    commit_as(released, governed, "cleo", "plans are approved")
+    run_forge(released, governed.config, "keys", "delegate")
+    file = tmp_path / "plan.json"
+    assert "forge approve FILE" in run_forge(released, governed.config, "apply", code=4).stderr
+    run_forge(released, governed.config, "plan", "--out", str(file))
+    assert "needs 1, has 0" in run_forge(released, governed.config, "apply", str(file), code=4).stderr
+    run_forge(released, governed.config, "approve", str(file), "--key", str(governed.ssh / "ana"))
+    run_forge(released, governed.config, "apply", str(file))
+
+
+def test_the_approval_is_one_that_ssh_keygen_verifies(released: Path, governed: Governed, tmp_path: Path) -> None:
+    import base64
+
+    from forge.contract.record import Approval
+    from forge.ledger.entry import APPROVALS
+
+    with Repository(released) as repository:
+        snapshot = Ledger(repository, REF).snapshot()
+        (entry,) = snapshot.entries_in(f"{APPROVALS}/release/local")
+        assert isinstance(entry.body, Approval)
+        packed = json.loads(snapshot.attestation(entry.body.attestations["approval"]))
+    (tmp_path / "sig").write_text(packed["sshsig"])
+    (tmp_path / "allowed").write_text(f'ana namespaces="forge-approval" {governed.person("ana")}\n')
+    check = ["ssh-keygen", "-Y", "verify", "-f", "allowed", "-I", "ana", "-n", "forge-approval", "-s", "sig"]
+    statement = base64.b64decode(packed["statement"])
+    assert subprocess.run(check, cwd=tmp_path, input=statement, capture_output=True, check=False).returncode == 0
+    assert subprocess.run(check, cwd=tmp_path, input=statement + b" ", capture_output=True, check=False).returncode != 0
