@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from forge.attest.authority import Authority, Signers
 from forge.attest.keys import make_development_keys
+from forge.attest.trust import read_trust_root
+from forge.contract.kinds import Role
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -220,6 +223,11 @@ def copy_of_applied(applied: Path, tmp_path: Path) -> Path:
     folder = tmp_path / "copy"
     shutil.copytree(applied, folder, symlinks=True)
     return folder
+
+
+def agent_signers(config_home: Path) -> Signers:
+    """The keys of serving agents that a root without a supply chain lists."""
+    return Authority(read_trust_root(config_home)).signers(Role.AGENT, "2026-01-01T00:00:00+00:00")
 
 
 def unpack_objects(folder: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import commit_all, git, new_repository
 
-from forge.admission.status import StatusFault, StatusWatch, judge_status, read_status, read_statuses
+from forge.admission.status import StatusFault, StatusWatch, judge_status, read_status
+from forge.attest.authority import Authority, Signers
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.statements import STATUS_PAYLOAD_TYPE
@@ -43,8 +44,12 @@ STATUS = AgentStatus(
 
 
 @pytest.fixture(scope="session")
-def root(config_home: Path) -> TrustRoot:
-    return read_trust_root(config_home)
+def signers(config_home: Path) -> Signers:
+    return signers_of(read_trust_root(config_home))
+
+
+def signers_of(root: TrustRoot) -> Signers:
+    return Authority(root).signers(Role.AGENT, "2026-01-01T00:00:00+00:00")
 
 
 @pytest.fixture(scope="session")
@@ -65,47 +70,47 @@ def repository(tmp_path: Path) -> Repository:
     return Repository(folder)
 
 
-def test_what_an_agent_published_is_read_back(repository: Repository, root: TrustRoot, sealed: Callable[..., bytes]) -> None:
+def test_what_an_agent_published_is_read_back(repository: Repository, signers: Signers, sealed: Callable[..., bytes]) -> None:
     refs = LocalRefs(repository)
-    assert read_status(refs, repository, "prod", root).fault is StatusFault.ABSENT
+    assert read_status(refs, repository, "prod", signers).fault is StatusFault.ABSENT
     assert publish(refs, repository, "prod", sealed()) is None
-    reading = read_status(refs, repository, "prod", root)
+    reading = read_status(refs, repository, "prod", signers)
     assert (reading.status, reading.fault) == (STATUS, None)
     later = STATUS.model_copy(update={"beat": 2, "state": AgentState.DEGRADED, "reason": "vLLM died"})
     assert publish(refs, repository, "prod", sealed(later)) is not None
-    assert read_statuses(refs, repository, root) == {"prod": read_status(refs, repository, "prod", root)}
-    assert read_status(refs, repository, "prod", root).status == later
+    assert read_status(refs, repository, "prod", signers).status == later
 
 
 @pytest.mark.parametrize("role", [role for role in Role if role is not Role.AGENT])
-def test_another_roles_key_is_not_believed(root: TrustRoot, sealed: Callable[..., bytes], role: Role) -> None:
-    reading = judge_status("prod", sealed(STATUS, role), root)
+def test_another_roles_key_is_not_believed(signers: Signers, sealed: Callable[..., bytes], role: Role) -> None:
+    reading = judge_status("prod", sealed(STATUS, role), signers)
     assert (reading.status, reading.fault) == (None, StatusFault.UNTRUSTED)
     assert "no valid signature of the role agent" in reading.message
 
 
-def test_a_root_without_the_role_believes_no_agent(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
+def test_a_root_without_the_role_believes_no_agent(config_home: Path, sealed: Callable[..., bytes]) -> None:
+    root = read_trust_root(config_home)
     older = root.model_copy(update={"roles": {role: keys for role, keys in root.roles.items() if role is not Role.AGENT}})
-    reading = judge_status("prod", sealed(), older)
+    reading = judge_status("prod", sealed(), signers_of(older))
     assert reading.fault is StatusFault.UNTRUSTED
     assert "forge keys init" in reading.message
 
 
-def test_a_status_of_another_environment_does_not_count_here(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
-    reading = judge_status("staging", sealed(), root)
+def test_a_status_of_another_environment_does_not_count_here(signers: Signers, sealed: Callable[..., bytes]) -> None:
+    reading = judge_status("staging", sealed(), signers)
     assert (reading.status, reading.fault) == (None, StatusFault.MISPLACED)
     assert "refs/forge/status/staging: it is the status of 'prod'" in reading.message
 
 
-def test_a_statement_of_the_agents_key_of_another_type_is_no_status(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
-    reading = judge_status("prod", sealed(STATUS, Role.AGENT, "application/vnd.in-toto+json"), root)
+def test_a_statement_of_the_agents_key_of_another_type_is_no_status(signers: Signers, sealed: Callable[..., bytes]) -> None:
+    reading = judge_status("prod", sealed(STATUS, Role.AGENT, "application/vnd.in-toto+json"), signers)
     assert reading.fault is StatusFault.UNTRUSTED
     assert "payload type" in reading.message
 
 
-def test_a_newer_schema_is_refused_by_its_number(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
+def test_a_newer_schema_is_refused_by_its_number(signers: Signers, sealed: Callable[..., bytes]) -> None:
     newer = canonical_json({**json.loads(STATUS.to_bytes()), "schema_version": 2, "mood": "cheerful"})
-    reading = judge_status("prod", sealed(newer), root)
+    reading = judge_status("prod", sealed(newer), signers)
     assert reading.fault is StatusFault.NEWER
     assert "schema version 2; this engine reads up to 1" in reading.message
 
@@ -117,8 +122,8 @@ def test_a_newer_schema_is_refused_by_its_number(root: TrustRoot, sealed: Callab
         b'{"schema_version":"1"}', b'{"schema_version":1}', b'{"schema_version":0}', b"1" * 5000,
     ],
 )  # fmt: skip
-def test_signed_nonsense_is_a_fault_and_no_traceback(root: TrustRoot, sealed: Callable[..., bytes], payload: bytes) -> None:
-    reading = judge_status("prod", sealed(payload), root)
+def test_signed_nonsense_is_a_fault_and_no_traceback(signers: Signers, sealed: Callable[..., bytes], payload: bytes) -> None:
+    reading = judge_status("prod", sealed(payload), signers)
     assert (reading.status, reading.fault) == (None, StatusFault.UNREADABLE)
 
 
@@ -129,51 +134,51 @@ def test_signed_nonsense_is_a_fault_and_no_traceback(root: TrustRoot, sealed: Ca
         {"engine_restarts": -1}, {"is_serving": 2}, {"extra": 1}, {"reason": "x" * 4001}, {"time": 5},
     ],
 )  # fmt: skip
-def test_a_field_out_of_range_is_named(root: TrustRoot, sealed: Callable[..., bytes], change: dict[str, Any]) -> None:
-    reading = judge_status("prod", sealed(canonical_json({**json.loads(STATUS.to_bytes()), **change})), root)
+def test_a_field_out_of_range_is_named(signers: Signers, sealed: Callable[..., bytes], change: dict[str, Any]) -> None:
+    reading = judge_status("prod", sealed(canonical_json({**json.loads(STATUS.to_bytes()), **change})), signers)
     assert reading.fault is StatusFault.UNREADABLE
     assert next(iter(change)) in reading.message
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.binary(max_size=200))
-def test_no_bytes_raise(root: TrustRoot, data: bytes) -> None:
-    assert judge_status("prod", data, root).fault is StatusFault.UNTRUSTED
+def test_no_bytes_raise(signers: Signers, data: bytes) -> None:
+    assert judge_status("prod", data, signers).fault is StatusFault.UNTRUSTED
 
 
 @settings(max_examples=80, deadline=None)
 @given(position=st.integers(0, 10**6), bit=st.integers(0, 7))
-def test_no_flipped_bit_changes_what_is_read(root: TrustRoot, sealed: Callable[..., bytes], position: int, bit: int) -> None:
+def test_no_flipped_bit_changes_what_is_read(signers: Signers, sealed: Callable[..., bytes], position: int, bit: int) -> None:
     data = bytearray(sealed())
     data[position % len(data)] ^= 1 << bit
-    reading = judge_status("prod", bytes(data), root)
+    reading = judge_status("prod", bytes(data), signers)
     assert reading.status in (None, STATUS)  # the key id is a hint, and may change
     assert reading.message.isprintable()
 
 
-def test_what_reads_the_same_but_is_written_otherwise_is_a_fault(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
+def test_what_reads_the_same_but_is_written_otherwise_is_a_fault(signers: Signers, sealed: Callable[..., bytes]) -> None:
     loose = json.loads(STATUS.to_bytes()) | {"is_serving": 1}
     for payload in (canonical_json(loose), STATUS.to_bytes() + b" ", b'{"beat":9,' + STATUS.to_bytes()[1:]):
-        reading = judge_status("prod", sealed(payload), root)
+        reading = judge_status("prod", sealed(payload), signers)
         assert reading.fault is StatusFault.UNREADABLE
         assert "canonical form" in reading.message
 
 
-def test_messages_hold_no_control_characters(root: TrustRoot, sealed: Callable[..., bytes]) -> None:
+def test_messages_hold_no_control_characters(signers: Signers, sealed: Callable[..., bytes]) -> None:
     document = json.loads(sealed())
     document["signatures"][0]["keyid"] = "\x1b[31mred"
-    reading = judge_status("prod", canonical_json(document), root)
+    reading = judge_status("prod", canonical_json(document), signers)
     assert "\x1b" not in reading.message
 
 
-def test_what_is_no_blob_or_too_large_is_a_fault(repository: Repository, root: TrustRoot) -> None:
+def test_what_is_no_blob_or_too_large_is_a_fault(repository: Repository, signers: Signers) -> None:
     refs = LocalRefs(repository)
     git(repository.root, "update-ref", status_ref("prod"), "HEAD")
-    reading = read_status(refs, repository, "prod", root)
+    reading = read_status(refs, repository, "prod", signers)
     assert reading.fault is StatusFault.UNREADABLE
     assert "a commit, not a blob" in reading.message
     git(repository.root, "update-ref", status_ref("prod"), write_blob(repository, b" " * 70_000))
-    assert "70000 bytes" in read_status(refs, repository, "prod", root).message
+    assert "70000 bytes" in read_status(refs, repository, "prod", signers).message
 
 
 def test_an_agent_is_dead_by_the_readers_clock_and_an_old_word_is_no_sign_of_life() -> None:
@@ -193,7 +198,7 @@ def test_an_agent_is_dead_by_the_readers_clock_and_an_old_word_is_no_sign_of_lif
 
 
 def test_a_status_reaches_another_clone_through_the_remote(
-    tmp_path: Path, repository: Repository, root: TrustRoot, sealed: Callable[..., bytes]
+    tmp_path: Path, repository: Repository, signers: Signers, sealed: Callable[..., bytes]
 ) -> None:
     bare = tmp_path / "shared.git"
     git(tmp_path, "init", "--quiet", "--bare", str(bare))
@@ -204,6 +209,6 @@ def test_a_status_reaches_another_clone_through_the_remote(
     for beat in (1, 2, 3):  # the agent never fetches: each publication finds the one before in its way, and replaces it
         publish(agent, repository, "prod", sealed(STATUS.model_copy(update={"beat": beat})))
     controller.refresh()
-    reading = read_status(controller, other, "prod", root)
+    reading = read_status(controller, other, "prod", signers)
     assert reading.status is not None
     assert reading.status.beat == 3

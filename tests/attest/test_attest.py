@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import run_forge
 
+from forge.attest.authority import Authority, Signers
 from forge.attest.envelope import seal, unseal
 from forge.attest.keys import add_missing_keys, make_development_keys, signer_for, weights_key
 from forge.attest.trust import TrustRoot, config_folder, read_trust_root
@@ -56,12 +57,15 @@ def test_without_a_root_nothing_is_trusted(tmp_path: Path) -> None:
         read_trust_root(tmp_path)
 
 
+def signers(config: Path, role: Role) -> Signers:
+    return Authority(read_trust_root(config)).signers(role, "2026-01-01T00:00:00+00:00")
+
+
 def test_an_envelope_opens_for_its_role_only(config_home: Path) -> None:
-    root = read_trust_root(config_home)
     sealed = seal(PAYLOAD, signer_for(Role.TRAINER, config_home))
-    assert unseal(sealed, Role.TRAINER, root, "x") == PAYLOAD
+    assert unseal(sealed, signers(config_home, Role.TRAINER), "x") == PAYLOAD
     with pytest.raises(TrustError, match="x: no valid signature of the role evaluator"):
-        unseal(sealed, Role.EVALUATOR, root, "x")
+        unseal(sealed, signers(config_home, Role.EVALUATOR), "x")
 
 
 @pytest.mark.parametrize(
@@ -79,16 +83,15 @@ def test_a_changed_envelope_does_not_open(config_home: Path, change: object) -> 
     sealed = json.loads(seal(PAYLOAD, signer_for(Role.TRAINER, config_home)))
     data = json.dumps(change(sealed), sort_keys=True, separators=(",", ":")).encode()  # type: ignore[operator]
     with pytest.raises(TrustError):
-        unseal(data, Role.TRAINER, read_trust_root(config_home), "x")
+        unseal(data, signers(config_home, Role.TRAINER), "x")
 
 
 def test_no_flipped_bit_of_an_envelope_goes_unnoticed(config_home: Path) -> None:
-    root = read_trust_root(config_home)
     sealed = seal(PAYLOAD, signer_for(Role.TRAINER, config_home))
     for position in range(len(sealed)):
         damaged = sealed[:position] + bytes([sealed[position] ^ 1]) + sealed[position + 1 :]
         try:
-            opened = unseal(damaged, Role.TRAINER, root, "x")
+            opened = unseal(damaged, signers(config_home, Role.TRAINER), "x")
         except (TrustError, UnicodeDecodeError):
             continue
         assert opened == PAYLOAD, position  # the key id is a hint: it may change, the payload may not
@@ -149,7 +152,10 @@ def test_a_development_root_that_lacks_a_role_gets_its_key_and_keeps_the_others(
     assert read_trust_root(tmp_path / "config") == root
     assert (tmp_path / "config" / "keys" / "trainer.pem").read_bytes() == trainer
     assert stat.S_IMODE((tmp_path / "config" / "keys" / "agent.pem").stat().st_mode) == 0o600
-    assert unseal(seal(PAYLOAD, signer_for(Role.AGENT, tmp_path / "config")), Role.AGENT, root, "x") == PAYLOAD
+    assert (
+        unseal(seal(PAYLOAD, signer_for(Role.AGENT, tmp_path / "config")), signers(tmp_path / "config", Role.AGENT), "x")
+        == PAYLOAD
+    )
     assert add_missing_keys(tmp_path / "config") == (root, ())
 
 
@@ -184,8 +190,7 @@ def test_the_command_says_which_key_it_added_and_the_new_roots_digest(tmp_path: 
 
 
 def test_a_payload_opens_as_the_type_it_was_sealed_as(config_home: Path) -> None:
-    root = read_trust_root(config_home)
     sealed = seal(PAYLOAD, signer_for(Role.AGENT, config_home), "application/x")
-    assert unseal(sealed, Role.AGENT, root, "x", "application/x") == PAYLOAD
+    assert unseal(sealed, signers(config_home, Role.AGENT), "x", "application/x") == PAYLOAD
     with pytest.raises(TrustError, match="payload type 'application/x'"):
-        unseal(sealed, Role.AGENT, root, "x")
+        unseal(sealed, signers(config_home, Role.AGENT), "x")

@@ -166,8 +166,51 @@ def _deployment(name: str) -> dict[str, Any]:
     return _document("Deployment", name, spec)
 
 
+_KEY = """-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=
+-----END PUBLIC KEY-----
+"""
+_PEOPLE = {
+    "ana": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBm/RAlphM3+hUG6wWfcO5bIUIaqMLa2ywxcOK1wMWbh",
+    "ben": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPwsPSXh/oqx9/gVpYMxJ0gZkqfhnTdR1cXuMlz4Xr4C",
+}
+
+
+def _people(name: str) -> dict[str, Any]:
+    valid = {"valid_from": "2026-01-01T00:00:00Z", "valid_until": "2027-01-01T00:00:00Z", "revoked": "2026-06-01T00:00:00Z"}
+    people = [{"name": person, "keys": [{"public": key, **valid}]} for person, key in _PEOPLE.items()]
+    return _document("People", name, {"people": people})
+
+
+def _supply_chain(name: str) -> dict[str, Any]:
+    roles: dict[str, Any] = {
+        "data-steward": {"steps": ["curate"]},
+        "trainer": {"steps": ["tokenizer", "tokenize", "train"]},
+        "evaluator": {"steps": ["evaluate", "gate"]},
+        "releaser": {
+            "steps": ["release"],
+            "keys": [{"name": "releaser-1", "public": _KEY, "valid_from": "2026-01-01T00:00:00Z", "holder": "ben"}],
+        },
+    }
+    spec = {
+        "roles": roles,
+        "approvers": ["ben"],
+        "separation_of_duties": [["author", "approver"]],
+        "shapes": ["pretrain"],
+        "release": {
+            "approvals": {"prod": 1},
+            "evaluations": [{"suite": "EvalSuite/a"}],
+            "licenses": ["CC-BY-4.0", "MIT"],
+            "preregistered": False,
+        },
+        "plans": {"approvals": 1, "above_cost": 10.0},
+        "expires": "2028-01-01T00:00:00Z",
+    }
+    return _document("SupplyChain", name, spec)
+
+
 def full_documents() -> Documents:
-    """By address. Each kind but Deployment has a second resource, ``b``, for references to change to."""
+    """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to."""
     makers = {
         "DataRecipe": _recipe,
         "Tokenizer": _tokenizer,
@@ -175,12 +218,11 @@ def full_documents() -> Documents:
         "EvalSuite": _suite,
         "InferencePolicy": _policy,
         "Deployment": _deployment,
+        "People": _people,
+        "SupplyChain": _supply_chain,
     }
-    return {
-        f"{kind}/{name}": copy.deepcopy(make(name))
-        for kind, make in makers.items()
-        for name in (("a",) if kind == "Deployment" else ("a", "b"))
-    }
+    single = dict.fromkeys(("Deployment", "People", "SupplyChain"), "a")
+    return {f"{kind}/{name}": copy.deepcopy(make(name)) for kind, make in makers.items() for name in single.get(kind, "ab")}
 
 
 def desired_from(documents: Documents) -> Desired:

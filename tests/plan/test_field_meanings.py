@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from tests.plan.full import desired_from, full_documents, own_keys
 
 from forge.plan.graph import build_graph
-from forge.spec.meaning import EXTEND, NONE, REBUILD, RELOAD, Meaning, meanings_of
+from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import RESOURCE_TYPES
+from forge.spec.supply_chain import STEP_NAMES
 
 OWN_STEP = {
     ("DataRecipe", REBUILD): {"curate/a"},
@@ -150,6 +151,25 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.engine.max_num_seqs": 32,
         "spec.engine.kv_cache_gib": 1,
     },
+    "People": {
+        "spec.people[].name": "anabel",
+        "spec.people[].keys[].public": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ2Lz6ZBqtq2rTwz8mYG0wHCLs1cXRWTVQ8kZoDCbSnJ",
+        "spec.people[].keys[].valid_from": "2026-02-01T00:00:00Z",
+        "spec.people[].keys[].valid_until": None,
+        "spec.people[].keys[].revoked": None,
+    },
+    "SupplyChain": {
+        "spec.roles": {"releaser": {"steps": list(STEP_NAMES)}},
+        "spec.approvers": ["ben", "ana"],
+        "spec.separation_of_duties": [["trainer", "approver"]],
+        "spec.release.approvals": {"prod": 0},
+        "spec.release.evaluations[].suite": "EvalSuite/b",
+        "spec.release.licenses": None,
+        "spec.release.preregistered": True,
+        "spec.plans.approvals": 0,
+        "spec.plans.above_cost": None,
+        "spec.expires": "2029-01-01T00:00:00Z",
+    },
 }
 """Kind -> field -> another value than the one in tests/plan/full.py."""
 
@@ -160,6 +180,7 @@ ONE_VALUE = {
     ("Model", "spec.architecture.family"),
     ("Model", "spec.training.optimizer.name"),
     ("Model", "spec.resources.accelerator"),
+    ("SupplyChain", "spec.shapes"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -212,6 +233,11 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     """Desired state before and after one field of resource ``a`` takes another value."""
     documents = full_documents()
     document = documents[f"{kind}/a"]
+    if kind == "Deployment":  # it may leave the suite that the supply chain would ask for
+        documents["SupplyChain/a"]["spec"]["release"]["evaluations"] = []
+    if path == "spec.release.evaluations[].suite":  # what the supply chain asks for has to be there
+        gates = documents["Deployment/a"]["spec"]["gates"]
+        gates.append({**gates[0], "suite": value})
     if "{CosineSchedule}" in path:
         document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
     before = desired_from(documents)
@@ -255,8 +281,9 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
     value = SAME_FOR_ALL[path] if path in SAME_FOR_ALL else CHANGES[kind][path]
     before, after = changed(kind, path, value)
     meaning = FIELDS[kind, path]
-    expected = set() if meaning is NONE else OWN_STEP[kind, meaning]
+    expected = set() if meaning in (NONE, GOVERN) else OWN_STEP[kind, meaning]
     assert differing(own_keys(before), own_keys(after)) == MOVES_STEPS.get((kind, path), expected)
+    assert (before.charter != after.charter) is (meaning is GOVERN)
     beside = [
         {step.id: (step.settings, step.processes, step.accelerator) for step in build_graph(desired).values()}
         for desired in (before, after)
@@ -274,6 +301,7 @@ def test_a_changed_name_takes_its_steps_along_and_says_what_they_were_called() -
     documents["EvalSuite/a"]["metadata"] |= {"name": "suite", "previous_name": "a"}
     documents["Deployment/a"]["spec"] |= {"model": "Model/new"}
     documents["Deployment/a"]["spec"]["gates"][0]["suite"] = "EvalSuite/suite"
+    documents["SupplyChain/a"]["spec"]["release"]["evaluations"][0]["suite"] = "EvalSuite/suite"
     after = build_graph(desired_from(documents))
     assert after["train/new"].previous_ids == ("train/a",)
     assert after["train/new"].canonical_parameters == before["train/a"].canonical_parameters

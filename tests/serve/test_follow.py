@@ -20,11 +20,10 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, agent_signers, commit_all, git, run_forge
 from tests.serve.standin import serve_instead_of_vllm
 
 from forge.admission.status import StatusFault, StatusReading, read_status
-from forge.attest.trust import read_trust_root
 from forge.ledger.refs import LocalRefs
 from forge.repo.repository import Repository
 from forge.serve.agent import ServeSettings
@@ -53,7 +52,7 @@ class Agent:
 
     def published(self) -> StatusReading:
         with Repository(self.folder) as repository:
-            return read_status(LocalRefs(repository), repository, "local", read_trust_root(self.config))
+            return read_status(LocalRefs(repository), repository, "local", agent_signers(self.config))
 
     def said(self) -> str:
         return (self.place / "stderr").read_text()

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.conftest import commit_all, git, new_repository
+from tests.conftest import agent_signers, commit_all, git, new_repository
 
 from forge.admission.status import read_status
-from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
 from forge.contract.status import AgentState, AgentStatus
 from forge.ledger.ledger import Ledger
@@ -48,7 +47,7 @@ def beat_of(folder: Path, config: Path, remote: str | None = None) -> int:
     with Repository(folder) as repository:
         refs = Ledger(repository, REF, remote).refs
         refs.refresh()
-        status = read_status(refs, repository, "prod", read_trust_root(config)).status
+        status = read_status(refs, repository, "prod", agent_signers(config)).status
         return status.beat if status is not None else 0
 
 
@@ -62,7 +61,7 @@ def test_a_status_that_does_not_change_is_said_again_in_time(folder: Path, confi
     publisher.offer(last)
     publisher.close()
     with Repository(folder) as repository:
-        status = read_status(LocalRefs(repository), repository, "prod", read_trust_root(config_home)).status
+        status = read_status(LocalRefs(repository), repository, "prod", agent_signers(config_home)).status
     assert status is not None
     assert (status.state, status.time > "2026") == (AgentState.STOPPED, True)
     assert said == []

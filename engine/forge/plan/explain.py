@@ -100,6 +100,7 @@ _SENTENCES = {
     ReasonKind.CONTINUES: "an earlier run left the checkpoint {subject}, and going on from it gives the same bytes",
     ReasonKind.FROM_SCRATCH: "the earlier run cannot be continued: {subject}",
     ReasonKind.GATE: "its gate says NO-GO: {subject}",
+    ReasonKind.APPROVAL: "{subject}",
     ReasonKind.WAITS: "{subject} is blocked",
     ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
     ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
