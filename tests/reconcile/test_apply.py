@@ -226,7 +226,7 @@ def test_a_full_disk_is_named_and_records_nothing(repository: Path, config_home:
 
 def test_without_keys_nothing_is_started(repository: Path, tmp_path: Path) -> None:
     done = run_forge(repository, tmp_path / "empty", "apply", code=4)
-    assert "no key for the role data-steward" in done.stderr
+    assert "no trust root is pinned" in done.stderr
     assert "forge keys init" in done.stderr
     assert not (repository / ".forge" / "work").exists()
 
