@@ -38,6 +38,8 @@ class Evidence:
     attestations: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     """By artifact digest; only artifacts whose bytes were hashed and are whole."""
+    whole: set[str] = field(default_factory=set)
+    """Blobs that were hashed: what several artifacts hold is hashed once."""
     documents: dict[str, bytes] = field(default_factory=dict)
     """By artifact digest: the one small JSON file of reports, verdicts and releases."""
     graphs: dict[str, Mapping[str, Step]] = field(default_factory=dict)
@@ -203,7 +205,7 @@ def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, re
     for name, digest in [*record.inputs.items(), *record.products.items()]:
         if digest not in evidence.manifests:
             try:
-                evidence.manifests[digest] = store.check(digest)
+                evidence.manifests[digest] = store.check(digest, evidence.whole)
             except StoreError as error:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
     for name, digest in record.products.items():

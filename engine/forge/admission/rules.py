@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
-from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
+from forge.attest.statements import link_of, release_statement, retirement_statement, statements_of
 from forge.attest.trust import TrustRoot
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
@@ -208,7 +208,7 @@ def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidenc
 def _judge_attestations(record: Record, step: Step, evidence: Evidence, root: TrustRoot) -> Iterator[Finding]:
     role = STEPS[record.step].role
     producers = producers_of(step)
-    expected = {statement_name(record.step): statement_of(record, producers)}
+    expected = statements_of(record, producers, evidence.documents)
     if all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
         expected["link"] = link_of(record, evidence.manifests, producers)
     # else the damaged artifact is a finding of its own, or of a run that was continued only the statement is compared

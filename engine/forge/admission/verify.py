@@ -1,17 +1,18 @@
 """Verify a subject: ``model/NAME``, ``release/ENV`` or an artifact's digest. The one entry to this room."""
 
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable
 
 from forge.admission.evidence import Evidence, collect, collect_ledger, collect_retirement
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
+from forge.admission.summary import entries_behind, judge_subjects, judge_summary
 from forge.admission.verdict import Check, Finding, Rule, Verdict
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
-from forge.errors import RefusedError, StoreError, TrustError, UsageError
+from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.errors import LedgerError, RefusedError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
@@ -36,9 +37,16 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     A model is the one that an environment serves now under that name; where none does, the one that was trained last, which
     cannot hold, for it has passed no gate: use its digest to check a chain that ends before one.
     """
+    return examine(subject, repository, snapshot, store, root)[0]
+
+
+def examine(
+    subject: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot
+) -> tuple[Verdict, Evidence, Release | None]:
+    """As ``verify``; also what was looked at, and the release that the subject stands for."""
     evidence = collect_ledger(repository, snapshot)
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
-        return Verdict(subject, root.describe(), (), tuple(evidence.findings))
+        return Verdict(subject, root.describe(), (), tuple(evidence.findings)), evidence, None
     history = _History(evidence.entries)
     retirement = history.retirement(subject)
     if retirement is not None:
@@ -46,21 +54,52 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
         judged = judge_retirement(retirement, evidence, root)
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
-            return Verdict(subject, root.describe(), (), findings)
+            return Verdict(subject, root.describe(), (), findings), evidence, None
         raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, history)
     collect(repository, snapshot, store, evidence, roots, release)
     judgements = judge(evidence, root, release)
-    judgements += _judge_weights(evidence, store, root)
+    judgements += _judge_records(evidence, snapshot, store, root)
+    if release is not None:
+        judgements += judge_summary(release, evidence, root)
     if weights is not None:
-        judgements += _judge_gates(evidence, weights, release)
-    return Verdict(
+        released = evidence.records.get(release.key) if release else None
+        judgements += _judge_gates(evidence, weights, released.inputs.get("verdict") if released else None)
+    verdict = Verdict(
         subject,
         root.describe(),
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
     )
+    return verdict, evidence, release
+
+
+def verify_before_release(
+    weights: str, verdict: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot
+) -> tuple[Entry, ...]:
+    """Check everything that weights and a verdict about them rest on, before a pointer moves to them.
+
+    Returns the ledger's entries that were verified, in its order. Raises TrustError naming every finding.
+    """
+    evidence = collect_ledger(repository, snapshot)
+    judgements: list[Judgement] = list(evidence.findings)
+    if not judgements:
+        bodies = [entry.body for entry in evidence.entries]
+        newest = {body.key: body for body in bodies if isinstance(body, Record)}
+        roots = [record for record in newest.values() if {weights, verdict} & set(record.products.values())]
+        collect(repository, snapshot, store, evidence, roots, None)
+        judgements += judge(evidence, root, None)
+        judgements += _judge_records(evidence, snapshot, store, root)
+        judgements += _judge_gates(evidence, weights, verdict)
+    findings = [item for item in judgements if isinstance(item, Finding)]
+    if findings:
+        listed = "".join(f"\n  {finding}" for finding in findings)
+        raise TrustError(
+            f"weights {weights} may not be released: their chain of evidence does not hold{listed}\n"
+            "Restore what is named, or change what it was made from and apply again: nothing was released"
+        )
+    return entries_behind(evidence)
 
 
 class _History:
@@ -114,10 +153,8 @@ def _resolve(subject: str, history: _History) -> tuple[list[Record], str | None,
     raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
 
 
-def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> list[Judgement]:
+def _judge_gates(evidence: Evidence, weights: str, verdict: str | None) -> list[Judgement]:
     """The gate that made the release's verdict must be GO for these weights; one that does so is enough."""
-    released = evidence.records.get(release.key) if release else None
-    verdict = released.inputs.get("verdict") if released else None
     gates = [record for record in evidence.records.values() if record.products.get("verdict") == verdict and verdict]
     judged = [judge_gate(gate, weights, evidence) for gate in gates if gate.step is StepKind.GATE]
     if not judged:
@@ -126,21 +163,37 @@ def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> l
     return passed[0] if passed else judged[0]
 
 
-def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> list[Judgement]:
-    judgements: list[Judgement] = []
+def _judge_records(evidence: Evidence, snapshot: Snapshot, store: Store, root: TrustRoot) -> list[Judgement]:
+    """What is asked of records besides signatures and bytes: their weights, what gates are about, and their locks."""
+    judgements: list[Judgement] = [*_judge_weights(evidence, store, root), *judge_subjects(evidence)]
+    for lock in sorted({record.lock for record in evidence.records.values() if record.lock is not None}):
+        try:
+            snapshot.attestation(lock)
+        except LedgerError as error:
+            judgements.append(Finding(Rule.STATEMENT, f"lock {lock}", str(error)))
+    return judgements
+
+
+def _judge_weights(evidence: Evidence, store: Store, root: TrustRoot) -> Iterable[Judgement]:
+    """Weights are signed file by file, and hold nothing that runs when it is loaded. Their bytes were hashed already."""
     for record in evidence.records.values():
-        if record.step is not StepKind.TRAIN or record.products.get("weights") not in evidence.manifests:
+        digest = record.products.get("weights", "")
+        if record.step is not StepKind.TRAIN or digest not in evidence.manifests:
             continue
-        signature = evidence.attestations.get(record.attestations.get("weights-signature", ""))
+        place, manifest = f"{record.step_id} weights", evidence.manifests[digest]
+        for file in manifest.files:
+            refusal = why_refused(file.path, file.size, store.head(digest, file.path, HEAD_BYTES))
+            if refusal is not None:
+                yield Finding(Rule.FORMAT, place, refusal)
+        name = record.attestations.get("weights-signature")
+        signature = evidence.attestations.get(name or "")
         if signature is None:
-            judgements.append(Finding(Rule.SIGNATURE, record.step_id, "its weights carry no OpenSSF signature"))
+            if name is None:  # one that is named and could not be read is a finding of its own
+                yield Finding(Rule.SIGNATURE, record.step_id, "its weights carry no OpenSSF signature")
             continue
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                store.lay_out(record.products["weights"], Path(scratch))
-                verify_weights(Path(scratch), signature, root.weights)
-        except (TrustError, StoreError) as error:
-            judgements.append(Finding(Rule.SIGNATURE, f"{record.step_id} weights", str(error)))
+            verify_weights(manifest, signature, root.weights)
+        except TrustError as error:
+            yield Finding(Rule.SIGNATURE, place, str(error))
         else:
-            judgements.append(Check(Rule.SIGNATURE, f"the weights of {record.step_id} carry a valid OpenSSF model signature"))
-    return judgements
+            yield Check(Rule.SIGNATURE, f"the weights of {record.step_id} carry a valid OpenSSF model signature")
