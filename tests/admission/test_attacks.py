@@ -107,7 +107,11 @@ def signed(folder: Path, config_home: Path, record: Record, role: Role) -> tuple
         update={"key": step_key(record.step, record.step_version, record.parameters, record.inputs), "attestations": {}}
     )
     old = [entry for entry in entries_of(folder) if isinstance(entry.body, Record) and entry.body.key == record.key]
-    record = record.model_copy(update={"supersedes": old[-1].digest if old else None})
+    return as_it_stands(folder, config_home, record.model_copy(update={"supersedes": old[-1].digest if old else None}), role)
+
+
+def as_it_stands(folder: Path, config_home: Path, record: Record, role: Role) -> tuple[Record, list[bytes]]:
+    """A record signed by whoever holds this role's key, nothing in it changed."""
     with Repository(folder) as repository:
         step = build_graph(read_desired(CommitTree(repository, record.commit)))[record.step_id]
     manifests = {digest: store_of(folder).manifest(digest) for digest in (*record.inputs.values(), *record.products.values())}
@@ -123,14 +127,21 @@ def signed(folder: Path, config_home: Path, record: Record, role: Role) -> tuple
     return record.model_copy(update={"attestations": names}), list(sealed.values())
 
 
-def moved(folder: Path, config_home: Path, **change: str) -> tuple[Release, list[bytes]]:
+def moved(folder: Path, config_home: Path, **change: object) -> tuple[Release, list[bytes]]:
     """A later move of the pointer, signed by the releaser."""
+    release = next(body for body in bodies_of(folder) if isinstance(body, Release))
+    return signed_move(folder, config_home, release.model_copy(update={"moved": "2999-01-01T00:00:00.000+00:00", **change}))
+
+
+def signed_move(folder: Path, config_home: Path, release: Release) -> tuple[Release, list[bytes]]:
+    """A move of the pointer and its summary, signed by the releaser as they stand."""
     entries = {entry.digest: entry.body for entry in entries_of(folder)}
-    release = next(body for body in entries.values() if isinstance(body, Release))
-    release = release.model_copy(update={"moved": "2999-01-01T00:00:00.000+00:00", "attestations": {}, **change})
     records = [body for body in map(entries.get, release.rests_on) if isinstance(body, Record)]
     weights = record_of(folder, "train/small").products["weights"]
-    payloads = {"release": release_statement(release), VERIFICATION_SUMMARY: verification_summary(release, weights, records)}
+    release = release.model_copy(update={"attestations": {}})
+    payloads = {"release": release_statement(release)}
+    if release.statements > 1:
+        payloads[VERIFICATION_SUMMARY] = verification_summary(release, weights, records)
     sealed = {name: seal(payload, signer_for(Role.RELEASER, config_home)) for name, payload in payloads.items()}
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return release.model_copy(update={"attestations": names}), list(sealed.values())
