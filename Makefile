@@ -34,12 +34,14 @@ bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/main_job.py
 	$(BIN)/python tests/bench/plan.py
 	$(BIN)/python tests/bench/ledger.py
+	$(BIN)/python tests/bench/trust.py
 
-schemas: setup ## JSON Schemas for editors, in .forge/schemas
+schemas: setup ## JSON Schemas for editors, in .forge/schemas; and of what is signed, in docs/schemas
 	$(BIN)/forge schema
+	$(BIN)/python -m forge.attest.schemas docs/schemas
 
 setup: .venv/.$(PROFILE)
-setup-dev: .venv/.cpu .venv/.dev
+setup-dev: .venv/.cpu .venv/.dev .venv/.outside
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Forge needs Python 3.11 or newer: make PYTHON=python3.12"'
@@ -55,6 +57,11 @@ setup-dev: .venv/.cpu .venv/.dev
 	$(BIN)/pip install --quiet --no-deps -r locks/dev.txt
 	touch $@
 
+# Verifiers that Forge did not write, in a second language: what package-lock.json fixes; no script of theirs is run.
+.venv/.outside: tests/outside/package-lock.json .venv/.dev
+	$(BIN)/python tests/outside/node.py
+	touch $@
+
 # Renew the locks (needs uv). Exact versions only: no index, no host, no local path. torch's CUDA packages are left out:
 # a CPU wheel needs none of them, and locks/check.py refuses a CUDA build.
 lock: ## Renew locks/*.txt; UPGRADE=1 takes the newest versions
@@ -67,4 +74,4 @@ lock: ## Renew locks/*.txt; UPGRADE=1 takes the newest versions
 	  --no-emit-find-links -c locks/cpu.txt --extra dev -o locks/dev.txt
 
 clean: ## Remove the environment and everything that was made
-	rm -rf .venv .forge
+	rm -rf .venv .forge tests/outside/node_modules

@@ -15,7 +15,7 @@ from forge.admission.verdict import Verdict
 from forge.admission.verify import verify
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
-from forge.attest.statements import link_of, release_statement, statement_name, statement_of
+from forge.attest.statements import VERIFICATION_SUMMARY, link_of, release_statement, statements_of, verification_summary
 from forge.attest.trust import read_trust_root
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role, StepKind
@@ -107,22 +107,44 @@ def signed(folder: Path, config_home: Path, record: Record, role: Role) -> tuple
         update={"key": step_key(record.step, record.step_version, record.parameters, record.inputs), "attestations": {}}
     )
     old = [entry for entry in entries_of(folder) if isinstance(entry.body, Record) and entry.body.key == record.key]
-    record = record.model_copy(update={"supersedes": old[-1].digest if old else None})
+    return as_it_stands(folder, config_home, record.model_copy(update={"supersedes": old[-1].digest if old else None}), role)
+
+
+def as_it_stands(folder: Path, config_home: Path, record: Record, role: Role) -> tuple[Record, list[bytes]]:
+    """A record signed by whoever holds this role's key, nothing in it changed."""
     with Repository(folder) as repository:
         step = build_graph(read_desired(CommitTree(repository, record.commit)))[record.step_id]
     manifests = {digest: store_of(folder).manifest(digest) for digest in (*record.inputs.values(), *record.products.values())}
-    payloads = link_of(record, manifests, producers_of(step)), statement_of(record, producers_of(step))
-    sealed = [seal(payload, signer_for(role, config_home)) for payload in payloads]
-    names = dict(zip(("link", statement_name(record.step)), map(digest_of_bytes, sealed), strict=True))
-    return record.model_copy(update={"attestations": names}), sealed
+    verdicts = {
+        digest: store_of(folder).read_file(digest, "verdict.json") for digest in map(record.products.get, ["verdict"]) if digest
+    }
+    payloads = {
+        "link": link_of(record, manifests, producers_of(step)),
+        **statements_of(record, producers_of(step), verdicts),
+    }
+    sealed = {name: seal(payload, signer_for(role, config_home)) for name, payload in payloads.items()}
+    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
+    return record.model_copy(update={"attestations": names}), list(sealed.values())
 
 
-def moved(folder: Path, config_home: Path, **change: str) -> tuple[Release, list[bytes]]:
+def moved(folder: Path, config_home: Path, **change: object) -> tuple[Release, list[bytes]]:
     """A later move of the pointer, signed by the releaser."""
     release = next(body for body in bodies_of(folder) if isinstance(body, Release))
-    release = release.model_copy(update={"moved": "2999-01-01T00:00:00.000+00:00", "attestations": {}, **change})
-    sealed = seal(release_statement(release), signer_for(Role.RELEASER, config_home))
-    return release.model_copy(update={"attestations": {"release": str(digest_of_bytes(sealed))}}), [sealed]
+    return signed_move(folder, config_home, release.model_copy(update={"moved": "2999-01-01T00:00:00.000+00:00", **change}))
+
+
+def signed_move(folder: Path, config_home: Path, release: Release) -> tuple[Release, list[bytes]]:
+    """A move of the pointer and its summary, signed by the releaser as they stand."""
+    entries = {entry.digest: entry.body for entry in entries_of(folder)}
+    records = [body for body in map(entries.get, release.rests_on) if isinstance(body, Record)]
+    weights = record_of(folder, "train/small").products["weights"]
+    release = release.model_copy(update={"attestations": {}})
+    payloads = {"release": release_statement(release)}
+    if release.statements > 1:
+        payloads[VERIFICATION_SUMMARY] = verification_summary(release, weights, records)
+    sealed = {name: seal(payload, signer_for(Role.RELEASER, config_home)) for name, payload in payloads.items()}
+    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
+    return release.model_copy(update={"attestations": names}), list(sealed.values())
 
 
 def release_again(folder: Path, config_home: Path) -> None:

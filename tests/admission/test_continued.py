@@ -14,7 +14,7 @@ from tests.admission.test_attacks import bodies_of, record_of, refused, rewrite,
 from tests.conftest import MODEL, commit_all
 
 from forge.attest.keys import weights_key
-from forge.attest.weights import sign_weights
+from forge.attest.weights import sign_weights, weights_signer
 from forge.canonical import digest_of_bytes, hex_of
 from forge.contract.kinds import Role, StepKind
 from forge.contract.messages import Continued, FailureCause
@@ -26,24 +26,22 @@ CHECKPOINT = "sha256:" + "c" * 64
 """It lies in no store: verification never needs its bytes."""
 OTHER = "sha256:" + "d" * 64
 TOKENS = 40_000
+TENSORS = (2).to_bytes(8, "little") + b"{}longer"
 
 
 class Forge:
     """A folder in which records are written as a runner with these keys would."""
 
-    def __init__(self, folder: Path, config_home: Path, scratch: Path) -> None:
-        self.folder, self.config_home, self.scratch = folder, config_home, scratch
+    def __init__(self, folder: Path, config_home: Path) -> None:
+        self.folder, self.config_home = folder, config_home
         self.bodies: list[Body] = bodies_of(folder)
         self.sealed: list[bytes] = []
 
     def add(self, record: Record) -> Record:
         """Sign, with the trainer's key and over its weights too, and append."""
         made, sealed = signed(self.folder, self.config_home, record, Role.TRAINER)
-        weights = self.scratch / hex_of(made.products["weights"])
-        if not weights.exists():
-            weights.mkdir()
-            store_of(self.folder).lay_out(made.products["weights"], weights)
-        signature = sign_weights(weights, weights_key(self.config_home))
+        manifest = store_of(self.folder).manifest(made.products["weights"])
+        signature = sign_weights(manifest, weights_signer(weights_key(self.config_home)))
         names = {**made.attestations, "weights-signature": str(digest_of_bytes(signature))}
         made = made.model_copy(update={"attestations": names})
         self.bodies.append(made)
@@ -62,7 +60,7 @@ class Forge:
         commit = commit_all(self.folder, "more tokens")
         record = record_of(self.folder, "train/small")
         training = {**record.parameters["training"], "tokens": 80_000, **change}
-        weights = store_of(self.folder).put_bytes({"model.safetensors": b"longer"}).digest
+        weights = store_of(self.folder).put_bytes({"model.safetensors": TENSORS}).digest
         fields = {
             "commit": commit,
             "parameters": {**record.parameters, "training": training},
@@ -77,8 +75,8 @@ class Forge:
 
 
 @pytest.fixture
-def forged(copy_of_applied: Path, config_home: Path, tmp_path: Path) -> Forge:
-    return Forge(copy_of_applied, config_home, tmp_path)
+def forged(copy_of_applied: Path, config_home: Path) -> Forge:
+    return Forge(copy_of_applied, config_home)
 
 
 def test_a_continued_training_holds_though_checkpoint_and_shorter_weights_are_gone(forged: Forge) -> None:
@@ -101,7 +99,8 @@ def test_provenance_and_link_name_the_checkpoint(forged: Forge) -> None:
 
     path, digest = f"byproduct/{hex_of(short.key)}/checkpoint", {"sha256": hex_of(CHECKPOINT)}
     dependencies = payload(longer, "provenance")["predicate"]["buildDefinition"]["resolvedDependencies"]
-    assert dependencies[-1] == {"name": path, "uri": f"urn:forge:step-key:{short.key}", "digest": digest}
+    assert [item["name"] for item in dependencies[-2:]] == [path, "lock"]
+    assert dependencies[-2] == {"name": path, "uri": f"urn:forge:step-key:{short.key}", "digest": digest}
     assert payload(longer, "link")["materials"][path] == digest == payload(short, "link")["products"][path]
     byproducts = payload(short, "provenance")["predicate"]["runDetails"]["byproducts"]
     assert {"name": path, "digest": digest} in byproducts

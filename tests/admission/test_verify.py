@@ -203,7 +203,8 @@ def test_another_trust_root_accepts_nothing(applied: Path, tmp_path: Path) -> No
     make_development_keys(tmp_path / "other")
     verdict = verdict_of(applied, tmp_path / "other")
     assert rules(verdict) == {Rule.SIGNATURE}
-    assert len(verdict.findings) == 7 * 2 + 1 + 1  # link and statement of seven steps, the release's move, the weights
+    # link and statement of seven steps, the gate's result, the weights, the release's move and its summary
+    assert len(verdict.findings) == 7 * 2 + 1 + 1 + 2
 
 
 def test_a_model_that_is_trained_but_not_served_has_passed_no_gate(copy_of_applied: Path, config_home: Path) -> None:

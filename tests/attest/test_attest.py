@@ -12,9 +12,8 @@ from tests.conftest import run_forge
 
 from forge.attest.authority import Authority, Signers
 from forge.attest.envelope import seal, unseal
-from forge.attest.keys import add_missing_keys, make_development_keys, signer_for, weights_key
+from forge.attest.keys import add_missing_keys, make_development_keys, signer_for
 from forge.attest.trust import TrustRoot, config_folder, read_trust_root
-from forge.attest.weights import sign_weights, verify_weights
 from forge.contract.kinds import Role
 from forge.errors import TrustError
 
@@ -111,25 +110,6 @@ def test_openssl_accepts_the_signature(config_home: Path, tmp_path: Path) -> Non
     assert subprocess.run(command, check=False, capture_output=True).returncode == 0
     (tmp_path / "pae").write_bytes(b"other")
     assert subprocess.run(command, check=False, capture_output=True).returncode != 0
-
-
-def test_weights_carry_an_openssf_signature_that_breaks_with_a_byte(config_home: Path, tmp_path: Path) -> None:
-    root = read_trust_root(config_home)
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "model.safetensors").write_bytes(bytes(1000))
-    (weights / "config.json").write_text("{}")
-    signature = sign_weights(weights, weights_key(config_home))
-    verify_weights(weights, signature, root.weights)
-    with pytest.raises(TrustError, match="no key is trusted"):
-        verify_weights(weights, signature, ())
-    (weights / "extra.bin").write_bytes(b"smuggled")
-    with pytest.raises(TrustError, match=r"extra\.bin"):
-        verify_weights(weights, signature, root.weights)
-    (weights / "extra.bin").unlink()
-    (weights / "model.safetensors").write_bytes(bytes(999) + b"\1")
-    with pytest.raises(TrustError, match=r"model\.safetensors"):
-        verify_weights(weights, signature, root.weights)
 
 
 def older_root(folder: Path, *, development: bool) -> TrustRoot:

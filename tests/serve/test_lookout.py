@@ -8,12 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.admission.test_attacks import signed_move
 from tests.conftest import DEPLOYMENT, SETTINGS, commit_all, git, run_forge
 
 from forge.admission.verify import RetiredError, verify
 from forge.attest.envelope import seal
 from forge.attest.keys import make_development_keys, signer_for
-from forge.attest.statements import release_statement, retirement_statement
+from forge.attest.statements import retirement_statement
 from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role
@@ -78,8 +79,8 @@ def pointer(folder: Path, environment: str = "local") -> Release:
 def release_of(folder: Path, config: Path, **change: str) -> None:
     """A later move of the pointer, signed by the releaser's own key."""
     body = pointer(folder).model_copy(update={"moved": LATER, "attestations": {}, **change})
-    sealed = seal(release_statement(body), signer_for(Role.RELEASER, config))
-    append(folder, body.model_copy(update={"attestations": {"release": str(digest_of_bytes(sealed))}}), sealed)
+    body, sealed = signed_move(folder, config, body)
+    append(folder, body, *sealed)
 
 
 def retire(folder: Path, config: Path, role: Role | None = Role.RELEASER, moved: str = LATER) -> None:
@@ -162,9 +163,8 @@ def test_an_old_retirement_that_is_appended_again_is_refused(seen: Seen, copy_of
     retire(copy_of_applied, config_home, moved=early)
     retire(copy_of_applied, config_home, moved=late)
     assert isinstance(seen.lookout.look(), Retired)
-    body = before.model_copy(update={"moved": LATER, "attestations": {}})
-    sealed = seal(release_statement(body), signer_for(Role.RELEASER, config_home))
-    append(copy_of_applied, body.model_copy(update={"attestations": {"release": str(digest_of_bytes(sealed))}}), sealed)
+    body, sealed = signed_move(copy_of_applied, config_home, before.model_copy(update={"moved": LATER}))
+    append(copy_of_applied, body, *sealed)
     seen.moved()
     retire(copy_of_applied, config_home, moved=early)
     with pytest.raises(TrustError, match=f"a retirement of local moved {early[:10]}.* follows one of 2999"):

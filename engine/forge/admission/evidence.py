@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
-from forge.admission.history import History
+from forge.admission.history import History, claimed_moment
 from forge.admission.verdict import Finding, Rule
+from forge.attest.authority import Signers
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -41,6 +42,8 @@ class Evidence:
     attestations: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     """By artifact digest; only artifacts whose bytes were hashed and are whole."""
+    whole: set[str] = field(default_factory=set)
+    """Blobs that were hashed: what several artifacts hold is hashed once."""
     documents: dict[str, bytes] = field(default_factory=dict)
     """By artifact digest: the one small JSON file of reports, verdicts and releases."""
     graphs: dict[str, Mapping[str, Step]] = field(default_factory=dict)
@@ -64,6 +67,13 @@ class Evidence:
     def sequence(self, body: Record | Release | Retirement) -> int:
         """The place of a body in the ledger."""
         return self.sequences.get(tuple(sorted(body.attestations.values())), len(self.entries))
+
+
+def signers_of(body: Record | Release | Retirement, step: StepKind, evidence: Evidence, history: History) -> Signers:
+    """Who may have signed a body, as far as the ledger's order tells when."""
+    sequence = evidence.sequence(body)
+    authority = history.authority(sequence)
+    return authority.signers(authority.role_of(step), history.moment(sequence, claimed_moment(body)))
 
 
 _DOCUMENTS = {
@@ -259,7 +269,7 @@ def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, re
     for name, digest in [*record.inputs.items(), *record.products.items()]:
         if digest not in evidence.manifests:
             try:
-                evidence.manifests[digest] = store.check(digest)
+                evidence.manifests[digest] = store.check(digest, evidence.whole)
             except StoreError as error:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
     for name, digest in record.products.items():

@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from forge.admission.evidence import Evidence
-from forge.admission.history import History, claimed_moment
+from forge.admission.evidence import Evidence, signers_of
+from forge.admission.history import History
 from forge.admission.verdict import Check, Finding, Rule
-from forge.attest.authority import Signers
 from forge.attest.envelope import unseal
-from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
+from forge.attest.statements import link_of, release_statement, retirement_statement, statements_of
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FailureCause
@@ -70,7 +69,7 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, history: Histor
         unsigned = Finding(Rule.SIGNATURE, place, "the retirement is not signed")
         return [*unread] if "retirement" in retirement.attestations else [unsigned]
     try:
-        signers = _signers(retirement, StepKind.RELEASE, evidence, history)
+        signers = signers_of(retirement, StepKind.RELEASE, evidence, history)
         if unseal(sealed, signers, place) != retirement_statement(retirement):
             return [Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")]
     except TrustError as error:
@@ -115,13 +114,6 @@ def _judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgemen
 def _held(record: Record, evidence: Evidence, history: History) -> str:
     role = history.authority(evidence.sequence(record)).role_of(record.step)
     return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value}"
-
-
-def _signers(body: Record | Release | Retirement, step: StepKind, evidence: Evidence, history: History) -> Signers:
-    """Who may have signed a body, as far as the ledger's order tells when."""
-    sequence = evidence.sequence(body)
-    authority = history.authority(sequence)
-    return authority.signers(authority.role_of(step), history.moment(sequence, claimed_moment(body)))
 
 
 def _judge_record(record: Record, evidence: Evidence, history: History) -> Iterator[Finding]:
@@ -218,7 +210,7 @@ def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidenc
 
 def _judge_attestations(record: Record, step: Step, evidence: Evidence, history: History) -> Iterator[Finding]:
     producers = producers_of(step)
-    expected = {statement_name(record.step): statement_of(record, producers)}
+    expected = statements_of(record, producers, evidence.documents)
     if all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
         expected["link"] = link_of(record, evidence.manifests, producers)
     # else the damaged artifact is a finding of its own, or of a run that was continued only the statement is compared
@@ -230,7 +222,7 @@ def _judge_attestations(record: Record, step: Step, evidence: Evidence, history:
                 yield Finding(Rule.SIGNATURE, place, "the record has no such attestation")
             continue
         try:
-            signed = unseal(sealed, _signers(record, record.step, evidence, history), place)
+            signed = unseal(sealed, signers_of(record, record.step, evidence, history), place)
         except TrustError as error:
             yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
             continue
@@ -246,7 +238,7 @@ def _judge_release(release: Release, evidence: Evidence, history: History) -> It
             yield Finding(Rule.SIGNATURE, place, "the pointer's move is not signed")
     else:
         try:
-            if unseal(sealed, _signers(release, StepKind.RELEASE, evidence, history), place) != release_statement(release):
+            if unseal(sealed, signers_of(release, StepKind.RELEASE, evidence, history), place) != release_statement(release):
                 yield Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")
         except TrustError as error:
             yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))

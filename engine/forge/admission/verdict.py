@@ -22,6 +22,8 @@ class Rule(StrEnum):
     that the ledger names for a run of which this training is the exact continuation."""
     BYTES = "bytes"
     """The store's files hash to what the manifests say."""
+    FORMAT = "format"
+    """Weights hold files of formats that run no code when they are loaded, whatever their names say."""
     GATE = "gate"
     """The reports, of this very model, meet the thresholds; evaluated again here."""
     RELEASE = "release"

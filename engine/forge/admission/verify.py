@@ -1,9 +1,8 @@
 """Verify a subject: ``model/NAME``, ``release/ENV`` or an artifact's digest. The one entry to this room."""
 
 import datetime
-import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from forge.admission.evidence import (
     Evidence,
@@ -16,13 +15,15 @@ from forge.admission.evidence import (
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
+from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.verdict import Check, Finding, Rule, Verdict
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
-from forge.errors import RefusedError, StoreError, TrustError, UsageError
+from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.errors import LedgerError, RefusedError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
@@ -67,9 +68,22 @@ def verify(
     ``now`` is when the layouts must not have expired yet; the time of this machine when left out. ``candidate`` is judged as if
     the ledger held it already.
     """
+    return examine(subject, repository, snapshot, store, root, now, candidate)[0]
+
+
+def examine(
+    subject: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    root: TrustRoot,
+    now: datetime.datetime | None = None,
+    candidate: Candidate | None = None,
+) -> tuple[Verdict, Evidence, Release | None]:
+    """As ``verify``; also what was looked at, and the release that the subject stands for."""
     evidence = collect_ledger(repository, snapshot)
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
-        return Verdict(subject, root.describe(), (), tuple(evidence.findings))
+        return Verdict(subject, root.describe(), (), tuple(evidence.findings)), evidence, None
     if candidate is not None:
         evidence.entries += candidate.entries
         evidence.attestations |= {str(digest_of_bytes(data)): data for data in candidate.attestations}
@@ -83,25 +97,28 @@ def verify(
         judged = [*history.findings, *judge_retirement(retirement, evidence, history)]
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
-            return Verdict(subject, history.describe(), (), findings)
+            return Verdict(subject, history.describe(), (), findings), evidence, None
         raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, past)
     collect(repository, snapshot, store, evidence, roots, release)
     if release is not None:
         collect_governance(repository, snapshot, evidence, history, release)
     judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
-    judgements += _judge_weights(evidence, store, history)
+    judgements += _judge_records(evidence, snapshot, store, history)
     if release is not None:
+        judgements += judge_summary(release, evidence, history)
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
     if weights is not None:
-        judgements += _judge_gates(evidence, weights, release)
-    return Verdict(
+        released = evidence.records.get(release.key) if release else None
+        judgements += _judge_gates(evidence, weights, released.inputs.get("verdict") if released else None)
+    verdict = Verdict(
         subject,
         history.describe(),
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
     )
+    return verdict, evidence, release
 
 
 class _Past:
@@ -155,10 +172,8 @@ def _resolve(subject: str, past: _Past) -> tuple[list[Record], str | None, Relea
     raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
 
 
-def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> list[Judgement]:
+def _judge_gates(evidence: Evidence, weights: str, verdict: str | None) -> list[Judgement]:
     """The gate that made the release's verdict must be GO for these weights; one that does so is enough."""
-    released = evidence.records.get(release.key) if release else None
-    verdict = released.inputs.get("verdict") if released else None
     gates = [record for record in evidence.records.values() if record.products.get("verdict") == verdict and verdict]
     judged = [judge_gate(gate, weights, evidence) for gate in gates if gate.step is StepKind.GATE]
     if not judged:
@@ -167,23 +182,39 @@ def _judge_gates(evidence: Evidence, weights: str, release: Release | None) -> l
     return passed[0] if passed else judged[0]
 
 
-def _judge_weights(evidence: Evidence, store: Store, history: History) -> list[Judgement]:
-    judgements: list[Judgement] = []
+def _judge_records(evidence: Evidence, snapshot: Snapshot, store: Store, history: History) -> list[Judgement]:
+    """What is asked of records besides signatures and bytes: their weights, what gates are about, and their locks."""
+    judgements: list[Judgement] = [*_judge_weights(evidence, store, history), *judge_subjects(evidence)]
+    for lock in sorted({record.lock for record in evidence.records.values() if record.lock is not None}):
+        try:
+            snapshot.attestation(lock)
+        except LedgerError as error:
+            judgements.append(Finding(Rule.STATEMENT, f"lock {lock}", str(error)))
+    return judgements
+
+
+def _judge_weights(evidence: Evidence, store: Store, history: History) -> Iterable[Judgement]:
+    """Weights are signed file by file, and hold nothing that runs when it is loaded. Their bytes were hashed already."""
     for record in evidence.records.values():
-        if record.step is not StepKind.TRAIN or record.products.get("weights") not in evidence.manifests:
+        digest = record.products.get("weights", "")
+        if record.step is not StepKind.TRAIN or digest not in evidence.manifests:
             continue
-        signature = evidence.attestations.get(record.attestations.get("weights-signature", ""))
+        place, manifest = f"{record.step_id} weights", evidence.manifests[digest]
+        for file in manifest.files:
+            refusal = why_refused(file.path, file.size, store.head(digest, file.path, HEAD_BYTES))
+            if refusal is not None:
+                yield Finding(Rule.FORMAT, place, refusal)
+        name = record.attestations.get("weights-signature")
+        signature = evidence.attestations.get(name or "")
         if signature is None:
-            judgements.append(Finding(Rule.SIGNATURE, record.step_id, "its weights carry no OpenSSF signature"))
+            if name is None:  # one that is named and could not be read is a finding of its own
+                yield Finding(Rule.SIGNATURE, record.step_id, "its weights carry no OpenSSF signature")
             continue
         try:
-            with tempfile.TemporaryDirectory() as scratch:
-                store.lay_out(record.products["weights"], Path(scratch))
-                sequence = evidence.sequence(record)
-                keys = history.authority(sequence).weights_keys(history.moment(sequence, record.finished))
-                verify_weights(Path(scratch), signature, keys)
-        except (TrustError, StoreError) as error:
-            judgements.append(Finding(Rule.SIGNATURE, f"{record.step_id} weights", str(error)))
+            sequence = evidence.sequence(record)
+            keys = history.authority(sequence).weights_keys(history.moment(sequence, record.finished))
+            verify_weights(manifest, signature, keys)
+        except TrustError as error:
+            yield Finding(Rule.SIGNATURE, place, str(error))
         else:
-            judgements.append(Check(Rule.SIGNATURE, f"the weights of {record.step_id} carry a valid OpenSSF model signature"))
-    return judgements
+            yield Check(Rule.SIGNATURE, f"the weights of {record.step_id} carry a valid OpenSSF model signature")

@@ -1,28 +1,42 @@
 """What is signed for a step, as pure functions of its record: the signer and the verifier call the same ones.
 
 Because a statement is a function of the record and its manifests, the verifier rebuilds it and compares whole payloads:
-nothing in a record or in a manifest can change without a signature failing. Formats: in-toto link 0.9, in-toto statement
-v1 with SLSA provenance v1 or test-result v0.1 (docs/attestations.md lists every field).
+nothing in a record or in a manifest can change without a signature failing. What a record signs is decided by its field
+``statements``, so what was signed by an older engine keeps its bytes (tests/attest/golden). Formats: in-toto link 0.9,
+in-toto statement v1 with SLSA provenance v1, SLSA verification summary v1, test-result v0.1 or simple verification result
+v0.2 (docs/attestations.md lists every field).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import ValidationError
 
 from forge.canonical import canonical_json, digest_of_json, hex_of
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release, Retirement
+from forge.contract.verdict import Decision, Verdict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PROVENANCE_TYPE = "https://slsa.dev/provenance/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+VERIFICATION_RESULT_TYPE = "https://in-toto.io/attestation/svr/v0.2"
+VERIFICATION_SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 RELEASE_TYPE = "urn:forge:release:v1"
 RETIREMENT_TYPE = "urn:forge:retirement:v1"
 STATUS_PAYLOAD_TYPE = "application/vnd.forge.agent-status+json"
 """The payload of a status is the status itself: it is about no artifact that an in-toto subject could name."""
 BUILDER_ID = "urn:forge:executor:local"
+GATE_ID = "urn:forge:gate:v1"
+"""Who verified, in a gate's result: the decision of ``contract.verdict.check``."""
+ADMISSION_ID = "urn:forge:admission:v1"
+"""Who verified, in a release's summary: the rules of ``forge.admission``."""
+CURRENT_STATEMENTS = 2
+VERIFICATION_RESULT, VERIFICATION_SUMMARY = "svr", "verification-summary"
+"""The names under which a gate's record and a release list theirs."""
 
 
 def statement_name(step: StepKind) -> str:
@@ -84,6 +98,102 @@ def statement_of(record: Record, predecessors: Mapping[str, str]) -> bytes:
     )
 
 
+def statements_of(record: Record, predecessors: Mapping[str, str], documents: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Every in-toto statement that a record has to have, by the name under which the record lists it.
+
+    ``documents`` holds verdicts by artifact digest. A gate's own is left out where it is absent, which is a fault of the
+    bytes; one that is no verdict gives a payload that nobody signed.
+    """
+    statements = {statement_name(record.step): statement_of(record, predecessors)}
+    document = documents.get(record.products.get("verdict", ""))
+    if record.step is StepKind.GATE and record.statements > 1 and document is not None:
+        try:
+            verdict = Verdict.model_validate_json(document)
+        except ValidationError:
+            statements[VERIFICATION_RESULT] = b""
+        else:
+            statements[VERIFICATION_RESULT] = verification_result(record, predecessors, verdict)
+    return statements
+
+
+def verification_result(record: Record, predecessors: Mapping[str, str], verdict: Verdict) -> bytes:
+    """A gate's verdict about weights: in-toto simple verification result v0.2.
+
+    The specification lists passing properties only, so a NO-GO has those of the checks that passed; the verdict itself stands
+    in an extension field. The subjects are the weights; where they were not known, the reports that the gate read.
+    """
+    reports = {predecessors[name]: digest for name, digest in record.inputs.items()}
+    passed = [f"FORGE_CHECK_PASSED {c.suite} {c.task} {c.metric} {c.bound} {c.threshold!r}" for c in verdict.checks if c.passed]
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [
+                {"name": name, "digest": _sha256(digest)} for name, digest in sorted((record.about or reports).items())
+            ],
+            "predicateType": VERIFICATION_RESULT_TYPE,
+            "predicate": {
+                "verifier": {
+                    "id": GATE_ID,
+                    "policies": [
+                        {
+                            "name": "gates",
+                            "uri": f"urn:forge:commit:{record.commit}:{record.subject}",
+                            "digest": _sha256(digest_of_json(record.parameters.get("gates"))),
+                        }
+                    ],
+                },
+                "timeCreated": record.finished,
+                "properties": ["FORGE_GATE_GO", *passed] if verdict.verdict is Decision.GO else passed,
+                "urn:forge:verdict": {
+                    "verdict": verdict.verdict.value,
+                    "digest": _sha256(record.products["verdict"]),
+                    "reports": [{"name": name, "digest": _sha256(digest)} for name, digest in sorted(reports.items())],
+                    "record": {"digest": _sha256(digest_of_record(record))},
+                },
+            },
+        }
+    )
+
+
+def verification_summary(release: Release, weights: str, records: Sequence[Record]) -> bytes:
+    """What was verified before a pointer moved: SLSA verification summary v1, about the weights and the release document.
+
+    Args:
+        release: the move.
+        weights: digest of the weights that the release names.
+        records: those that ``release.rests_on`` names, in its order; their attestations are the summary's inputs.
+    """
+    inputs = [
+        {"name": f"{record.step_id} {name}", "uri": f"urn:forge:attestation:{hex_of(digest)}", "digest": _sha256(digest)}
+        for record in records
+        for name, digest in sorted(record.attestations.items())
+    ]
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [
+                {"name": f"release/{release.environment}", "digest": _sha256(release.release)},
+                {"name": "weights", "digest": _sha256(weights)},
+            ],
+            "predicateType": VERIFICATION_SUMMARY_TYPE,
+            "predicate": {
+                "verifier": {"id": ADMISSION_ID},
+                "timeVerified": release.moved,
+                "resourceUri": f"urn:forge:release:{release.environment}",
+                "policy": {
+                    "uri": f"urn:forge:commit:{release.commit}:Deployment/{release.deployment}",
+                    "digest": {"gitCommit": release.commit},
+                },
+                "inputAttestations": inputs,
+                "verificationResult": "PASSED",
+                # One machine, whose owner can reach the keys: the provenance exists and is signed, nothing more is claimed.
+                "verifiedLevels": ["SLSA_BUILD_LEVEL_1", "FORGE_CHAIN_VERIFIED", "FORGE_GATE_GO"],
+                "slsaVersion": "1.1",
+            },
+        }
+    )
+
+
 def release_statement(release: Release) -> bytes:
     """What the releaser signs when an environment's pointer moves."""
     return canonical_json(
@@ -116,7 +226,12 @@ def digest_of_record(record: Record) -> str:
 def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[str, Any]]:
     commit = {"name": "commit", "digest": {"gitCommit": record.commit}}
     inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in sorted(record.inputs.items())]
-    return [commit, *inputs, *_continued(record)]
+    return [commit, *inputs, *_continued(record), *_lock(record)]
+
+
+def _lock(record: Record) -> list[dict[str, Any]]:
+    """The distributions that the step had installed."""
+    return [] if record.lock is None else [{"name": "lock", "digest": _sha256(record.lock)}]
 
 
 def _continued(record: Record) -> list[dict[str, Any]]:
@@ -137,11 +252,11 @@ def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, An
         "buildDefinition": {
             "buildType": f"urn:forge:step:{record.step.value}:v{record.step_version}",
             "externalParameters": {"subject": record.subject, "parameters": record.parameters},
-            "internalParameters": {"key": record.key, "environment": record.environment},
+            "internalParameters": {"key": record.key, "environment": record.environment, **_hardware(record, "hardware")},
             "resolvedDependencies": _dependencies(record, predecessors),
         },
         "runDetails": {
-            "builder": {"id": BUILDER_ID},
+            "builder": {"id": BUILDER_ID} if record.statements == 1 else {"id": BUILDER_ID, "version": _versions(record)},
             "metadata": {
                 "invocationId": f"{record.key}/{record.attempt}",
                 "startedOn": record.started,
@@ -167,7 +282,17 @@ def _test_result(record: Record, predecessors: Mapping[str, str]) -> dict[str, A
         "failedTests": [],
         "report": {"name": f"{record.step_id}/report", "digest": _sha256(record.products["report"])},
         "record": {"digest": _sha256(digest_of_record(record))},
+        **_hardware(record, "urn:forge:hardware"),
     }
+
+
+def _hardware(record: Record, name: str) -> dict[str, Any]:
+    return {} if record.hardware is None else {name: record.hardware.model_dump(mode="json")}
+
+
+def _versions(record: Record) -> dict[str, str]:
+    """The engine's own version, as the step said it."""
+    return {name: version for name, version in record.environment.items() if name == "forge"}
 
 
 def _sha256(digest: str) -> dict[str, str]:

@@ -50,6 +50,21 @@ class Continued(BaseModel):
     """Its ``training.tokens``, the one parameter in which the two keys differ."""
 
 
+class Hardware(BaseModel):
+    """What a step ran on, as its process saw it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cpu: str = Field(min_length=1, max_length=200)
+    """The processor's model name."""
+    cores: int = Field(ge=1)
+    """Logical cores that the process may use."""
+    memory_bytes: int = Field(ge=0, le=2**53 - 1)
+    """Of the whole machine."""
+    accelerators: tuple[str, ...] = ()
+    """Model name of each accelerator of the machine, sorted."""
+
+
 class Resources(BaseModel):
     """What the step may use. Thread, process and task counts are pinned here because bytes may depend on them."""
 
@@ -103,6 +118,10 @@ class StepResult(Message):
     """By-product name -> folder, relative to the request's ``output``; only those that were made."""
     continued: Continued | None = Field(default=None, exclude_if=not_)
     """What the weights really descend from, over all attempts; None for a run from scratch."""
+    lock: str = Field(default="", exclude_if=not_)
+    """Every installed distribution as a line ``name==version``; empty in a result that an older engine wrote."""
+    hardware: Hardware | None = Field(default=None, exclude_if=not_)
+    """What the step ran on; None in a result that an older engine wrote."""
 
 
 class FailureCause(StrEnum):

@@ -8,17 +8,26 @@ hashed, not what the step claimed.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import not_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forge.contract.kinds import StepKind
-from forge.contract.messages import Continued, FailureCause
+from forge.contract.messages import Continued, FailureCause, Hardware
 
 _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Subject = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]*/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=300)]
 """``Kind/name``; it becomes a path of the ledger's tree."""
+
+
+def _is_first(version: int) -> bool:
+    return version == 1
+
+
+_Statements = Annotated[Literal[1, 2], Field(exclude_if=_is_first)]
+"""Which set of statements signs a body. It decides what attestations the body must have and what they say, and is signed
+itself: a signature cannot be taken away by pretending that the body is older."""
 
 
 class _Value(BaseModel):
@@ -66,6 +75,24 @@ class Record(_Value):
     """By-product name -> artifact digest. The artifact may be gone: nothing but a continuation reads it."""
     continued: Continued | None = Field(default=None, exclude_if=not_)
     """The run that this one continued; None for a run from scratch."""
+    statements: _Statements = 1
+    """1: link, and provenance or test result. 2: these name the lock and the hardware too, and a gate has its ``svr``."""
+    lock: _Digest | None = Field(default=None, exclude_if=not_)
+    """sha256 of the list of distributions that the step had installed; its text lies among the ledger's attestations."""
+    hardware: Hardware | None = Field(default=None, exclude_if=not_)
+    """What the step ran on, as it said."""
+    about: dict[str, _Digest] = Field(default={}, exclude_if=not_)
+    """Of a gate: the weights that its reports are about, by place (``train/handbook/weights``), as known when it ran."""
+
+    @model_validator(mode="after")
+    def _says_what_its_statements_need(self) -> Self:
+        for name in ("lock", "hardware"):
+            if (getattr(self, name) is not None) != (self.statements > 1):
+                word = "needs" if self.statements > 1 else "has no"
+                raise ValueError(f"a record with statements {self.statements} {word} {name}")
+        if self.about and (self.statements == 1 or self.step is not StepKind.GATE):
+            raise ValueError("only a gate's record with statements 2 says what it is about")
+        return self
 
 
 class Attempt(_Value):
@@ -101,6 +128,17 @@ class Release(_Value):
     approvals: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
     """Digests of the ledger's approval entries that it rests on."""
     attestations: dict[str, _Digest] = {}
+    statements: _Statements = 1
+    """1: ``release``. 2: ``verification-summary`` too."""
+    rests_on: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
+    """Digests of the ledger's entries that were verified before the pointer moved: the records that weights and verdict
+    descend from, in the ledger's order."""
+
+    @model_validator(mode="after")
+    def _says_what_it_rests_on(self) -> Self:
+        if bool(self.rests_on) != (self.statements > 1):
+            raise ValueError("a release with statements 2, and no other, names the entries that it rests on")
+        return self
 
 
 class Protection(_Value):

@@ -32,7 +32,7 @@ from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
-from forge.reconcile.admit import refusal_of
+from forge.reconcile.admit import verify_move
 from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
@@ -219,16 +219,8 @@ class _Apply:
         graph = build_graph(self.place.desired)
         moves = [action for action in now.plan.changes if action.step is StepKind.RELEASE and action.products]
         notes = [action for action in now.plan.changes if action.step is None]
-        moves = [action for action in moves if action.id not in self.refused]
-        drafts = [
-            release_draft(self.place, now.snapshot, action, graph[action.id], action.products["release"]) for action in moves
-        ]
-        drafts += [note_draft(self.place, action) for action in notes]
-        done = [
-            (action, draft)
-            for action, draft in zip([*moves, *notes], drafts, strict=True)
-            if not isinstance(draft.body, Release) or self._is_admitted(action.id, now.snapshot, [draft])
-        ]
+        done = [(action, draft) for action in moves for draft in self._moves(action, graph[action.id], now.snapshot)]
+        done += [(action, note_draft(self.place, action)) for action in notes]
         if done:
             self.place.ledger.append([draft for _, draft in done])
         for action, draft in done:
@@ -239,12 +231,22 @@ class _Apply:
                 self.observer.noted(action)
         return bool(done)
 
-    def _is_admitted(self, step_id: str, snapshot: Snapshot, drafts: list[Draft]) -> bool:
-        """Whether the release among some drafts may serve; why not is told at the end."""
-        refusal = refusal_of(self.place, snapshot, drafts)
-        if refusal is not None:
-            self.refused[step_id] = refusal
-        return refusal is None
+    def _moves(self, action: Action, step: Step, snapshot: Snapshot, record: Draft | None = None) -> list[Draft]:
+        """The move of a pointer, where what it would name may serve; why not is told at the end.
+
+        ``record`` is the release step's, where it is to be appended with the move.
+        """
+        made = record.body if record is not None and isinstance(record.body, Record) else None
+        digest = (made.products if made is not None else action.products)["release"]
+        if action.id in self.refused:
+            return []
+        try:
+            draft = release_draft(self.place, snapshot, action, step, digest, made)
+            verify_move(self.place, snapshot, [record, draft] if record is not None else [draft])
+        except TrustError as error:
+            self.refused[action.id] = str(error)
+            return []
+        return [draft]
 
     def _is_failing(self) -> bool:
         return bool(self.failures) and not self.mode.keep_going
@@ -367,13 +369,10 @@ class _Apply:
                     self.failures[work.action.id] = FailedStep(work.lease.key, _told(work, error))
             else:
                 ended.append((work, record))
-                drafts += made if self._may_be_kept(work, now.snapshot, made) else made[:1]
+                drafts += made
+                if work.step.kind is StepKind.RELEASE:
+                    drafts += self._moves(work.action, work.step, now.snapshot, made[0])
         self._append(drafts, ended)
-
-    def _may_be_kept(self, work: AtWork, snapshot: Snapshot, made: list[Draft]) -> bool:
-        """Whether the pointer may move with the record that was just made; the record stays in any case."""
-        has_release = any(isinstance(draft.body, Release) for draft in made)
-        return not has_release or self._is_admitted(work.action.id, snapshot, made)
 
     def _append(self, drafts: list[Draft], ended: list[tuple[AtWork, Record | None]]) -> None:
         try:

@@ -1,25 +1,38 @@
 """From what was done to what the ledger keeps: records, failed attempts, releases and notes, each signed by its role."""
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_key
 from forge.attest.layout import chain_links, chain_of
-from forge.attest.statements import link_of, release_statement, retirement_statement, statement_name, statement_of
-from forge.attest.weights import sign_weights
+from forge.attest.statements import (
+    CURRENT_STATEMENTS,
+    VERIFICATION_SUMMARY,
+    link_of,
+    release_statement,
+    retirement_statement,
+    statements_of,
+    verification_summary,
+)
+from forge.attest.weights import sign_weights, weights_signer
 from forge.canonical import digest_of_bytes
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.messages import StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent
+from forge.contract.verdict import VERDICT_FILE
+from forge.contract.weights import HEAD_BYTES, why_refused
 from forge.errors import RefusedError
 from forge.executors.local import StepFailedError
+from forge.ledger.entry import Entry, key_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.plan.cost import price, spent
-from forge.plan.graph import FromCommit, Step, build_graph, producers_of
+from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
 from forge.reconcile.at_work import AtWork
 from forge.reconcile.place import Place
 
@@ -27,12 +40,14 @@ from forge.reconcile.place import Place
 def record_drafts(
     place: Place, work: AtWork, snapshot: Snapshot, result: StepResult, output: Path
 ) -> tuple[Record, list[Draft]]:
-    """Store what a finished step made, hashed here, and what the ledger keeps of it; a release step moves its pointer too."""
+    """Store what a finished step made, hashed here, and what the ledger keeps of it."""
     action, step, request = work.action, work.step, work.request
     _check_result(action, step, result, output)
     manifests: dict[str, Manifest] = {digest: place.store.manifest(digest) for digest in action.inputs.values()}
     products: dict[str, str] = {}
     for name in STEPS[step.kind].products:
+        if step.kind is StepKind.TRAIN:
+            _check_formats(step, output / result.products[name])
         manifest = place.store.put_folder(output / result.products[name])
         products[name] = manifest.digest
         manifests[manifest.digest] = manifest
@@ -62,12 +77,11 @@ def record_drafts(
         attestations={},
         supersedes=known.digest if known and action.again else None,
         continued=result.continued,
+        **_statements(place, step, snapshot, action, result),
     )
-    record, attestations = _attest(place, step, record, manifests, output)
-    drafts = [Draft(record, attestations)]
-    if step.kind is StepKind.RELEASE:
-        drafts.append(release_draft(place, snapshot, action, step, products["release"], record))
-    return record, drafts
+    record, attestations = _attest(place, step, record, manifests)
+    lock = (result.lock.encode(),) if record.lock is not None else ()  # its text lies beside the attestations that name it
+    return record, [Draft(record, (*attestations, *lock))]
 
 
 def release_draft(
@@ -75,8 +89,14 @@ def release_draft(
 ) -> Draft:
     """A signed move of the environment's pointer; ``record`` is the release step's where the ledger does not have it yet.
 
-    Under a supply chain the move carries the chain that it rests on: one link per kind of step, each signed by its role.
+    It names the entries that it rests on, and a summary says so to verifiers that know nothing of Forge. Under a supply chain
+    it also carries one link per kind of step, each signed by its role. Raises TrustError where the chain is not recorded whole.
     """
+    graph = build_graph(place.desired)
+    chain = chain_of(
+        step, graph, lambda key: record if record and record.key == key else snapshot.record(key), action.key or ""
+    )
+    behind = _entries_behind([done.record for done in chain if done.step.id != step.id], snapshot)
     release = Release(
         environment=step.environment or "",
         deployment=step.name,
@@ -85,17 +105,43 @@ def release_draft(
         commit=place.desired.commit or "",
         moved=_now(place),
         approvals=action.approvals,
+        statements=CURRENT_STATEMENTS,
+        rests_on=tuple(entry.digest for entry in behind),
     )
-    sealed = {"release": seal(release_statement(release), signer_for(place.role_of(step.kind), place.config))}
+    records = [entry.body for entry in behind if isinstance(entry.body, Record)]
+    signer = signer_for(place.role_of(step.kind), place.config)
+    weights = next(done.record.inputs["weights"] for done in chain if done.step.id == step.id)
+    sealed = {
+        "release": seal(release_statement(release), signer),
+        VERIFICATION_SUMMARY: seal(verification_summary(release, weights, records), signer),
+    }
     if place.desired.charter is not None:
-        graph = build_graph(place.desired)
-        chain = chain_of(step, graph, lambda key: record if record and record.key == key else snapshot.record(key), release.key)
         digests = {each for done in chain for each in (*done.record.inputs.values(), *done.record.products.values())}
         links = chain_links(chain, {each: place.store.manifest(each) for each in digests})
         for kind, link in links.items():
             sealed[f"chain-{kind.value}"] = seal(link, signer_for(place.role_of(kind), place.config))
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return Draft(release.model_copy(update={"attestations": names}), tuple(sealed.values()))
+
+
+def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry]:
+    """The ledger's entries of some records and of the runs that they went on from, in its order."""
+    found: dict[str, Entry] = {}
+    pending = [entry for record in records for entry in snapshot.entries_in(key_folder(record.key)) if entry.body == record]
+    while pending:
+        entry = pending.pop()
+        found[entry.digest] = entry
+        continued = entry.body.continued if isinstance(entry.body, Record) else None
+        if continued is not None:
+            earlier = snapshot.entries_in(key_folder(continued.key))
+            pending += [
+                each
+                for each in earlier
+                if isinstance(each.body, Record)
+                and each.body.byproducts.get(BYPRODUCT) == continued.checkpoint
+                and each.digest not in found
+            ]
+    return sorted(found.values(), key=lambda entry: entry.sequence)
 
 
 def note_draft(place: Place, action: Action) -> Draft:
@@ -136,17 +182,61 @@ def _check_result(action: Action, step: Step, result: StepResult, output: Path) 
             raise RefusedError(f"{action.id}: the result in {output.parent} is not this step's: remove that folder")
 
 
-def _attest(
-    place: Place, step: Step, record: Record, manifests: Mapping[str, Manifest], output: Path
-) -> tuple[Record, tuple[bytes, ...]]:
+def _check_formats(step: Step, weights: Path) -> None:
+    """Weights that could run code when they are loaded are not even stored."""
+    for path in sorted(weights.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                head = file.read(HEAD_BYTES)
+            refusal = why_refused(path.relative_to(weights).as_posix(), path.stat().st_size, head)
+            if refusal is not None:
+                raise RefusedError(f"{step.id}: {refusal}: nothing of this run is recorded; export the weights as safetensors")
+
+
+def _statements(place: Place, step: Step, snapshot: Snapshot, action: Action, result: StepResult) -> dict[str, Any]:
+    """The fields that the current statements need; none for a result that a step of an older engine left."""
+    if not result.lock or result.hardware is None:
+        return {}
+    return {
+        "statements": CURRENT_STATEMENTS,
+        "lock": str(digest_of_bytes(result.lock.encode())),
+        "hardware": result.hardware,
+        "about": _judged_weights(place, step, snapshot, action) if step.kind is StepKind.GATE else {},
+    }
+
+
+def _judged_weights(place: Place, step: Step, snapshot: Snapshot, action: Action) -> dict[str, str]:
+    """The weights whose evaluation gave the reports that a gate read, by place; empty where the ledger does not tell."""
+    graph = build_graph(place.desired)
+    found = {}
+    for name, source in step.inputs.items():
+        if not isinstance(source, FromStep):
+            continue
+        evaluate = graph[source.step_id]
+        record = next(
+            (
+                record
+                for record in (snapshot.latest(step_id) for step_id in (evaluate.id, *evaluate.previous_ids))
+                if record is not None and record.products.get(source.product) == action.inputs[name]
+            ),
+            None,
+        )
+        if record is None:
+            return {}
+        found[producers_of(evaluate)["weights"]] = record.inputs["weights"]
+    return found
+
+
+def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Manifest]) -> tuple[Record, tuple[bytes, ...]]:
     signer = signer_for(place.role_of(step.kind), place.config)
     producers = producers_of(step)
-    sealed = {
-        "link": seal(link_of(record, manifests, producers), signer),
-        statement_name(step.kind): seal(statement_of(record, producers), signer),
-    }
+    verdict = record.products.get("verdict")
+    documents = {} if verdict is None else {verdict: place.store.read_file(verdict, VERDICT_FILE)}
+    payloads = {"link": link_of(record, manifests, producers), **statements_of(record, producers, documents)}
+    sealed = {name: seal(payload, signer) for name, payload in payloads.items()}
     if step.kind is StepKind.TRAIN:
-        sealed["weights-signature"] = sign_weights(output / "weights", weights_key(place.config))
+        signer = weights_signer(weights_key(place.config))
+        sealed["weights-signature"] = sign_weights(manifests[record.products["weights"]], signer)
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return record.model_copy(update={"attestations": names}), tuple(sealed.values())
 

@@ -21,6 +21,7 @@ from forge import __version__
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FAILURE_FILE, RESULT_FILE, FailureCause, Message, StepFailure, StepRequest, StepResult
 from forge.errors import ForgeError
+from forge.steps.environment import hardware, installed
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.run import Metrics, StepRun
 
@@ -102,6 +103,8 @@ def _run(request: StepRequest, folder: Path, stop: StopRequest) -> StepResult:
         environment=_environment(request, libraries),
         byproducts={name: name for name in STEPS[request.step].byproducts if (output / name).is_dir()},
         continued=run.continued,
+        lock=installed(),
+        hardware=hardware(),
     )
     for name in (*result.products, *result.byproducts):
         _sync(output / name)
