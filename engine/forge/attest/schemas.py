@@ -11,10 +11,17 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from forge.attest.approval import APPROVAL_TYPE
+from forge.attest.delegation import DELEGATION_TYPE
 from forge.attest.statements import RELEASE_TYPE, RETIREMENT_TYPE
-from forge.contract.record import Release, Retirement
+from forge.contract.record import Approval, Delegation, Release, Retirement
 
-PREDICATES: dict[str, type[BaseModel]] = {RELEASE_TYPE: Release, RETIREMENT_TYPE: Retirement}
+PREDICATES: dict[str, type[BaseModel]] = {
+    RELEASE_TYPE: Release,
+    RETIREMENT_TYPE: Retirement,
+    DELEGATION_TYPE: Delegation,
+    APPROVAL_TYPE: Approval,
+}
 """Predicate type -> the value whose JSON is the predicate, its attestations left out."""
 
 
