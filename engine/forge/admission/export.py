@@ -6,6 +6,7 @@ in it as this engine came to it; nobody has to believe it. Nothing here is signe
 the ledger chooses what an attestation is called.
 """
 
+import datetime
 import json
 import re
 from collections.abc import Iterator
@@ -15,18 +16,27 @@ from typing import Any
 
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Verdict
-from forge.admission.verify import examine
-from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of
+from forge.admission.verify import Examination, examine
+from forge.attest.approval import unpack
+from forge.attest.authority import Authority
+from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of, signed_by
+from forge.attest.layout import shape_of
+from forge.attest.ssh import APPROVAL_NAMESPACE
 from forge.attest.trust import TrustRoot
 from forge.canonical import digest_of_bytes
-from forge.contract.kinds import STEPS, Role, StepKind
-from forge.contract.record import Release
+from forge.contract.kinds import Role, StepKind
+from forge.contract.record import Approval
 from forge.errors import LedgerError, TrustError, UsageError
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
 from forge.store.store import Store
 
 INDEX_FILE = "index.json"
+LAYOUT = "in-toto/root.layout"
+LINKS = "in-toto/links"
+ALLOWED_SIGNERS = "approvals/allowed_signers"
+CHAIN = "chain-"
+"""What a release's links by kind of step are called."""
 _WEIGHTS = "weights"
 """The group of keys that sign weights; every other group is a role."""
 
@@ -48,13 +58,17 @@ def export(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty: name a new folder to export to")
-    verdict, evidence, release = examine(subject, repository, snapshot, store, root)
+    examined = examine(subject, repository, snapshot, store, root)
+    verdict, evidence, release = examined.verdict, examined.evidence, examined.release
     if not evidence.records:
         raise TrustError(f"{subject}: nothing to export: " + "; ".join(str(finding) for finding in verdict.findings))
     for name in ("attestations", "keys", "locks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    keys = list(_write_keys(root, folder))
-    listed = [_write(number, item, folder) for number, item in enumerate(_attestations(evidence, release), 1)]
+    sequence = evidence.sequence(release) if release is not None else len(evidence.entries) + 1
+    authority = examined.history.authority(sequence)
+    moment = examined.history.moment(sequence, release.moved) if release is not None else _now()
+    keys = list(_write_keys(authority, moment, folder))
+    listed = [_write(number, item, folder) for number, item in enumerate(_attestations(examined, authority), 1)]
     index = {
         "schema_version": 1,
         "subject": subject,
@@ -65,24 +79,28 @@ def export(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
         "attestations": listed,
         "keys": keys,
         "locks": list(_write_locks(evidence, snapshot, folder)),
+        "in_toto": _write_chain(examined, sequence, folder),
+        "approvals": list(_write_approvals(examined, sequence, folder)),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return verdict
 
 
-def _attestations(evidence: Evidence, release: Release | None) -> Iterator[_Attestation]:
+def _attestations(examined: Examination, authority: Authority) -> Iterator[_Attestation]:
     """In the ledger's order, the release last; what could not be read is a finding of the verdict."""
+    evidence, release = examined.evidence, examined.release
     bodies = {id(record) for record in (*evidence.records.values(), *evidence.continued.values())}
     for entry in evidence.entries:
         if id(entry.body) in bodies and entry.body.kind == "record":
-            role = STEPS[entry.body.step].role
+            role = examined.history.authority(entry.sequence).role_of(entry.body.step)
             for name, digest in sorted(entry.body.attestations.items()):
                 if digest in evidence.attestations:
                     group = _WEIGHTS if name == "weights-signature" else role.value
                     yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest])
     for name, digest in sorted(release.attestations.items()) if release else ():
         if release is not None and digest in evidence.attestations:
-            group = STEPS[StepKind.RELEASE].role.value
+            kind = StepKind(name.removeprefix(CHAIN)) if name.startswith(CHAIN) else StepKind.RELEASE
+            group = authority.role_of(kind).value
             yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest])
 
 
@@ -105,16 +123,68 @@ def _write(number: int, item: _Attestation, folder: Path) -> dict[str, Any]:
     return row
 
 
-def _write_keys(root: TrustRoot, folder: Path) -> Iterator[dict[str, str]]:
+def _write_keys(authority: Authority, moment: str, folder: Path) -> Iterator[dict[str, str]]:
     for role in Role:
-        for key in root.roles.get(role, ()):
+        for signer in authority.signers(role, moment).known:
+            key = signer.key
             path = f"keys/{role.value}-{_safe(key.keyid)[:12]}.pem"
             (folder / path).write_text(pem_of(key), encoding="utf-8")
             yield {"keys": role.value, "keyid": key.keyid, "file": path}
-    for number, pem in enumerate(root.weights, 1):
+    for number, pem in enumerate(authority.weights_keys(moment), 1):
         path = f"keys/{_WEIGHTS}-{number}.pem"
         (folder / path).write_text(pem, encoding="utf-8")
         yield {"keys": _WEIGHTS, "file": path}
+
+
+def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str, Any] | None:
+    """The layout and the links of a release as in-toto-verify reads them; None where the subject has none."""
+    release, delegation = examined.release, examined.history.delegation(sequence)
+    if release is None or delegation is None:
+        return None
+    (folder / LINKS).mkdir(parents=True)
+    kinds = [StepKind(name.removeprefix(CHAIN)) for name in release.attestations if name.startswith(CHAIN)]
+    shape = shape_of(kinds)
+    layout = examined.evidence.attestations.get(delegation.attestations.get(f"layout-{shape}", ""))
+    if layout is None:
+        return None
+    (folder / LAYOUT).write_bytes(layout)
+    for kind in kinds:
+        data = examined.evidence.attestations.get(release.attestations[f"{CHAIN}{kind.value}"])
+        for keyid in signed_by(data) if data is not None else ():
+            (folder / LINKS / f"{kind.value}.{_safe(keyid)[:8]}.link").write_bytes(data or b"")
+    return {"layout": LAYOUT, "links": LINKS, "shape": shape, "delegation": delegation.version}
+
+
+def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iterator[dict[str, str]]:
+    """Each approval that the release names: the statement, the person's SSH signature, and who may sign as whom."""
+    charter = examined.history.authority(sequence).charter
+    release = examined.release
+    if charter is None or release is None or not release.approvals:
+        return
+    (folder / "approvals").mkdir()
+    lines = [
+        f'{person.name} namespaces="{APPROVAL_NAMESPACE}" {key.public}'
+        for person in charter.people.people
+        for key in person.keys
+    ]
+    (folder / ALLOWED_SIGNERS).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    for entry in examined.evidence.entries:
+        body = entry.body
+        data = examined.evidence.attestations.get(body.attestations.get("approval", "")) if isinstance(body, Approval) else None
+        if not isinstance(body, Approval) or data is None or entry.digest not in release.approvals:
+            continue
+        try:
+            statement, signature = unpack(data)
+        except TrustError:  # a finding of the verdict
+            continue
+        stem = f"approvals/{_safe(body.person)}-{entry.sequence}"
+        (folder / f"{stem}.json").write_bytes(statement)
+        (folder / f"{stem}.json.sig").write_text(signature, encoding="ascii")
+        yield {"person": body.person, "statement": f"{stem}.json", "signature": f"{stem}.json.sig"}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat()
 
 
 def _write_locks(evidence: Evidence, snapshot: Snapshot, folder: Path) -> Iterator[str]:

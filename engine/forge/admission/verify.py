@@ -50,6 +50,17 @@ class Candidate:
     attestations: tuple[bytes, ...]
 
 
+@dataclass(frozen=True)
+class Examination:
+    """A verdict with what it was reached by."""
+
+    verdict: Verdict
+    evidence: Evidence
+    history: History
+    release: Release | None
+    """What the subject stands for, where that is a release."""
+
+
 def verify(
     subject: str,
     repository: Repository,
@@ -68,7 +79,7 @@ def verify(
     ``now`` is when the layouts must not have expired yet; the time of this machine when left out. ``candidate`` is judged as if
     the ledger held it already.
     """
-    return examine(subject, repository, snapshot, store, root, now, candidate)[0]
+    return examine(subject, repository, snapshot, store, root, now, candidate).verdict
 
 
 def examine(
@@ -79,11 +90,12 @@ def examine(
     root: TrustRoot,
     now: datetime.datetime | None = None,
     candidate: Candidate | None = None,
-) -> tuple[Verdict, Evidence, Release | None]:
-    """As ``verify``; also what was looked at, and the release that the subject stands for."""
+) -> Examination:
+    """As ``verify``; also what was looked at."""
     evidence = collect_ledger(repository, snapshot)
     if evidence.findings:  # nothing is looked up in a ledger that is at fault
-        return Verdict(subject, root.describe(), (), tuple(evidence.findings)), evidence, None
+        verdict = Verdict(subject, root.describe(), (), tuple(evidence.findings))
+        return Examination(verdict, evidence, History(root, root), None)
     if candidate is not None:
         evidence.entries += candidate.entries
         evidence.attestations |= {str(digest_of_bytes(data)): data for data in candidate.attestations}
@@ -97,7 +109,7 @@ def examine(
         judged = [*history.findings, *judge_retirement(retirement, evidence, history)]
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
-            return Verdict(subject, history.describe(), (), findings), evidence, None
+            return Examination(Verdict(subject, history.describe(), (), findings), evidence, history, None)
         raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, past)
     collect(repository, snapshot, store, evidence, roots, release)
@@ -118,7 +130,7 @@ def examine(
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
     )
-    return verdict, evidence, release
+    return Examination(verdict, evidence, history, release)
 
 
 class _Past:

@@ -36,6 +36,11 @@ def bundles_of(envelope: bytes) -> dict[str, bytes]:
     return {entry["keyid"]: _bundle(document, entry, entry["keyid"]) for entry in document["signatures"]}
 
 
+def signed_by(envelope: bytes) -> tuple[str, ...]:
+    """The ids of the keys that an envelope says it was signed with."""
+    return tuple(row["keyid"] for row in _parse(envelope)["signatures"])
+
+
 def payload_of(attestation: bytes) -> dict[str, Any]:
     """The JSON that an envelope or a bundle carries, unverified; an empty object where there is none."""
     try:
