@@ -92,10 +92,10 @@ class Writer:
         Raises TransparencyError where the log is damaged or an entry is too long, TrustError where it was set back; then
         nothing is signed.
         """
+        self._recover()  # an append that failed half-way may have been sealed
         view = self.view()
         if not entries:
             return view.checkpoint
-        self._check_sealed(view)
         old = view.checkpoint
         found = tree_root(old.size, Nodes(view.files))
         if found != old.root:
