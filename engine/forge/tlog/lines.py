@@ -20,6 +20,7 @@ from typing import Any
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes
 from forge.errors import TransparencyError
+from forge.tlog.log import View
 from forge.tlog.tiles import MOST_ENTRY_BYTES
 
 _OWN = b"\n"
@@ -126,6 +127,26 @@ class LineFile:
 def is_record(line: bytes) -> bool:
     """Whether a line is a whole record: a part of one does not end as JSON objects do. Records are unlike each other."""
     return line.endswith(b"}")
+
+
+def find_request(view: View, request_id: str) -> int:
+    """The index of the leaf that is a request's line; raises TransparencyError where there is none."""
+    quoted = json.dumps(request_id).encode()
+    for index, leaf in enumerate(view.entries()):
+        if quoted in leaf and _request_id(leaf) == request_id:
+            return index
+    raise TransparencyError(
+        f"no leaf of the log {view.checkpoint.origin} ({view.size} leaves) is the line of request {request_id!r}: a line is "
+        "logged about a second after the request"
+    )
+
+
+def _request_id(leaf: bytes) -> Any:
+    try:
+        value = json.loads(leaf)
+    except (ValueError, RecursionError):
+        return None
+    return value.get("request_id") if isinstance(value, dict) else None
 
 
 def line_files(folder: Path) -> list[Path]:

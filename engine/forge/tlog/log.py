@@ -51,6 +51,11 @@ class View:
         """The proof that the tree of ``old`` leaves is a prefix of this one; raises TransparencyError."""
         return list(consistency_proof(old, self.size, Nodes(self.files)))
 
+    def check_continues(self, old: Checkpoint) -> None:
+        """Raise TrustError unless an older checkpoint of the log is a prefix of it."""
+        proof = self.consistency(old.size) if old.size <= self.size else []
+        check_consistency(old.size, old.root, self.size, self.checkpoint.root, proof)
+
     def entries(self, start: int = 0) -> Iterator[bytes]:
         """Every entry from an index on; raises TransparencyError."""
         for index in range(start // WIDTH, -(-self.size // WIDTH)):
@@ -66,9 +71,14 @@ def read_log(folder: Path, key: VerifierKey, witnesses: Sequence[VerifierKey] = 
     except OSError as error:
         raise TransparencyError(f"{folder / CHECKPOINT} cannot be read: {error.strerror}") from error
     try:
-        signed = read_checkpoint(data, key, witnesses)
+        return view_at(folder, data, key, witnesses)
     except TrustError as error:
         raise TrustError(f"{folder / CHECKPOINT}: {error}") from error
+
+
+def view_at(folder: Path, data: bytes, key: VerifierKey, witnesses: Sequence[VerifierKey] = ()) -> View:
+    """A log as a checkpoint says that it was, which may be older than the log; raises TrustError likewise."""
+    signed = read_checkpoint(data, key, witnesses)
     return View(signed, Files(folder, signed.checkpoint.size))
 
 
@@ -143,12 +153,10 @@ class Writer:
         if seal is not None and seal.checkpoint == view.checkpoint:
             return
         if seal is not None:
-            old, new = seal.checkpoint, view.checkpoint
             try:
-                proof = view.consistency(old.size) if old.size <= new.size else []
-                check_consistency(old.size, old.root, new.size, new.root, proof)
+                view.check_continues(seal.checkpoint)
             except TrustError as error:
-                raise TrustError(f"{self.folder}: {_set_back(str(new), old)} ({error})") from error
+                raise TrustError(f"{self.folder}: {_set_back(str(view.checkpoint), seal.checkpoint)} ({error})") from error
         self._seals.remember(view.checkpoint, view.signed.data)  # the first time that this machine sees the log so far
 
     def _publish(self, signed: SignedCheckpoint) -> None:

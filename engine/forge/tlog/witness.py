@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from forge.errors import RefusedError, TransparencyError, TrustError
 from forge.tlog.log import View, read_log
-from forge.tlog.merkle import check_consistency
 from forge.tlog.note import VerifierKey, cosign_note, split_note
 from forge.tlog.seals import Seal, Seals
 
@@ -56,7 +55,7 @@ def _check_continues(folder: Path, seal: Seal, view: View) -> None:
             "copy of it: fetch the newest. Not cosigned"
         )
     try:
-        check_consistency(old.size, old.root, new.size, new.root, view.consistency(old.size))
+        view.check_continues(old)
     except (TrustError, TransparencyError) as error:
         raise RefusedError(
             f"{folder}: the log {old.origin} does not continue what was seen before; {both}. Not cosigned. Either its tiles "
