@@ -64,6 +64,12 @@ def log(make_log: Callable[..., Log]) -> Log:
     return make_log()
 
 
+@pytest.fixture
+def without_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing waits for the disk: what survives a power cut is not this test's question."""
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)
+
+
 def put(path: Path, lines: Iterable[bytes]) -> None:
     """Append lines as the gateway's audit log does."""
     path.parent.mkdir(parents=True, exist_ok=True)

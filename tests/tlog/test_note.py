@@ -87,7 +87,7 @@ def test_the_notes_of_gos_implementation_verify_and_are_signed_to_the_same_bytes
 def test_a_checkpoint_of_gos_checksum_database_verifies_but_is_not_of_a_log_of_that_name() -> None:
     note = read_note(SUMDB_CHECKPOINT.encode(), keys(SUMDB))
     assert parse_checkpoint(note.text).size == 6476701
-    with pytest.raises(TrustError, match="is of the log 'go.sum database tree', expected 'sum.golang.org'"):
+    with pytest.raises(TrustError, match=r"is of the log 'go\.sum database tree', expected 'sum\.golang\.org'"):
         read_checkpoint(SUMDB_CHECKPOINT.encode(), *keys(SUMDB))
 
 
@@ -121,8 +121,8 @@ def test_our_signatures_verify_with_openssl(tmp_path: Path) -> None:
     ):
         (tmp_path / "text").write_text(signed)
         (tmp_path / "signature").write_bytes(blob)
-        command = "openssl pkeyutl -verify -rawin -pubin -inkey public.pem -in text -sigfile signature".split()
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        command = ["openssl", "pkeyutl", "-verify", "-rawin", "-pubin", "-inkey", "public.pem", "-in", "text"]
+        done = subprocess.run([*command, "-sigfile", "signature"], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (name, done.stderr)
 
 

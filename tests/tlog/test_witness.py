@@ -51,7 +51,7 @@ def test_a_smaller_tree_is_refused(log: Log, witness: Witness, tmp_path: Path) -
     log.grow(301)
     witness.cosign(log.folder, log.key)
     (log.folder / "checkpoint").write_bytes(older)
-    with pytest.raises(RefusedError, match="fewer leaves than before; last seen: 301 leaves, root .* now: 300 leaves, root"):
+    with pytest.raises(RefusedError, match=r"fewer leaves than before; last seen: 301 leaves, root .* now: 300 leaves, root"):
         witness.cosign(log.folder, log.key)
 
 

@@ -195,21 +195,35 @@ def _compare(folder: Path, file: LineFile, mark: Mark, view: View, start: int) -
 
 
 def _logged(view: View, files: list[LineFile]) -> dict[_Identity, _Known]:
-    """By file: the bytes up to the last of its records that the log has; files of which it has none are left out."""
+    """By file: how far the log has it; files of which it has nothing are left out.
+
+    A file is found in the log by its last record, or, where lines were added since, by the last of its records that the log
+    has; one without any record, by its mark. What the log has after that is compared.
+    """
     last: dict[bytes, LineFile] = {
         leaf_hash(leaf_of_line(record)): file for file in files if (record := file.last_record()) is not None
     }
-    complete = {last[found].identity for found in _found(view, set(last))}
-    ends = {}
+    places = _places(view, set(last))
+    whole = {last[found].identity: place for found, place in places.items()}
+    known = {}
     for file in files:
         if file.first is None:
             continue
-        records = [(leaf_hash(leaf_of_line(line)), end) for line, end in _with_ends(file) if is_record(line)]
-        known = {records[-1][0]} if file.identity in complete else _found(view, {item for item, _ in records})
-        end = max((end for item, end in records if item in known), default=0)
-        if end:
-            ends[file.identity] = _Known(file.first, end)
-    return ends
+        records: dict[bytes, int] = {leaf_hash(leaf_of_line(line)): end for line, end in _with_ends(file) if is_record(line)}
+        if file.identity in whole:
+            place, end = whole[file.identity], max(records.values())
+        else:
+            anchors = records or {leaf_hash(Mark(file.name, file.first, 0).to_leaf()): 0}
+            found = _places(view, set(anchors))
+            if not found:
+                continue
+            end, place = max((anchors[item], place) for item, place in found.items())
+        for line, leaf in zip(file.lines(end), view.entries(place + 1), strict=False):
+            if leaf_of_line(line) != leaf:
+                break
+            end += len(line) + 1
+        known[file.identity] = _Known(file.first, end)
+    return known
 
 
 def _with_ends(file: LineFile) -> Iterator[tuple[bytes, int]]:
@@ -220,13 +234,13 @@ def _with_ends(file: LineFile) -> Iterator[tuple[bytes, int]]:
         yield line, end
 
 
-def _found(view: View, wanted: set[bytes]) -> set[bytes]:
-    """Which of some hashes are leaves of the log."""
-    found: set[bytes] = set()
+def _places(view: View, wanted: set[bytes]) -> dict[bytes, int]:
+    """Where some hashes are leaves of the log; the last place of each."""
+    found: dict[bytes, int] = {}
     if wanted:
         for index in range(-(-view.size // WIDTH)):
             tile = view.files.tile(0, index)
-            found.update(
-                item for place in range(0, len(tile), HASH_SIZE) if (item := tile[place : place + HASH_SIZE]) in wanted
-            )
+            for place in range(0, len(tile), HASH_SIZE):
+                if (item := tile[place : place + HASH_SIZE]) in wanted:
+                    found[item] = index * WIDTH + place // HASH_SIZE
     return found

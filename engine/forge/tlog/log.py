@@ -90,22 +90,37 @@ class Writer:
         self.key = verifier_key(origin, private)
         self._private = private
         self._seals = seals
+        self._is_in_doubt = False
+        """Whether an append failed: it may have been sealed all the same."""
         self._recover()
 
     def view(self) -> View:
-        """The log as it is; raises TransparencyError or TrustError."""
+        """The log as it is, an append that failed half-way finished or forgotten; raises TransparencyError or TrustError."""
+        if self._is_in_doubt:
+            self._recover()
+            self._is_in_doubt = False
         return read_log(self.folder, self.key)
 
     def append(self, entries: Sequence[bytes]) -> Checkpoint:
         """Append entries and sign; returns the new checkpoint. When it returns, all is on the disk.
 
-        Raises TransparencyError where the log is damaged or an entry is too long, TrustError where it was set back; then
-        nothing is signed.
+        Raises TransparencyError where the log is damaged or an entry is too long, TrustError where it was set back. After any
+        error the entries may be in the log or not: ``view`` tells, and has to be asked before the next append.
         """
-        self._recover()  # an append that failed half-way may have been sealed
+        if self._is_in_doubt:
+            raise TransparencyError(
+                f"{self.folder}: an append failed, and may have been signed: look at the log before the next"
+            )
         view = self.view()
+        self._check_sealed(view)
         if not entries:
             return view.checkpoint
+        self._is_in_doubt = True
+        checkpoint = self._append(view, entries)
+        self._is_in_doubt = False
+        return checkpoint
+
+    def _append(self, view: View, entries: Sequence[bytes]) -> Checkpoint:
         old = view.checkpoint
         found = tree_root(old.size, Nodes(view.files))
         if found != old.root:
@@ -130,10 +145,10 @@ class Writer:
                 raise TransparencyError(f"{self.folder} holds tiles but no {CHECKPOINT}: restore it, or move the tiles away")
             self._publish(sign_checkpoint(Checkpoint(self.key.name, 0, EMPTY_ROOT), self._private))
             return
-        size = self.view().size if (self.folder / CHECKPOINT).exists() else 0
+        size = read_log(self.folder, self.key).size if (self.folder / CHECKPOINT).exists() else 0
         if seal is not None and (seal.checkpoint.size > size or not (self.folder / CHECKPOINT).exists()):
             self._roll_forward(seal, size)
-        self._check_sealed(self.view())
+        self._check_sealed(read_log(self.folder, self.key))
 
     def _roll_forward(self, seal: Seal, old: int) -> None:
         """The append whose checkpoint was sealed but not published: its files are there, or the log was set back."""
