@@ -28,6 +28,8 @@ from forge.tlog.seals import Seal, Seals
 from forge.tlog.tiles import CHECKPOINT, WIDTH, Files, Nodes, bundle_path, pack_bundle, tile_path, tile_widths
 
 LOCK = ".writer.lock"
+WAIT_SECONDS = 10.0
+"""How long a writer waits for another."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Writer:
 
 @contextmanager
 def open_writer(
-    folder: Path, origin: str, private: Ed25519PrivateKey, seals: Seals, wait_seconds: float = 10.0
+    folder: Path, origin: str, private: Ed25519PrivateKey, seals: Seals, wait_seconds: float | None = None
 ) -> Iterator[Writer]:
     """The writer of a log, which is made where there is none; raises RefusedError while another process holds it.
 
@@ -202,7 +204,7 @@ def open_writer(
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=wait_seconds)
+        lock.acquire(timeout=WAIT_SECONDS if wait_seconds is None else wait_seconds)
     except Timeout as error:
         raise RefusedError(
             f"another process writes the log in {folder} (a serving agent holds its audit log as long as it runs): find it "
