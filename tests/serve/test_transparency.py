@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from forge.errors import RefusedError, TrustError
 from forge.serve.transparency import AuditLogPlace, logging_lines
 from forge.tlog.compare import compare_files
+from forge.tlog.key import load_key, make_key
 from forge.tlog.lines import find_request
 from forge.tlog.log import View, read_log
-from forge.tlog.note import verifier_key
+from forge.tlog.note import VerifierKey, verifier_key
 from forge.tlog.proof import check_proof, prove
 
 ORIGIN = "example.org/forge/audit/test"
-KEY = verifier_key(ORIGIN, Ed25519PrivateKey.from_private_bytes(bytes(32)))
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> AuditLogPlace:
-    private = Ed25519PrivateKey.from_private_bytes(bytes(32))
-    return AuditLogPlace(tmp_path / "log", ORIGIN, private, tmp_path / "seals.json", interval_seconds=0.02)
+    make_key(tmp_path / "log.pem")
+    return AuditLogPlace(tmp_path / "log", ORIGIN, tmp_path / "log.pem", tmp_path / "seals.json", interval_seconds=0.02)
 
 
 @pytest.fixture
@@ -42,8 +41,12 @@ def fresh(rig: Any) -> Iterator[Any]:
         file.unlink()
 
 
+def key_of(place: AuditLogPlace) -> VerifierKey:
+    return verifier_key(ORIGIN, load_key(place.key))
+
+
 def view(place: AuditLogPlace) -> View:
-    return read_log(place.folder, KEY)
+    return read_log(place.folder, key_of(place))
 
 
 def test_what_the_gateway_answers_is_logged_and_can_be_proved(fresh: Any, place: AuditLogPlace, said: list[str]) -> None:
@@ -59,7 +62,7 @@ def test_what_the_gateway_answers_is_logged_and_can_be_proved(fresh: Any, place:
     for number, request_id in enumerate(ids, 1):
         assert find_request(view(place), request_id) == number
     proof = prove(view(place), find_request(view(place), ids[2]))
-    assert check_proof(proof, KEY).checkpoint.size == 7
+    assert check_proof(proof, key_of(place)).checkpoint.size == 7
     assert f'"request_id":"{ids[2]}"' in proof.leaf
     assert said == []
 

@@ -86,8 +86,7 @@ def serve(
 def audit_log_place(logs: LogPlace, environment: str) -> "AuditLogPlace | None":
     """The transparency log of an environment's audit log; None where forge.toml names no log."""
     from forge.serve.transparency import AuditLogPlace
-    from forge.tlog.key import load_key
 
     if logs.settings.log.origin is None:
         return None
-    return AuditLogPlace(logs.folder(environment), logs.origin(environment), load_key(logs.key_file), logs.seals)
+    return AuditLogPlace(logs.folder(environment), logs.origin(environment), logs.key_file, logs.seals)

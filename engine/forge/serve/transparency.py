@@ -11,10 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from forge.errors import ForgeError
 from forge.tlog.feed import Feed
+from forge.tlog.key import load_key
 from forge.tlog.log import open_writer
 from forge.tlog.seals import Seals
 
@@ -29,7 +28,7 @@ class AuditLogPlace:
 
     folder: Path
     origin: str
-    private: Ed25519PrivateKey
+    key: Path
     seals: Path
     interval_seconds: float = INTERVAL_SECONDS
 
@@ -44,7 +43,7 @@ def logging_lines(place: AuditLogPlace | None, audit_folder: Path, say: Callable
     if place is None:
         yield
         return
-    with open_writer(place.folder, place.origin, place.private, Seals(place.seals)) as writer:
+    with open_writer(place.folder, place.origin, load_key(place.key), Seals(place.seals)) as writer:
         feed = Feed(writer, audit_folder)
         try:
             feed.poll()
