@@ -1,8 +1,8 @@
 """The transparency log: appending, proving, checking. ``python tests/bench/tlog.py [LEAVES]``
 
 Audit lines of the length that the gateway writes, in a folder on this machine's disk. Every figure is the median of five
-(checking all: of three). The peer in the same run is the disk itself: the same bytes in one file with one fsync, and one fsync of
-one line.
+(checking all: of three). The peer in the same run is the disk itself: the same bytes in one file with one fsync, and one fsync
+of one line.
 """
 
 import datetime
