@@ -105,6 +105,27 @@ def test_a_part_of_a_line_that_a_kill_left_behind_is_a_line(place: Place) -> Non
     assert compare_files(place.log.view(), [place.files]).lines == 8
 
 
+def test_files_that_begin_with_the_same_part_of_a_line_are_told_apart(place: Place) -> None:
+    for day in (1, 2, 3):
+        put(place.day(day), [b'{"requ', line(day)])
+        assert (place.feed(), place.feed()) == (2, 0)
+    for day in (1, 2, 3):
+        put(place.day(day), [line(10 + day)])
+    assert (place.feed(), place.feed()) == (3, 0)
+    assert compare_files(place.log.view(), [place.files]).lines == 9
+    alter(place.day(2), lambda lines: [lines[0], lines[2], lines[1]])
+    with pytest.raises(TransparencyError, match=DAY.format(2)):
+        compare_files(place.log.view(), [place.files])
+
+
+def test_a_copy_of_a_file_in_another_folder_is_no_new_file(place: Place, tmp_path: Path) -> None:
+    put(place.day(1), [line(1)])
+    place.feed()
+    shutil.copytree(place.files, tmp_path / "backup")
+    found = compare_files(place.log.view(), [place.files, tmp_path / "backup"])
+    assert (found.lines, found.waiting) == (1, 0)
+
+
 def test_a_file_that_is_moved_away_while_the_feed_runs_is_read_to_its_end(place: Place, running: Feed, tmp_path: Path) -> None:
     put(place.day(1), [line(1)])
     assert running.poll() == 1

@@ -54,6 +54,7 @@ def test_an_entry_is_as_long_as_its_length_can_say(log: Log) -> None:
 
 def test_a_new_log_is_empty_and_signed(log: Log) -> None:
     assert log.append().size == 0
+    assert log.folder.stat().st_mode & 0o777 == 0o700, "audit lines are nobody else's until the log is shown"
     assert set(log.files()) == {"checkpoint"}
     check_log(log.view())
 

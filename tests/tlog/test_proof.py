@@ -57,6 +57,8 @@ def test_a_proof_of_another_leaf_place_or_log_is_refused(log: Log, make_log: Cal
         b'{"schema_version":1,"leaf":"","index":-1,"hashes":[],"checkpoint":""}',
         b'{"schema_version":1,"leaf":"","index":0,"hashes":["x"],"checkpoint":""}',
         b'{"schema_version":1,"leaf":"","index":0,"hashes":[],"checkpoint":"","more":1}',
+        b'{"schema_version":1,"leaf":"\\ud800","index":0,"hashes":[],"checkpoint":""}',
+        b'{"schema_version":1,"leaf":"","index":0,"hashes":["' + b"A" * 42 + b'B="],"checkpoint":""}',
         b'{"schema_version":1,"leaf":"","index":true,"hashes":[],"checkpoint":""}',
     ],
 )  # fmt: skip

@@ -5,7 +5,7 @@ the same root, and a ledger that was rewritten can be logged by nobody without a
 """
 
 from forge.canonical import canonical_json
-from forge.errors import LedgerError, TransparencyError, TrustError
+from forge.errors import LedgerError, TransparencyError, TrustError, printable
 from forge.ledger.entry import Entry
 from forge.ledger.snapshot import Snapshot
 from forge.tlog.check import check_log
@@ -54,15 +54,27 @@ def check(view: View, snapshot: Snapshot) -> int:
     return snapshot.head[0] - view.size
 
 
+def find_leaf(view: View, digest: str) -> int:
+    """The index of the leaf that names an entry or an attestation; raises TransparencyError where there is none."""
+    quoted = f'"{digest}"'.encode()
+    for index, leaf in enumerate(view.entries()):
+        if quoted in leaf:
+            return index
+    raise TransparencyError(
+        f"no leaf of the log {view.checkpoint.origin} ({view.size} leaves) names {digest}: `forge log update` logs what is "
+        "new; an entry is named by its digest, an attestation by its own"
+    )
+
+
 def _check_leaf(index: int, leaf: bytes, snapshot: Snapshot) -> None:
     entry = snapshot.entry(index + 1)
     if entry is None:
-        raise TrustError(f"leaf {index} of the log is {leaf.decode(errors='replace')}, but the ledger has no entry {index + 1}")
+        raise TrustError(f"leaf {index} of the log is {_shown(leaf)}, but the ledger has no entry {index + 1}")
     expected = leaf_of_entry(entry)
     if leaf != expected:
         raise TrustError(
             f"entry {index + 1} of the ledger was changed after it was logged: leaf {index} of the log is "
-            f"{leaf.decode(errors='replace')}, the ledger says {expected.decode()}. Compare with a clone that you trust"
+            f"{_shown(leaf)}, the ledger says {_shown(expected)}. Compare with a clone that you trust"
         )
 
 
@@ -75,13 +87,5 @@ def _entry(snapshot: Snapshot, number: int) -> Entry:
     return entry
 
 
-def find_leaf(view: View, digest: str) -> int:
-    """The index of the leaf that names an entry or an attestation; raises TransparencyError where there is none."""
-    quoted = f'"{digest}"'.encode()
-    for index, leaf in enumerate(view.entries()):
-        if quoted in leaf:
-            return index
-    raise TransparencyError(
-        f"no leaf of the log {view.checkpoint.origin} ({view.size} leaves) names {digest}: `forge log update` logs what is "
-        "new; an entry is named by its digest, an attestation by its own"
-    )
+def _shown(leaf: bytes) -> str:
+    return printable(leaf[:2000].decode(errors="replace"))

@@ -43,8 +43,8 @@ class Feed:
         self._folder = folder
         self._held: LineFile | None = None
         """The file that is followed: whoever writes it may still add to it after it was moved away."""
-        self._marked: str | None = None
-        """First line of the file that the log's last mark names."""
+        self._marked: tuple[str, str] | None = None
+        """Name and first line of the file that the log's last mark names."""
         self._known: dict[_Identity, _Known] = {}
         self._is_in_step = False
 
@@ -100,9 +100,9 @@ class Feed:
         offset, count = known.end if known is not None and known.first == file.first else 0, 0
         leaves: list[bytes] = []
         for line in file.lines(offset):
-            if self._marked != file.first:
+            if self._marked != (file.name, file.first):
                 leaves.append(Mark(file.name, file.first, offset).to_leaf())
-                self._marked = file.first
+                self._marked = file.name, file.first
             leaves.append(leaf_of_line(line))
             offset += len(line) + 1
             count += 1
@@ -125,7 +125,7 @@ class Feed:
         """Find out what is logged: compare the file of the last mark line by line, and the last line of every other one."""
         view = self._writer.view()
         mark, start = _last_mark(view)
-        self._known, self._marked = {}, None if mark is None else mark.first
+        self._known, self._marked = {}, None if mark is None else (mark.file, mark.first)
         held, self._held = self._held, None
         files = [] if held is None else [held]
         for path in line_files(self._folder):
@@ -134,6 +134,8 @@ class Feed:
                 file.close()
             else:
                 files.append(file)
+        if mark is not None:  # of two files that begin alike, as parts of lines may, the one of that name
+            files.sort(key=lambda file: file.name != mark.file)
         try:
             others = []
             for file in files:

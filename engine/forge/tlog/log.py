@@ -201,7 +201,7 @@ def open_writer(
 
     Raises TransparencyError or TrustError for a log that may not be continued.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # as private as what is logged, until its owner shows it
     lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=WAIT_SECONDS if wait_seconds is None else wait_seconds)

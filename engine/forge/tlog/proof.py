@@ -16,7 +16,8 @@ from forge.tlog.merkle import MOST_HASHES, check_inclusion, inclusion_proof, lea
 from forge.tlog.note import VerifierKey
 from forge.tlog.tiles import Nodes
 
-_Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$")]
+_Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]
+"""The one base64 of 32 bytes: another last character would decode to the same."""
 
 
 class Proof(BaseModel):

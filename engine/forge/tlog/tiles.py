@@ -76,10 +76,9 @@ class Files:
         """A tile's hashes, one after the other; raises TransparencyError where it is absent or of another length."""
         width = self.width(level, index)
         name, data = self._read(tile_path(level, index, width), tile_path(level, index), width)
-        if len(data) != width * HASH_SIZE and name != tile_path(level, index):
-            raise TransparencyError(f"{name}: the tile has {len(data)} bytes, expected {width * HASH_SIZE}")
-        if len(data) < width * HASH_SIZE or len(data) % HASH_SIZE or len(data) > WIDTH * HASH_SIZE:
-            raise TransparencyError(f"{name}: the tile has {len(data)} bytes, expected {width * HASH_SIZE}")
+        expected = (WIDTH if name == tile_path(level, index) else width) * HASH_SIZE
+        if len(data) != expected:
+            raise TransparencyError(f"{self.folder / name}: the tile has {len(data)} bytes, expected {expected}")
         return data[: width * HASH_SIZE]
 
     def bundle(self, index: int) -> list[bytes]:
@@ -87,7 +86,7 @@ class Files:
         width = self.width(0, index)
         name, data = self._read(bundle_path(index, width), bundle_path(index), width)
         is_whole = name == bundle_path(index)
-        return unpack_bundle(data, WIDTH if is_whole else width, name)[:width]
+        return unpack_bundle(data, WIDTH if is_whole else width, str(self.folder / name))[:width]
 
     def entry(self, index: int) -> bytes:
         """One entry; raises TransparencyError where the log of this size has none such."""
