@@ -10,9 +10,14 @@ import pytest
 from tests.conftest import commit_all, git, run_forge
 from tests.serve.test_audit import day, record
 
+from forge.attest.keys import make_development_keys
+from forge.cli.log import LogPlace
+from forge.cli.serving import audit_log_place
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.serve.audit import AuditLog
+from forge.serve.transparency import AuditLogPlace
+from forge.spec.settings import Settings
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,6 +33,7 @@ def place(copy_of_applied: Path) -> Path:
 @pytest.fixture
 def run(place: Path, tmp_path: Path) -> Run:
     """``run("update", code=0)``: `forge log update`, with a configuration folder of its own."""
+    make_development_keys(tmp_path / "config")
     return lambda *words, code=0: run_forge(place, tmp_path / "config", "log", *words, code=code)
 
 
@@ -140,6 +146,22 @@ def test_audit_files_of_an_agent_that_does_not_run(place: Path, run: Run, tmp_pa
     assert "not compared: 3 lines of requests-2030-01-01.jsonl" in run("check", "--env", "local").stdout
     (tmp_path / "moved.jsonl").write_bytes(b"".join(lines))
     assert "3 lines of the audit files" in run("check", "--env", "local", "--files", str(tmp_path)).stdout
+
+
+def test_an_agent_logs_its_lines_where_forge_toml_names_a_log(repository: Path, tmp_path: Path) -> None:
+    with Repository(repository) as opened:
+        named = LogPlace(opened, Settings.model_validate({"log": {"origin": "example.org/f", "folder": "logs"}}), tmp_path)
+        assert audit_log_place(named, "prod") == AuditLogPlace(
+            repository / "logs/audit/prod", "example.org/f/audit/prod", tmp_path / "keys/log.pem", named.seals
+        )
+        assert audit_log_place(LogPlace(opened, Settings(), tmp_path), "prod") is None
+
+
+def test_the_trust_root_comes_first(place: Path, tmp_path: Path) -> None:
+    """`forge keys init` would take a log's key for what is left of a lost root."""
+    assert "forge keys init" in run_forge(place, tmp_path / "new", "log", "init", code=4).stderr
+    run_forge(place, tmp_path / "new", "keys", "init")
+    run_forge(place, tmp_path / "new", "log", "init")
 
 
 def test_nothing_is_guessed(copy_of_applied: Path, run: Run, place: Path) -> None:

@@ -115,6 +115,12 @@ def test_two_agents_do_not_share_a_log(
         pytest.fail("it began")
 
 
+def test_without_its_key_an_agent_does_not_start(fresh: Any, place: AuditLogPlace, said: list[str]) -> None:
+    place.key.unlink()
+    with pytest.raises(TrustError, match="forge log init"), logging_lines(place, fresh.audit_folder, said.append):
+        pytest.fail("it began")
+
+
 def test_without_a_name_there_is_no_log(fresh: Any, place: AuditLogPlace, said: list[str]) -> None:
     with logging_lines(None, fresh.audit_folder, said.append):
         assert fresh.chat().status == 200

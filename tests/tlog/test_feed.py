@@ -1,12 +1,15 @@
 """Every line of the audit files is in the log once, in order, whatever happens between; and what was altered is found."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.conftest import ROOT
 from tests.tlog.conftest import ORIGIN, Log, put
 
 from forge.errors import TransparencyError, TrustError
@@ -229,6 +232,38 @@ def test_a_fault_leaves_neither_a_gap_nor_a_line_twice(place: Place, running: Fe
         running.poll()
     assert place.lines() == [line(number) for number in range(1, 8)]
     assert compare_files(place.log.view(), [place.files]).lines == 7
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from forge.tlog.feed import Feed
+from forge.tlog.log import open_writer
+from forge.tlog.seals import Seals
+folder = Path(sys.argv[1])
+private = Ed25519PrivateKey.from_private_bytes((1).to_bytes(32, "big"))
+with open_writer(folder / "log", "example.org/forge/ledger", private, Seals(folder / "log-seals.json")) as writer:
+    Feed(writer, folder / "audit").poll()
+"""
+
+
+def test_killed_at_every_write_each_line_is_logged_once(place: Place, tmp_path: Path) -> None:
+    def feed_in_a_process(fault: str) -> int:
+        environment = {"PATH": "", "PYTHONPATH": str(ROOT / "engine"), "FORGE_FAULT": fault}
+        return subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], env=environment, check=False).returncode
+
+    put(place.day(1), [line(0)])
+    place.feed()
+    written = 1
+    for fault in [f"tlog.file.{side}:{number}" for number in range(1, 7) for side in ("before", "after")]:
+        put(place.day(1), [line(written)])
+        put(place.day(2), [line(written + 1)])
+        written += 2
+        assert feed_in_a_process(fault) == -9, fault
+    assert feed_in_a_process("") == 0
+    assert sorted(place.lines()) == sorted(line(number) for number in range(written))
+    assert compare_files(place.log.view(), [place.files]).lines == written
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 3), st.sampled_from(["", "feed", "move"])), max_size=10))

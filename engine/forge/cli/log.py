@@ -95,11 +95,13 @@ def init(
     environments: Annotated[list[str], typer.Option("--env", help="Print the key of its audit log too; may be repeated.")] = [],  # noqa: B006
 ) -> None:
     """Make the key that signs this machine's logs, and print what others check them with. An existing key is kept."""
+    from forge.attest.trust import read_trust_root
     from forge.tlog.key import load_key, make_key
     from forge.tlog.note import verifier_key
 
     with log_place(context) as place:
         names = [place.origin(None), *(place.origin(environment) for environment in environments)]
+        read_trust_root(place.config)  # `forge keys init` makes none where a key lies already
         typer.echo(f"{'made' if make_key(place.key_file) else 'kept'} the key {place.key_file}", err=True)
         private = load_key(place.key_file)
         for name in names:
