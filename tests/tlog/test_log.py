@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,6 +106,28 @@ def test_partial_files_stay_until_the_full_one_is_covered(log: Log) -> None:
     check_log(old)
 
 
+def test_whoever_reads_while_it_is_written_reads_a_whole_log(log: Log, without_disk: None) -> None:
+    log.grow(1)
+    stop = threading.Event()
+
+    def write() -> None:
+        for size in range(1, 1500, 11):
+            log.grow(size)
+        stop.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    sizes = set()
+    while not stop.is_set():
+        view = log.view()
+        check_log(view)
+        assert log.view().consistency(view.size) is not None
+        sizes.add(view.size)
+    writer.join()
+    assert log.view().size == 1497, "the writer came to its end"
+    assert len(sizes) > 5
+
+
 def test_one_writer_at_a_time(log: Log) -> None:
     with open_writer(log.folder, ORIGIN, log.private, log.seals), pytest.raises(RefusedError, match="another process writes"):
         log.append(b"x")
@@ -123,6 +146,7 @@ def test_another_log_or_another_key_does_not_write_here(log: Log) -> None:
 
 PROGRAM = """
 import sys
+import threading
 from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from forge.tlog.log import open_writer
