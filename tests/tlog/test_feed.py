@@ -1,5 +1,6 @@
 """Every line of the audit files is in the log once, in order, whatever happens between; and what was altered is found."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from tests.conftest import ROOT
 from tests.tlog.conftest import ORIGIN, Log, put
 
+from forge.canonical import digest_of_bytes
 from forge.errors import TransparencyError, TrustError
 from forge.tlog.compare import compare_files
 from forge.tlog.feed import Feed
-from forge.tlog.lines import find_request, mark_of_leaf
+from forge.tlog.lines import Mark, find_request, mark_of_leaf
 from forge.tlog.log import open_writer
 
 DAY = "requests-2030-01-{:02d}.jsonl"
@@ -333,6 +335,28 @@ def test_a_line_that_was_never_logged_among_logged_ones_is_found(place: Place) -
     alter(place.day(1), lambda lines: [lines[0], b'{"request_id":"forged"}\n', lines[1]])
     with pytest.raises(TransparencyError, match="leaf 2 of the log"):
         compare_files(place.log.view(), [place.files])
+
+
+def test_a_log_that_passes_over_lines_is_found(place: Place) -> None:
+    put(place.day(1), [line(1)])
+    place.feed()
+    put(place.day(1), [line(2), line(3)])
+    first = digest_of_bytes(line(1))
+    place.log.append(Mark(DAY.format(1), first, 2 * (len(line(1)) + 1)).to_leaf(), line(3))
+    with pytest.raises(TransparencyError, match=f"go on at byte {2 * (len(line(1)) + 1)}, but they are logged up to byte"):
+        compare_files(place.log.view(), [place.files])
+
+
+def test_a_file_is_on_the_disk_before_its_lines_are_logged(
+    place: Place, running: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running.poll()
+    put(place.day(1), [line(1)])
+    order = []
+    monkeypatch.setattr("os.fsync", lambda descriptor: order.append(os.fstat(descriptor).st_ino))
+    running.poll()
+    assert order[0] == place.day(1).stat().st_ino
+    assert len(order) > 5
 
 
 def test_lines_that_no_feed_has_seen_are_counted(place: Place) -> None:

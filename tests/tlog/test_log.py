@@ -315,6 +315,18 @@ def test_a_log_that_was_exchanged_for_a_longer_one_of_the_same_key_is_not_signed
         log.append(b"more")
 
 
+def test_a_log_that_is_exchanged_under_an_open_writer_is_not_signed(log: Log, make_log: Callable[..., Log]) -> None:
+    fork = make_log("fork")
+    fork.append(*(b"other" for _ in range(400)))
+    with open_writer(log.folder, ORIGIN, log.private, log.seals) as writer:
+        writer.append([entry(0)])
+        shutil.rmtree(log.folder / "tile")
+        shutil.copytree(fork.folder, log.folder, dirs_exist_ok=True)
+        with pytest.raises(TrustError, match="does not continue that"):
+            writer.append([b"more"])
+    assert log.files() == fork.files()
+
+
 def test_a_checkpoint_that_another_key_signed_is_not_the_logs(log: Log, make_log: Callable[..., Log]) -> None:
     log.grow(3)
     other = make_log("other", 2)

@@ -194,6 +194,12 @@ def test_a_smaller_tree_is_refused_and_what_is_no_hash() -> None:
         check_consistency(5, root(5), 4, root(4), [])
     with pytest.raises(TrustError, match="32 bytes"):
         check_inclusion(node(0, 0), 0, 2, [b"short"], root(2))
+    for proof, fault in (
+        (inclusion_proof(1, 7, node)[:-1], "too few"),
+        ([*inclusion_proof(1, 7, node), node(0, 0)], "too many"),
+    ):
+        with pytest.raises(TrustError, match=fault):
+            check_inclusion(node(0, 1), 1, 7, proof, root(7))
     with pytest.raises(TrustError, match="no tree is so high"):
         check_inclusion(node(0, 0), 0, 2, [node(0, 0)] * 64, root(2))
     with pytest.raises(TrustError, match="expected e3b0c442"):

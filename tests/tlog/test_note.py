@@ -35,6 +35,8 @@ PETER_SIGNED = (
 ENOCH_SIGNED = "\u2014 EnochRoot rwz+eBzmZa0SO3NbfRGzPCpDckykFXSdeX+MNtCOXm2/5n2tiOHp+vAF1aGrQ5ovTG01oOTGwnWLox33WWd1RvMc+QQ=\n"
 """Keys, text and signatures of the tests of Go's golang.org/x/mod/sumdb/note; Ed25519 is deterministic."""
 
+SPACED = "Enoch\u00a0Root"
+
 SUMDB = "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8"
 SUMDB_CHECKPOINT = """\
 go.sum database tree
@@ -154,6 +156,9 @@ def test_every_part_of_a_key_counts() -> None:
         b"\xff" + f"{TEXT}\n{PETER_SIGNED}".encode(),
         f"{TEXT}\n{PETER_SIGNED.replace('PeterNeumann', 'Peter Neumann')}".encode(),
         f"{TEXT}\n{PETER_SIGNED.replace('PeterNeumann', 'Peter+Neumann')}".encode(),
+        f"{TEXT}\n{PETER_SIGNED}{ENOCH_SIGNED.replace('EnochRoot', 'Enoch+Root')}".encode(),
+        f"{TEXT}\n{PETER_SIGNED}{ENOCH_SIGNED.replace('EnochRoot', SPACED)}".encode(),
+        f"{TEXT}\n{PETER_SIGNED}{ENOCH_SIGNED.replace('EnochRoot', '')}".encode(),
         f"{TEXT}\n{PETER_SIGNED}Unexpected line.\n".encode(),
         f"{TEXT}\n{PETER_SIGNED.replace('=', '')}".encode(),
         f"{TEXT}\n{PETER_SIGNED * 101}".encode(),
