@@ -71,7 +71,7 @@ lock: ## Renew locks/*.txt; UPGRADE=1 takes the newest versions
 	uv pip compile -q pyproject.toml --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
 	  --no-emit-find-links -c locks/cpu.txt -o locks/core.txt
 	uv pip compile -q pyproject.toml --python-version 3.11 --no-annotate --no-header --no-emit-index-url \
-	  --no-emit-find-links -c locks/cpu.txt --extra dev -o locks/dev.txt
+	  --no-emit-find-links -c locks/cpu.txt --extra dev --override locks/overrides.txt -o locks/dev.txt
 
 clean: ## Remove the environment and everything that was made
 	rm -rf .venv .forge tests/outside/node_modules

@@ -71,6 +71,10 @@ class LedgerError(ForgeError):
     """The ledger cannot be read or appended to, or contradicts itself."""
 
 
+class TransparencyError(ForgeError):
+    """A transparency log cannot be read or appended to, or its files contradict each other."""
+
+
 class RefusedError(ForgeError):
     """What was asked is possible but not allowed now: another holder of the lock, a policy, a stale plan."""
 

@@ -54,6 +54,12 @@ POINTS = (
     "executor.clear.before",
     "executor.clear.after",
     "executor.closed.after",
+    "tlog.file.before",
+    "tlog.file.after",
+    "tlog.sealed.before",
+    "tlog.sealed.after",
+    "tlog.trim.before",
+    "tlog.trim.after",
 )
 """Every point there is: room, what is written, and on which side of the write."""
 

@@ -27,9 +27,15 @@ from forge.admission.status import StatusFault, StatusReading, read_status
 from forge.ledger.refs import LocalRefs
 from forge.repo.repository import Repository
 from forge.serve.agent import ServeSettings
+from forge.serve.transparency import AuditLogPlace
 from forge.serve.watch import Source
+from forge.tlog.compare import compare_files
+from forge.tlog.key import load_key, make_key
+from forge.tlog.log import read_log
+from forge.tlog.note import verifier_key
 
 REF = "refs/forge/ledger"
+ORIGIN = "example.org/forge/audit/local"
 KEY = "a-key-of-the-tests-0123"
 SERVE = """
 import pickle, sys
@@ -93,8 +99,10 @@ def start(folder: Path, config: Path, place: Path) -> Agent:
     place.mkdir()
     python = serve_instead_of_vllm(place)
     source = Source(folder, "local", REF, None, ".forge/store", config, place / "weights", poll_seconds=0.2)
+    make_key(place / "log.pem")
+    audit_log = AuditLogPlace(place / "audit-log", ORIGIN, place / "log.pem", place / "seals.json")
     settings = ServeSettings(
-        audit_folder=place / "audit", status_file=place / "status.json", log_folder=place / "log", port=0,
+        audit_folder=place / "audit", audit_log=audit_log, status_file=place / "status.json", log_folder=place / "log", port=0,
         environment={**os.environ, "FORGE_TEST_KEY": KEY}, python=python, engine_start_seconds=20,
     )  # fmt: skip
     (place / "input").write_bytes(pickle.dumps((source, settings)))
@@ -180,6 +188,12 @@ def test_the_life_of_an_agent(agent: Agent) -> None:
     assert last is not None
     assert (last.state, last.is_serving) == ("stopped", False)
     assert "Traceback" not in agent.said()
+    log = read_log(agent.place / "audit-log", verifier_key(ORIGIN, load_key(agent.place / "log.pem")))
+    logged = compare_files(log, [agent.place / "audit"])
+    lines = [line for file in (agent.place / "audit").iterdir() for line in file.read_text().splitlines()]
+    assert (logged.lines, logged.waiting) == (len(lines), 0), (
+        "every request is in the transparency log when the agent has ended"
+    )
 
 
 def test_without_the_agents_key_it_serves_and_says_how_to_publish(

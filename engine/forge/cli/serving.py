@@ -1,11 +1,15 @@
 """serve: the agent that runs next to the accelerators."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forge.cli.log import LogPlace
 from forge.cli.place import forge_folder, repository_of, tree_of
+
+if TYPE_CHECKING:
+    from forge.serve.transparency import AuditLogPlace
 
 
 class Switch(StrEnum):
@@ -51,6 +55,8 @@ def serve(
         raise UsageError(f"--env: {environment!r} is no name of an environment")
     with repository_of(context) as repository:
         place = read_desired(tree_of(repository, "HEAD", worktree=False)).settings
+        logs = LogPlace(repository, place, config_folder())
+        audit_log = audit_log_place(logs, environment)
         state = forge_folder(repository) / "serve"
         source = Source(
             repository=repository.home,
@@ -63,7 +69,8 @@ def serve(
             poll_seconds=poll,
         )
     settings = ServeSettings(
-        audit_folder=state / "audit",
+        audit_folder=state / "audit" / environment,
+        audit_log=audit_log,
         status_file=state / f"{environment}.json",
         log_folder=state / "log" / environment,
         host=host,
@@ -74,3 +81,12 @@ def serve(
         switch=SwitchMode(switch.value),
     )
     serve_environment(source, settings)
+
+
+def audit_log_place(logs: LogPlace, environment: str) -> "AuditLogPlace | None":
+    """The transparency log of an environment's audit log; None where forge.toml names no log."""
+    from forge.serve.transparency import AuditLogPlace
+
+    if logs.settings.log.origin is None:
+        return None
+    return AuditLogPlace(logs.folder(environment), logs.origin(environment), logs.key_file, logs.seals)

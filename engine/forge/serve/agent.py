@@ -29,6 +29,7 @@ from forge.serve.publish import Publisher
 from forge.serve.release import ServableRelease
 from forge.serve.report import Reporter
 from forge.serve.service import Service, ServiceSettings, SwitchMode
+from forge.serve.transparency import AuditLogPlace, logging_lines
 from forge.serve.watch import Lookout, Notice, Source, Watch, first_look
 
 _DRAIN_SECONDS = 5
@@ -43,6 +44,8 @@ class ServeSettings:
     status_file: Path
     log_folder: Path
     """For vLLM's output: ``engine.log``."""
+    audit_log: AuditLogPlace | None = None
+    """The transparency log of the audit log; None: there is none."""
     host: str = "127.0.0.1"
     port: int = 8080
     """0: a free one, named in the status file."""
@@ -112,7 +115,11 @@ class _Following:
 def _serve(binding: Binding, settings: ServeSettings, following: _Following | None) -> None:
     audit = AuditLog(settings.audit_folder, utc_now)
     audit.check()
-    with open_listener(settings.host, settings.port, expose=settings.expose) as listener, contextlib.closing(audit):
+    with (
+        logging_lines(settings.audit_log, settings.audit_folder, say),
+        open_listener(settings.host, settings.port, expose=settings.expose) as listener,
+        contextlib.closing(audit),
+    ):
         publisher = Publisher(following.source, say) if following is not None else None
         reporter = Reporter(
             binding.release,

@@ -90,6 +90,15 @@ class NotifySection(_Section):
     """A URL that gets a POST of JSON, or where one is found: ``env:NAME`` or ``file:PATH``."""
 
 
+class LogSection(_Section):
+    """The transparency logs of the ledger and of each environment's audit log."""
+
+    origin: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*(/[A-Za-z0-9._-]+)*$", max_length=150)] | None = None
+    """What the logs' names begin with, a URL without its scheme that nobody else uses: ``example.org/forge``. None: no logs."""
+    folder: Annotated[str, Field(pattern="^[^~]")] = ".forge/log"
+    """A folder on this machine, relative to the repository's root."""
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -102,6 +111,7 @@ class Settings(_Section):
     ledger: LedgerSection = LedgerSection()
     executor: LocalExecutorSection = LocalExecutorSection()
     leases: LeaseSection = LeaseSection()
+    log: LogSection = LogSection()
     notify: NotifySection = NotifySection()
     retention: RetentionSection = RetentionSection()
     budgets: BudgetsSection = BudgetsSection()
