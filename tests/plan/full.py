@@ -166,8 +166,12 @@ def _deployment(name: str) -> dict[str, Any]:
     return _document("Deployment", name, spec)
 
 
+def _withdrawals(name: str) -> dict[str, Any]:
+    return _document("Withdrawals", name, {"withdrawn": [{"subject": "Model/gone", "reason": "why", "serving": "refuse"}]})
+
+
 def full_documents() -> Documents:
-    """By address. Each kind but Deployment has a second resource, ``b``, for references to change to."""
+    """By address. Each kind but Deployment and Withdrawals has a second resource, ``b``, for references to change to."""
     makers = {
         "DataRecipe": _recipe,
         "Tokenizer": _tokenizer,
@@ -175,11 +179,12 @@ def full_documents() -> Documents:
         "EvalSuite": _suite,
         "InferencePolicy": _policy,
         "Deployment": _deployment,
+        "Withdrawals": _withdrawals,
     }
     return {
         f"{kind}/{name}": copy.deepcopy(make(name))
         for kind, make in makers.items()
-        for name in (("a",) if kind == "Deployment" else ("a", "b"))
+        for name in (("a",) if kind in ("Deployment", "Withdrawals") else ("a", "b"))
     }
 
 

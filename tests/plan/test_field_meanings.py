@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tests.plan.full import desired_from, full_documents, own_keys
 
 from forge.plan.graph import build_graph
-from forge.spec.meaning import EXTEND, NONE, REBUILD, RELOAD, Meaning, meanings_of
+from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import RESOURCE_TYPES
 
 OWN_STEP = {
@@ -24,6 +24,7 @@ OWN_STEP = {
     ("InferencePolicy", RELOAD): {"release/a"},
     ("Deployment", REBUILD): {"gate/a"},
     ("Deployment", RELOAD): {"release/a"},
+    ("Withdrawals", GOVERN): set(),
 }
 """The step that a change to a field of this meaning gives another key."""
 
@@ -149,6 +150,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.engine.max_model_len": None,
         "spec.engine.max_num_seqs": 32,
         "spec.engine.kv_cache_gib": 1,
+    },
+    "Withdrawals": {
+        "spec.withdrawn[].subject": "Model/c",
+        "spec.withdrawn[].reason": "another",
+        "spec.withdrawn[].serving": "stop",
     },
 }
 """Kind -> field -> another value than the one in tests/plan/full.py."""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Protection, Record, Release, Retirement
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Withdrawal
 from forge.errors import LedgerError
 from forge.faults import reached
-from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
+from forge.ledger.entry import Body, Entry, attestation_path, index_paths, sequence_path
 from forge.ledger.refs import write_objects
 from forge.ledger.snapshot import Snapshot
 from forge.repo.repository import Repository
@@ -25,7 +25,7 @@ TEMPORARY_REFS = "refs/forge/tmp/"
 class Draft:
     """What is to be appended: a body, and the attestations that it names."""
 
-    body: Record | Attempt | Release | Protection | Retirement
+    body: Body
     attestations: tuple[bytes, ...] = ()
 
 
@@ -52,6 +52,7 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> Batch:
         if known is not None and _says_the_same(known, draft.body):
             batch.entries.append(known)
             continue
+        _check_succession(known, draft.body)
         sequence += 1
         entry = Entry(sequence=sequence, previous=previous, body=draft.body)
         data = entry.to_bytes()
@@ -91,12 +92,14 @@ def write_commit(repository: Repository, parent: str | None, batch: Batch, now: 
     return commit
 
 
-def _place(body: Record | Attempt | Release | Protection | Retirement) -> str:
+def _place(body: Body) -> str:
     """The folder in which the newest entry is the one in force."""
     return index_paths(Entry(sequence=1, previous=None, body=body))[0].rpartition("/")[0]
 
 
-def _says_the_same(known: Entry, body: Record | Attempt | Release | Protection | Retirement) -> bool:
+def _says_the_same(known: Entry, body: Body) -> bool:
+    if isinstance(body, Withdrawal) and isinstance(known.body, Withdrawal):
+        return _in_force(known.body) == _in_force(body)
     if not isinstance(body, Record) or not isinstance(known.body, Record):
         return known.body == body
     if known.body.products == body.products:
@@ -107,6 +110,20 @@ def _says_the_same(known: Entry, body: Record | Attempt | Release | Protection |
             "a record that replaces it must say so (supersedes)"
         )
     return False
+
+
+def _in_force(withdrawal: Withdrawal) -> tuple[str, str, bool]:
+    """What a withdrawal asks for; which runner noted it first, and when, makes no difference."""
+    return withdrawal.reason, withdrawal.serving, withdrawal.lifted
+
+
+def _check_succession(known: Entry | None, body: Body) -> None:
+    """A withdrawal is an answer to the one before it; two runners of different commits must not answer past each other."""
+    if isinstance(body, Withdrawal) and body.supersedes != (known.digest if known else None):
+        place = f"entry {known.sequence}" if known else "none"
+        raise LedgerError(
+            f"the withdrawal of {body.subject} was changed meanwhile ({place} is the newest now): look again with `forge plan`"
+        )
 
 
 def _import_stream(ref: str, parent: str | None, batch: Batch, now: int) -> bytes:
@@ -136,6 +153,8 @@ def _subject(entry: Entry) -> str:
             return f"{release.environment} {release.release}"
         case Protection() | Retirement() as note:
             return note.subject
+        case Withdrawal() as withdrawal:
+            return f"{withdrawal.subject}{' lifted' if withdrawal.lifted else ''}"
 
 
 def _any_blob() -> bytes:

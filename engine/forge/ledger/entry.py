@@ -9,9 +9,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, hex_of
-from forge.contract.record import Attempt, Protection, Record, Release, Retirement
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Withdrawal
 
-Body = Annotated[Record | Attempt | Release | Protection | Retirement, Field(discriminator="kind")]
+Body = Annotated[Record | Attempt | Release | Protection | Retirement | Withdrawal, Field(discriminator="kind")]
 
 
 class Entry(BaseModel):
@@ -53,6 +53,11 @@ def attestation_path(digest: str) -> str:
     return f"attestations/{name[:2]}/{name}.json"
 
 
+def withdrawal_folder(subject: str) -> str:
+    """Where the withdrawals of a subject lie; by a digest, because a subject is no path."""
+    return f"withdrawals/{hex_of(digest_of_bytes(subject.encode()))}"
+
+
 def index_paths(entry: Entry) -> list[str]:
     """The look-up paths of an entry, besides its sequence path."""
     name = f"{entry.sequence:09d}.json"
@@ -65,3 +70,5 @@ def index_paths(entry: Entry) -> list[str]:
             return [f"releases/{release.environment}/{name}"]
         case Protection() | Retirement() as note:
             return [f"subjects/{note.subject}/{name}"]
+        case Withdrawal() as withdrawal:
+            return [f"{withdrawal_folder(withdrawal.subject)}/{name}"]

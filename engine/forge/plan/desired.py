@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
-from forge.spec.compiled import Compiled, compile_resource
+from forge.plan.action import Withdraw
+from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.settings import Settings
 
 if TYPE_CHECKING:
@@ -138,6 +139,14 @@ class Desired:
     def suspended(self) -> frozenset[str]:
         """Addresses of resources that are paused."""
         return frozenset(address for address, item in self.compiled.items() if item.is_suspended)
+
+    @cached_property
+    def withdrawn(self) -> tuple[Withdraw, ...]:
+        """What the commit withdraws, in the order of its file."""
+        rows = [read_facts(item.facts) for item in self.compiled.values() if item.kind == "Withdrawals"]
+        return tuple(
+            Withdraw(subject, reason, serving, False) for facts in rows for subject, reason, serving in facts["withdrawn"]
+        )
 
     @cached_property
     def previous(self) -> Mapping[str, str]:

@@ -144,7 +144,7 @@ def _served(resource: "Resource") -> dict[str, Any]:
 
 
 def _facts(resource: "Resource") -> dict[str, Any]:
-    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model
+    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, Withdrawals
 
     match resource:
         case DataRecipe():
@@ -166,6 +166,8 @@ def _facts(resource: "Resource") -> dict[str, Any]:
                 "gates": gates,
                 "max_model_len": longest,
             }
+        case Withdrawals():
+            return {"withdrawn": [[item.subject, item.reason, item.serving] for item in resource.spec.withdrawn]}
     return {}
 
 

@@ -27,6 +27,8 @@ class Meaning(StrEnum):
     gives what a run from scratch gives to the last digit (``spec.extend``)."""
     RELOAD = "reload"
     """The serving agent picks it up with the next release; nothing is trained or evaluated again."""
+    GOVERN = "govern"
+    """Who may do what, and what a release needs: nothing is made again; plans and releases are judged by it."""
     NONE = "none"
     """Metadata, or a matter of place: nothing happens."""
 
@@ -34,6 +36,7 @@ class Meaning(StrEnum):
 REBUILD = Meaning.REBUILD
 EXTEND = Meaning.EXTEND
 RELOAD = Meaning.RELOAD
+GOVERN = Meaning.GOVERN
 NONE = Meaning.NONE
 
 

@@ -83,6 +83,7 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
             ]
     faults.extend(_renamed(compiled, by_address, broken))
     faults.extend(_across(compiled, by_address))
+    faults.extend(_single_withdrawals(compiled))
     return faults
 
 
@@ -176,7 +177,7 @@ def _written_references(document: "Document") -> "Iterable[tuple[Location, str]]
     """What looks like a reference in a document that could not be validated: any ``Kind/name`` below ``spec``."""
     for location in document.values:
         value: Any = document.value
-        if location[:1] == ("spec",):
+        if location[:1] == ("spec",) and value.get("kind") != "Withdrawals":  # what it names need not be there
             for part in location:
                 value = value[part]
             if isinstance(value, str) and _REFERENCE.fullmatch(value):
@@ -200,6 +201,15 @@ def _renamed(compiled: Sequence[Compiled], by_address: Mapping[str, int], broken
         elif claimed.setdefault(item.previous, item.address) != item.address:
             message = f"{item.previous} is already the previous name of {claimed[item.previous]}: one history has one heir"
             yield Fault(index, place, message)
+
+
+def _single_withdrawals(compiled: Sequence[Compiled]) -> Iterator[Fault]:
+    """What is withdrawn stands in one place: whoever looks for it finds all of it."""
+    first, *others = [index for index, item in enumerate(compiled) if item.kind == "Withdrawals"] or [-1]
+    for index in others:
+        if compiled[index].address != compiled[first].address:  # else it is defined twice, which is said already
+            message = f"a commit has one Withdrawals, and {compiled[first].address} is there already: move the entries there"
+            yield Fault(index, ("metadata", "name"), message, first)
 
 
 def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Fault]:

@@ -10,9 +10,10 @@ from forge.spec.deployment import DeploymentSpec
 from forge.spec.eval_suite import EvalSuiteSpec
 from forge.spec.fields import Name, Part
 from forge.spec.inference_policy import InferencePolicySpec
-from forge.spec.meaning import NONE, REBUILD
+from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.model import ModelSpec
 from forge.spec.tokenizer import TokenizerSpec
+from forge.spec.withdrawals import WithdrawalsSpec
 
 API_VERSION = "forge/v1"
 SUSPEND = "forge/suspend"
@@ -91,7 +92,16 @@ class Deployment(_Resource):
     spec: Annotated[DeploymentSpec, REBUILD]
 
 
-Resource = Annotated[DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment, Field(discriminator="kind")]
+class Withdrawals(_Resource):
+    """What may no longer be used or served."""
+
+    kind: Annotated[Literal["Withdrawals"], NONE]
+    spec: Annotated[WithdrawalsSpec, GOVERN]
+
+
+Resource = Annotated[
+    DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment | Withdrawals, Field(discriminator="kind")
+]
 RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "DataRecipe": DataRecipe,
     "Tokenizer": Tokenizer,
@@ -99,6 +109,7 @@ RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "EvalSuite": EvalSuite,
     "InferencePolicy": InferencePolicy,
     "Deployment": Deployment,
+    "Withdrawals": Withdrawals,
 }
 
 
