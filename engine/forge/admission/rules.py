@@ -75,6 +75,11 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, root: TrustRoot
     return [Check(Rule.RELEASE, f"{retirement.environment} was retired by commit {retirement.commit}, signed by {role.value}")]
 
 
+def record_holds(record: Record, evidence: Evidence, root: TrustRoot) -> bool:
+    """Whether a record is what its commit asks for, and signed; its artifacts' bytes are another matter."""
+    return next(_judge_record(record, evidence, root), None) is None
+
+
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
     """Whether a gate's verdict is GO for these weights, evaluated again from the reports."""
     try:

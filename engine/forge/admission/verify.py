@@ -3,9 +3,10 @@
 import tempfile
 from pathlib import Path
 
-from forge.admission.evidence import Evidence, collect, collect_ledger, collect_retirement
+from forge.admission.evidence import Evidence, collect, collect_ledger, collect_retirement, collect_withdrawals
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
-from forge.admission.verdict import Check, Finding, Rule, Verdict
+from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
+from forge.admission.withdrawals import judge_withdrawals
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import is_digest
@@ -52,6 +53,9 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     collect(repository, snapshot, store, evidence, roots, release)
     judgements = judge(evidence, root, release)
     judgements += _judge_weights(evidence, store, root)
+    collect_withdrawals(repository, snapshot, evidence)
+    found, withdrawn = judge_withdrawals(evidence, root, roots, release)
+    judgements += found
     if weights is not None:
         judgements += _judge_gates(evidence, weights, release)
     return Verdict(
@@ -60,7 +64,24 @@ def verify(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
+        withdrawn,
     )
+
+
+def withdrawn_from(release: str, repository: Repository, snapshot: Snapshot, root: TrustRoot) -> tuple[WithdrawnSubject, ...]:
+    """What is withdrawn of all that a release (the digest of its artifact) descends from; no bytes are read.
+
+    For an agent that serves it: a store that is away must not keep a service up. Raises TrustError for a ledger at fault.
+    """
+    evidence = collect_ledger(repository, snapshot)
+    if evidence.findings:
+        raise TrustError("the ledger does not hold:\n" + "\n".join(f"  {finding}" for finding in evidence.findings))
+    history = _History(evidence.entries)
+    moves = [move for move in history.releases if move.release == release]
+    roots = [record for record in history.records if record.products.get("release") == release]
+    collect(repository, snapshot, None, evidence, roots, moves[-1] if moves else None)
+    collect_withdrawals(repository, snapshot, evidence)
+    return judge_withdrawals(evidence, root, roots, moves[-1] if moves else None)[1]
 
 
 class _History:
