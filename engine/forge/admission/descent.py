@@ -40,6 +40,7 @@ class Descent:
 
     def __init__(self, records: Sequence[Record], subjects: Collection[str], known: Known) -> None:
         self._records = records
+        self._index = {id(record): index for index, record in enumerate(records)}
         self._makers: dict[str, list[int]] = defaultdict(list)
         for index, record in enumerate(records):
             for digest in (*record.products.values(), *record.byproducts.values()):
@@ -47,10 +48,6 @@ class Descent:
         wanted = frozenset(subjects)
         self._named = [tuple(_names(record, wanted, known)) for record in records]
         self._clean = self._find_clean()
-
-    def __contains__(self, record: Record) -> bool:
-        """Whether a record, which has to be one of those given, descends."""
-        return any(index not in self._clean for index in self._indices(record))
 
     def descendants(self) -> list[Record]:
         """The records that descend, in the order that they were given in."""
@@ -61,10 +58,18 @@ class Descent:
         makers = self._makers.get(digest, ())
         return bool(makers) and self._clean.isdisjoint(makers)
 
+    def named(self, record: Record) -> tuple[Cause, ...]:
+        """How the subjects name a record itself, or what it reads and makes; the very object that was given."""
+        return self._named[self._index[id(record)]]
+
     def causes(self, record: Record) -> list[Cause]:
-        """Every beginning of the chains that lead to a record, the nearest first."""
+        """Every beginning of the chains that lead to a record (the very object that was given), the nearest first.
+
+        None for a record that is not among those given: what does not hold accuses nothing.
+        """
         found: dict[Cause, None] = {}
-        pending = [index for index in self._indices(record) if index not in self._clean]
+        index = self._index.get(id(record))
+        pending = [index] if index is not None and index not in self._clean else []
         seen = set(pending)
         while pending:
             index = pending.pop(0)
@@ -76,9 +81,6 @@ class Descent:
                     seen.update(fresh)
                     pending.extend(fresh)
         return list(found)
-
-    def _indices(self, record: Record) -> list[int]:
-        return [index for index, other in enumerate(self._records) if other == record]
 
     def _find_clean(self) -> set[int]:
         """The least set that is closed: not named, and everything it reads lies in a commit or has a clean maker."""

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forge import __version__
-from forge.cli import build, operate, serving, trust
+from forge.cli import build, impact, operate, serving, trust
 from forge.errors import ForgeError
 
 _GIT_ENVIRONMENT = (
@@ -45,6 +45,7 @@ app.command(short_help="Hash every artifact of the store from its bytes.")(opera
 app.command(short_help="Protect the ledger on a Git server of your own.")(operate.init)
 app.command(short_help="Write JSON Schemas for editors.")(build.schema)
 app.command(short_help="Check a chain of evidence from the bytes up.")(trust.verify)
+app.command(short_help="List what descends from something, down to answered requests.")(impact.impact)
 app.add_typer(trust.keys, name="keys")
 app.command(short_help="Verify a release, then serve it.")(serving.serve)
 

@@ -159,6 +159,7 @@ class Lookout:
         withdrawn = self._withdrawn(repository, snapshot, root, mark)
         self.has_read = True
         if withdrawn is not None:
+            self._handled = None  # it may be stopped: the same pointer is to be served anew once it may be
             return withdrawn
         if mark == self._handled:
             self._failed = None
