@@ -117,11 +117,8 @@ def assert_impact_of_one_answer(agent: Agent) -> None:
     assert impact("Model/none")["steps"] == []
     assert "did you mean `DataRecipe`?" in impact("DataRecpie/small", code=2)["error"]
     key = read_trust_root(agent.config).roles[Role.EVALUATOR][0].keyid
-    assert [row["step_id"] for row in impact(f"key:{key}")["steps"]] == [
-        "evaluate/small.small",
-        "gate/small-local",
-        "release/small-local",
-    ]
+    steps = [row["step_id"] for row in impact(f"key:{key}")["steps"]]
+    assert steps == ["evaluate/small.small", "gate/small-local", "release/small-local"]
     text = run_forge(agent.folder, agent.config, "impact", "DataRecipe/small").stdout
     assert "7 recorded steps descend from it" in text
     assert "(stop): case 0" in text
