@@ -15,9 +15,11 @@ from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
 from forge.plan.graph import build_graph
 from forge.plan.health import Health, health_of
+from forge.plan.markdown import to_markdown
 from forge.plan.plan import make_plan
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
+from forge.plan.review import FindingKind, review
 from forge.plan.saved import Reading
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import load
@@ -218,6 +220,34 @@ def test_a_saved_plan_is_stale_when_the_ledger_says_otherwise_of_withdrawals(wor
     before = digest()
     world.apply(commit_of(withdrawn=withdrawing("Model/gone")))
     assert digest() != before
+
+
+def test_a_reviewer_sees_what_is_withdrawn_what_that_holds_back_and_where_service_ends(world: World) -> None:
+    commit = commit_of(withdrawn=withdrawing("Model/small", "Model/smal"))
+    plan = world.plan(commit)
+    found = {item.subject: item for item in review(plan, commit, commit_of()).findings}
+    assert set(found) == {"Model/small", "Model/smal"}
+    assert (found["Model/small"].detail, found["Model/small"].new) == ("holds back 4 steps; local stops serving", "no. 0")
+    assert found["Model/smal"].detail == "nothing in this commit descends from it"
+    text = to_markdown(plan, review(plan, commit, commit_of()))
+    assert "- **withdrawn** `Model/small`: `holds back 4 steps; local stops serving`: nothing → `no. 0`" in text
+    assert "| ! | blocked | `release/small-local` |" in text
+    world.apply(commit)
+    later = review(world.plan(commit), commit).findings  # the ledger knows: what is held back is said step by step
+    assert [(item.kind, item.subject) for item in later] == [(FindingKind.BLOCKED, name) for name in ALL[3:]]
+    lifted = world.plan(commit_of(commit="e"))
+    (finding, *_) = review(lifted, commit_of(), commit).findings
+    assert (finding.kind, finding.detail, finding.old) == (FindingKind.WITHDRAWN, "no longer", "no. 1")
+
+
+def test_a_reason_brings_no_markup_and_no_escape_to_life(world: World) -> None:
+    text = withdrawing("Model/small").replace('"no. 0"', '"`<b>\\n\\e[31m@all](x)"')
+    commit = commit_of(withdrawn=text)
+    plan = world.plan(commit)
+    assert "\x1b" in plan.changes[0].withdraw.reason  # type: ignore[union-attr]
+    for shown in (to_markdown(plan, review(plan, commit)), render.to_text(plan), render.to_json(plan)):
+        assert "\x1b" not in shown
+    assert "`'<b>" in to_markdown(plan, review(plan, commit))
 
 
 subjects = st.lists(
