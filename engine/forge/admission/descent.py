@@ -22,6 +22,8 @@ class Known:
     """Artifact digest -> sha256 of a file in it -> the file's path; for artifacts whose manifest is known."""
     signers: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
     """Step key -> ids of the keys that signed its record."""
+    aliases: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Step key -> addresses that the resources of its record had before, as its commit says."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,9 @@ def _names(record: Record, wanted: AbstractSet[str], known: Known) -> Iterator[C
     for address in addresses_of(record.step, record.step_id, record.subject):
         if address in wanted:
             yield Cause(address, name, "it is made of it")
+    for address in known.aliases.get(record.key, ()):
+        if address in wanted:
+            yield Cause(address, name, "it is made of it, under a later name")
     for keyid in sorted(known.signers.get(record.key, ())):
         if KEY + keyid in wanted:
             yield Cause(KEY + keyid, name, "this key signed its record")

@@ -8,7 +8,7 @@ Rules:
 3. Only records that hold count as makers: a record that nobody signed neither clears nor accuses anything.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from forge.admission.descent import Cause, Descent, Known
@@ -67,11 +67,13 @@ def judge_withdrawals(
     found = standing(evidence, root)
     if not found.in_force and not found.faulty:
         return [], ()
+    subjects = {*found.in_force, *found.faulty}
     records = [entry.body for entry in evidence.entries if isinstance(entry.body, Record)]
+    known = Known(_files(evidence), _signers(evidence) if any(map(_is_key, subjects)) else {}, _aliases(evidence))
+    named = Descent(records, subjects, known)
+    if not any(map(named.named, evidence.records.values())) and not any(_signed_move(release, subjects, evidence)):
+        return [Check(Rule.WITHDRAWN, f"it descends from none of the {len(found.in_force)} subjects that are withdrawn")], ()
     records = [record for record in records if _counts(record, evidence, root)]
-    known = Known(
-        _files(evidence), _signers(evidence) if any(name.startswith(KEY) for name in {*found.in_force, *found.faulty}) else {}
-    )
     judgements: list[Judgement] = []
     withdrawn: dict[str, WithdrawnSubject] = {}
     for cause in _causes(records, found.in_force, known, roots, release, evidence):
@@ -112,7 +114,7 @@ def _fault(sequence: int, body: Withdrawal, evidence: Evidence, root: TrustRoot)
 
 def _causes(
     records: Sequence[Record],
-    subjects: Mapping[str, object] | set[str],
+    subjects: Collection[str],
     known: Known,
     roots: Sequence[Record],
     release: Release | None,
@@ -120,13 +122,37 @@ def _causes(
 ) -> Iterator[Cause]:
     if not subjects:
         return
-    descent = Descent(records, list(subjects), known)
+    descent = Descent(records, subjects, known)
     for record in roots:
         yield from descent.causes(record)
+    yield from _signed_move(release, subjects, evidence)
+
+
+def _signed_move(release: Release | None, subjects: Collection[str], evidence: Evidence) -> Iterator[Cause]:
+    """The move of the pointer itself, where a key signed it that is withdrawn."""
     for digest in release.attestations.values() if release is not None else ():
         for keyid in sorted(named_signers(evidence.attestations.get(digest, b""))):
-            if KEY + keyid in subjects:
-                yield Cause(KEY + keyid, f"release of {release.environment if release else ''}", "this key signed it")
+            if KEY + keyid in subjects and release is not None:
+                yield Cause(KEY + keyid, f"release of {release.environment}", "this key signed it")
+
+
+def _is_key(subject: str) -> bool:
+    return subject.startswith(KEY)
+
+
+def _aliases(evidence: Evidence) -> dict[str, list[str]]:
+    """What the resources of each record were called before, as the record's commit says."""
+    found: dict[str, list[str]] = {}
+    for key, record in evidence.records.items():
+        step = evidence.graphs.get(record.commit, {}).get(record.step_id)
+        for earlier in step.previous_ids if step is not None else ():
+            name = earlier.split("/", 1)[1]
+            if record.step is StepKind.EVALUATE:
+                model, _, suite = name.rpartition(".")
+                found.setdefault(key, []).extend((f"Model/{model}", f"EvalSuite/{suite}"))
+            else:
+                found.setdefault(key, []).append(f"{record.subject.split('/', 1)[0]}/{name}")
+    return found
 
 
 def _counts(record: Record, evidence: Evidence, root: TrustRoot) -> bool:

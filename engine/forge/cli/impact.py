@@ -37,7 +37,7 @@ def impact(
         snapshot = place.ledger.snapshot()
         own = forge_folder(place.repository) / "serve" / "audit"
         folders = audit or ([own] if own.is_dir() else [])
-        found = search(subject, place.repository, snapshot, place.store)
+        found = search(subject, place.repository, snapshot, place.store, place.desired.previous)
         faults: list[str] = []
         made = impact_of(subject, found.descent, found.moves, found.signed_moves, read_audit(folders, faults))
         noted = snapshot.withdrawals().get(subject)
