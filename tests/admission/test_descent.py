@@ -4,11 +4,15 @@ import hashlib
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.plan.full import desired_from, full_documents
 
 from forge.admission.descent import Cause, Descent, Known
+from forge.admission.evidence import Evidence
+from forge.admission.withdrawals import _aliases
 from forge.contract.kinds import StepKind
 from forge.contract.messages import Continued
 from forge.contract.record import Record, Spent
+from forge.plan.graph import build_graph
 
 
 def digest(name: str) -> str:
@@ -19,7 +23,8 @@ def record(
     name: str, reads: list[str], makes: list[str], *, step: StepKind = StepKind.CURATE, subject: str = "", **more: object
 ) -> Record:
     return Record(
-        key=digest(f"key {name}"), step=step, step_version=1, step_id=f"{step}/{name}", subject=subject or f"DataRecipe/{name}",
+        key=digest(f"key {step} {name}"), step=step, step_version=1, step_id=f"{step}/{name}",
+        subject=subject or f"DataRecipe/{name}",
         parameters={}, inputs={f"in-{n}": digest(each) for n, each in enumerate(reads)},
         products={f"out-{n}": digest(each) for n, each in enumerate(makes)}, commit="c" * 40, attempt=1, started="a",
         finished="b", environment={}, actual=Spent(seconds=1), attestations={}, **more,  # type: ignore[arg-type]
@@ -113,3 +118,20 @@ def test_the_order_of_records_changes_nothing_and_more_subjects_never_clear(
     for n in map(str, range(8)):
         made = any(digest(n) in each.products.values() for each in records)
         assert descent.artifact(digest(n)) == (made and n not in derivable)
+
+
+def test_what_was_made_under_a_later_name_is_named_by_the_earlier_one() -> None:
+    graph = build_graph(desired_from(full_documents()))  # every resource there was called old-NAME before
+    evidence = Evidence(graphs={"c" * 40: graph})
+    trained = record("a", ["t"], ["w"], step=StepKind.TRAIN, subject="Model/a")
+    evaluated = record("a.a", ["w"], ["r"], step=StepKind.EVALUATE, subject="Model/a")
+    curated = record("a", ["s"], ["t"], step=StepKind.CURATE, subject="DataRecipe/a")
+    evidence.records = {each.key: each for each in (trained, evaluated, curated)}
+    known = Known(aliases=_aliases(evidence))
+    for subject, expected in (
+        ("DataRecipe/old-a", ["train/a", "evaluate/a.a", "curate/a"]),
+        ("Model/old-a", ["train/a", "evaluate/a.a"]),
+        ("EvalSuite/old-a", ["evaluate/a.a"]),
+        ("Model/old-b", []),
+    ):
+        assert descend([trained, evaluated, curated], subject, known=known) == expected

@@ -20,7 +20,7 @@ from forge.plan.plan import make_plan
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
 from forge.plan.review import FindingKind, review
-from forge.plan.saved import Reading
+from forge.plan.saved import Reading, SavedPlan, from_bytes, to_bytes
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import load
 from forge.spec.resolve import resolve
@@ -212,6 +212,11 @@ def test_the_explanation_leads_down_to_what_is_withdrawn(world: World) -> None:
 
 
 def test_a_saved_plan_is_stale_when_the_ledger_says_otherwise_of_withdrawals(world: World) -> None:
+    plan = world.plan(commit_of(withdrawn=withdrawing("Model/small", serving="refuse")))
+    assert render.from_data(render.to_data(plan)) == plan
+    saved = SavedPlan(plan, Scope(), "0.1.0", "d")
+    assert from_bytes(to_bytes(saved), "plan") == saved
+
     def digest() -> str:
         reading = Reading(world)
         make_plan(commit_of(), reading, world.live)
