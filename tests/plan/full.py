@@ -209,6 +209,10 @@ def _supply_chain(name: str) -> dict[str, Any]:
     return _document("SupplyChain", name, spec)
 
 
+def _withdrawals(name: str) -> dict[str, Any]:
+    return _document("Withdrawals", name, {"withdrawn": [{"subject": "Model/gone", "reason": "why", "serving": "refuse"}]})
+
+
 def full_documents() -> Documents:
     """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to."""
     makers = {
@@ -220,8 +224,9 @@ def full_documents() -> Documents:
         "Deployment": _deployment,
         "People": _people,
         "SupplyChain": _supply_chain,
+        "Withdrawals": _withdrawals,
     }
-    single = dict.fromkeys(("Deployment", "People", "SupplyChain"), "a")
+    single = dict.fromkeys(("Deployment", "People", "SupplyChain", "Withdrawals"), "a")
     return {f"{kind}/{name}": copy.deepcopy(make(name)) for kind, make in makers.items() for name in single.get(kind, "ab")}
 
 

@@ -25,6 +25,7 @@ OWN_STEP = {
     ("InferencePolicy", RELOAD): {"release/a"},
     ("Deployment", REBUILD): {"gate/a"},
     ("Deployment", RELOAD): {"release/a"},
+    ("Withdrawals", GOVERN): set(),
 }
 """The step that a change to a field of this meaning gives another key."""
 
@@ -169,6 +170,11 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.plans.approvals": 0,
         "spec.plans.above_cost": None,
         "spec.expires": "2029-01-01T00:00:00Z",
+    },
+    "Withdrawals": {
+        "spec.withdrawn[].subject": "Model/c",
+        "spec.withdrawn[].reason": "another",
+        "spec.withdrawn[].serving": "stop",
     },
 }
 """Kind -> field -> another value than the one in tests/plan/full.py."""

@@ -7,7 +7,7 @@ from tests.conftest import SETTINGS, SPECS
 
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
-from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject, Withdrawal
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import Step, build_graph
@@ -80,6 +80,9 @@ class World:
     stopped: dict[str, Running] = field(default_factory=dict)
     signed_charter: str | None = None
     """Digest of the charter that the root signed last."""
+    withdrawn: dict[str, Withdrawal] = field(default_factory=dict)
+    signers: dict[str, str] = field(default_factory=dict)
+    """Step key -> the id of the key that signed its record."""
     _sequence: int = 0
 
     def made(self, key: str) -> Made | None:
@@ -140,6 +143,12 @@ class World:
                 known[note.subject] = Subject(note.subject, (), before.protected, note.commit)
         return known
 
+    def withdrawals(self) -> Mapping[str, Withdrawal]:
+        return dict(self.withdrawn)
+
+    def signed_by(self, keyid: str) -> frozenset[str]:
+        return frozenset(key for key, signer in self.signers.items() if signer == keyid)
+
     @property
     def live(self) -> Live:
         return Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
@@ -158,6 +167,18 @@ class World:
             self.notes.append(retired)
             if action.environment is not None:
                 self.moves[action.environment].append(retired)
+            return
+        if action.withdraw is not None:
+            item = action.withdraw
+            self.withdrawn[item.subject] = Withdrawal(
+                subject=item.subject,
+                reason=item.reason,
+                serving=item.serving,  # type: ignore[arg-type]
+                lifted=item.lifted,
+                supersedes=None,
+                commit=commit,
+                moved="later",
+            )
             return
         if action.kind is ActionKind.PROTECT:
             self.notes.append(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from tests.serve.standin import serve_instead_of_vllm
 
+from forge.admission.verdict import WithdrawnSubject
 from forge.canonical import digest_of_bytes
 from forge.contract.status import AgentState, AgentStatus
 from forge.serve import service as service_module
@@ -26,7 +27,7 @@ from forge.serve.gateway import Gateway, new_request_id, utc_now
 from forge.serve.release import ServableRelease
 from forge.serve.report import Reporter
 from forge.serve.service import Service, ServiceSettings, SwitchMode
-from forge.serve.watch import Fault, Moved, Notice, Retired
+from forge.serve.watch import Fault, Moved, Notice, Retired, Withdrawn
 
 
 @dataclass
@@ -353,3 +354,95 @@ def test_requests_that_do_not_end_are_cut_off_after_a_while(in_world: Callable[.
         assert text.count("first ") < 32
 
     in_world(story, drain_seconds=0.2)
+
+
+def withdrawn(release: ServableRelease, serving: str = "stop") -> Withdrawn:
+    subject = WithdrawnSubject("DataRecipe/manuals", "a person asked for it", serving, 42, "a" * 40)
+    return Withdrawn(release.release_digest, (subject,))
+
+
+def test_what_is_withdrawn_ends_at_once_and_callers_are_not_told_why(in_world: Callable[..., None]) -> None:
+    async def story(here: World) -> None:
+        first = here.gateway.binding.release
+        stream = asyncio.create_task(here.chat(stream=True, max_tokens=2000))
+        await asyncio.sleep(0.2)
+        here.post(withdrawn(first))
+        await here.until(AgentState.WITHDRAWN)
+        status, body = await here.chat()
+        assert (status, body["error"]["code"]) == (503, "release_withdrawn")
+        assert "entry 42 of the ledger" in body["error"]["message"]
+        assert "person" not in body["error"]["message"]
+        assert "manuals" not in body["error"]["message"]
+        await eventually(lambda: here.engines() == [])
+        assert (await stream)[1].count("first ") < 2000
+        last = here.said[-1]
+        assert (last.release, last.is_serving, last.wanted) == (None, False, first.release_digest)
+        assert "DataRecipe/manuals is withdrawn (a person asked for it; entry 42" in str(last.reason)
+        assert here.service.served() is None
+        here.post(Moved(here.bound(here.laid_out("second"))))
+        await here.until(AgentState.READY)
+        assert await here.says() == "second"
+
+    in_world(story)
+
+
+def test_what_is_only_refused_runs_on_and_is_not_started_again_until_that_is_lifted(in_world: Callable[..., None]) -> None:
+    async def story(here: World) -> None:
+        first = here.gateway.binding.release
+        here.post(withdrawn(first, "refuse"))
+        await here.until(AgentState.DEGRADED)
+        assert await here.says() == "first"
+        assert here.said[-1].is_serving
+        (engine,) = here.engines()
+        engine.kill()
+        await eventually(lambda: "not started again" in str(here.reporter.reason))
+        assert here.engines() == []
+        assert await here.says() == "503 engine_unavailable"
+        here.post(Withdrawn(first.release_digest, ()))
+        await here.until(AgentState.READY)
+        assert await here.says() == "first"
+
+    in_world(story)
+
+
+def test_a_withdrawal_of_what_is_served_no_more_ends_nothing(in_world: Callable[..., None]) -> None:
+    async def story(here: World) -> None:
+        first = here.gateway.binding.release
+        here.post(Moved(here.bound(here.laid_out("second"))))
+        await eventually(lambda: here.gateway.binding.release.weights_digest == digest_of_bytes(b"second"))
+        here.post(withdrawn(first))
+        here.post(Fault("over"))
+        await here.until(AgentState.DEGRADED)
+        assert await here.says() == "second"
+        assert here.reporter.withdrawn is None
+
+    in_world(story)
+
+
+def test_what_is_refused_while_it_is_being_started_is_not_put_in_force(in_world: Callable[..., None]) -> None:
+    async def story(here: World) -> None:
+        (here.folder / "slow").touch()
+        second = here.laid_out("second")
+        here.post(Moved(here.bound(second)))
+        await eventually(lambda: any(str(second.model_path) in _words(engine) for engine in here.engines()))
+        here.post(Fault("it is withdrawn", second.release_digest))
+        await eventually(lambda: len(here.engines()) == 1)
+        (here.folder / "slow").unlink()
+        await here.until(AgentState.DEGRADED)
+        assert await here.says() == "first"
+
+    in_world(story)
+
+
+def test_a_refused_release_is_not_started_again_after_a_switch_that_failed(in_world: Callable[..., None]) -> None:
+    async def story(here: World) -> None:
+        first = here.gateway.binding.release
+        here.post(withdrawn(first, "refuse"))
+        await here.until(AgentState.DEGRADED)
+        (here.folder / "broken").touch()
+        here.post(Moved(here.bound(here.laid_out("second"))))
+        await here.until(AgentState.WITHDRAWN)
+        assert here.engines() == []
+        assert await here.says() == "503 release_withdrawn"
+
+    in_world(story, mode=SwitchMode.STOP_FIRST)

@@ -15,7 +15,7 @@ from forge.attest.authority import Signers
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Approval, Attempt, Delegation, Record, Release, Retirement, RootChange
+from forge.contract.record import Approval, Attempt, Delegation, Record, Release, Retirement, RootChange, Withdrawal
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
@@ -54,6 +54,8 @@ class Evidence:
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
+    unfounded_lifts: dict[int, str] = field(default_factory=dict)
+    """By number of an entry that lifts a withdrawal: why its commit does not say so."""
     findings: list[Finding] = field(default_factory=list)
     sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
     """By its attestations: the first place of a body in the ledger."""
@@ -64,12 +66,14 @@ class Evidence:
             if not isinstance(entry.body, Attempt):
                 self.sequences.setdefault(tuple(sorted(entry.body.attestations.values())), entry.sequence)
 
-    def sequence(self, body: Record | Release | Retirement) -> int:
+    def sequence(self, body: Record | Release | Retirement | Withdrawal) -> int:
         """The place of a body in the ledger."""
         return self.sequences.get(tuple(sorted(body.attestations.values())), len(self.entries))
 
 
-def signers_of(body: Record | Release | Retirement, step: StepKind, evidence: Evidence, history: History) -> Signers:
+def signers_of(
+    body: Record | Release | Retirement | Withdrawal, step: StepKind, evidence: Evidence, history: History
+) -> Signers:
     """Who may have signed a body, as far as the ledger's order tells when."""
     sequence = evidence.sequence(body)
     authority = history.authority(sequence)
@@ -93,12 +97,15 @@ def collect_ledger(repository: Repository, snapshot: Snapshot) -> Evidence:
 def collect(
     repository: Repository,
     snapshot: Snapshot,
-    store: Store,
+    store: Store | None,
     evidence: Evidence,
     roots: list[Record],
     release: Release | None,
 ) -> None:
-    """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes."""
+    """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes.
+
+    Without a store no bytes are read: what records say is collected, and whether they are signed can be judged.
+    """
     makers: dict[str, list[Record]] = defaultdict(list)  # two models may give the same report: both made it
     for entry in evidence.entries:
         if isinstance(entry.body, Record):
@@ -112,7 +119,10 @@ def collect(
         evidence.records[record.key] = record
         pending.extend(maker for digest in record.inputs.values() for maker in makers.get(digest, ()))
     for record in evidence.records.values():
-        _collect_record(repository, snapshot, store, record, evidence)
+        _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
+        if store is not None:
+            _collect_bytes(store, record, evidence)
+        _collect_graph(repository, record.commit, evidence)
     for record in list(evidence.records.values()):
         _collect_continued(repository, snapshot, record, evidence)
     if release is not None:
@@ -157,6 +167,37 @@ def collect_delegations(snapshot: Snapshot, evidence: Evidence) -> None:
 def collect_retirement(snapshot: Snapshot, evidence: Evidence, retirement: Retirement) -> None:
     """Add the attestations of an environment's retirement."""
     _collect_attestations(snapshot, retirement.attestations, f"retirement of {retirement.environment}", evidence)
+
+
+def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+    """Add the attestations of every withdrawal, and what the commits say that lift one. Nothing is read where there is none."""
+    before: dict[str, Withdrawal] = {}
+    for entry in evidence.entries:
+        body = entry.body
+        if not isinstance(body, Withdrawal):
+            continue
+        _collect_attestations(snapshot, body.attestations, f"withdrawal of {body.subject}", evidence)
+        fault = _unfounded(repository, body, before.get(body.subject)) if body.lifted else None
+        if fault is not None:
+            evidence.unfounded_lifts[entry.sequence] = fault
+        before[body.subject] = body
+
+
+def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | None) -> str | None:
+    """Why a commit does not lift a withdrawal: it never knew of it, or withdraws the same."""
+    if before is None:
+        return "it ends a withdrawal that was never made"
+    if not repository.is_ancestor(before.commit, lift.commit):
+        return (
+            f"commit {lift.commit} does not descend from commit {before.commit}, which made the withdrawal: it never knew of it"
+        )
+    try:
+        desired = read_desired(CommitTree(repository, repository.resolve_commit(lift.commit)))
+    except ForgeError as error:
+        return f"commit {lift.commit} cannot be read again: {error}"
+    if any(item.subject == lift.subject for item in desired.withdrawn):
+        return f"commit {lift.commit} still withdraws it"
+    return None
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
@@ -204,6 +245,11 @@ def _replays(entry: Entry, before: list[Entry]) -> Iterator[Finding]:
         if body.supersedes != (known.digest if known else None):
             place = f"entry {known.sequence}" if known else "none"
             yield Finding(Rule.LEDGER, path, f"the record of {body.step_id} does not supersede the one before it ({place})")
+    elif isinstance(body, Withdrawal):
+        known = next((e for e in reversed(before) if isinstance(e.body, Withdrawal) and e.body.subject == body.subject), None)
+        if body.supersedes != (known.digest if known else None):
+            place = f"entry {known.sequence}" if known else "none"
+            yield Finding(Rule.LEDGER, path, f"the withdrawal of {body.subject} does not follow the one before it ({place})")
     elif isinstance(body, Release | Retirement) and body.environment is not None:
         bodies = (old.body for old in before)
         moves = [old.moved for old in bodies if isinstance(old, Release | Retirement) and old.environment == body.environment]
@@ -264,8 +310,7 @@ def _headers(commit: bytes) -> list[str]:
     return commit.split(b"\n\n", 1)[0].decode("utf-8", "replace").splitlines()
 
 
-def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, record: Record, evidence: Evidence) -> None:
-    _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
+def _collect_bytes(store: Store, record: Record, evidence: Evidence) -> None:
     for name, digest in [*record.inputs.items(), *record.products.items()]:
         if digest not in evidence.manifests:
             try:
@@ -279,7 +324,6 @@ def _collect_record(repository: Repository, snapshot: Snapshot, store: Store, re
                 evidence.documents[digest] = store.read_file(digest, document)
             except StoreError as error:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
-    _collect_graph(repository, record.commit, evidence)
 
 
 def _collect_continued(repository: Repository, snapshot: Snapshot, record: Record, evidence: Evidence) -> None:

@@ -16,7 +16,7 @@ from forge.attest.envelope import unseal
 from forge.attest.trust import TrustRoot
 from forge.contract.charter import Charter
 from forge.contract.kinds import Role
-from forge.contract.record import Approval, Delegation, Record, Release, Retirement, RootChange
+from forge.contract.record import Approval, Delegation, Record, Release, Retirement, RootChange, Withdrawal
 from forge.errors import TrustError
 from forge.ledger.entry import DELEGATIONS, ROOTS, Body, Entry, sequence_path
 from forge.ledger.snapshot import Snapshot
@@ -123,7 +123,7 @@ def current_authority(snapshot: Snapshot, pinned: TrustRoot) -> Authority:
     return history.authority(entries[-1].sequence + 1 if entries else 1)
 
 
-def claimed_moment(body: Record | Release | Retirement) -> str:
+def claimed_moment(body: Record | Release | Retirement | Withdrawal) -> str:
     """When the signer of a body says that it was signed."""
     return body.finished if isinstance(body, Record) else body.moved
 
@@ -135,7 +135,7 @@ def root_signers(root: TrustRoot) -> Signers:
 
 def _claimed(body: Body) -> Iterator[str]:
     match body:
-        case Record() | Release() | Retirement():
+        case Record() | Release() | Retirement() | Withdrawal():
             yield claimed_moment(body)
         case Delegation() | RootChange():
             yield body.signed

@@ -79,6 +79,11 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, history: Histor
     ]
 
 
+def record_holds(record: Record, evidence: Evidence, history: History) -> bool:
+    """Whether a record is what its commit asks for, and signed; its artifacts' bytes are another matter."""
+    return next(_judge_record(record, evidence, history), None) is None
+
+
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
     """Whether a gate's verdict is GO for these weights, evaluated again from the reports."""
     try:

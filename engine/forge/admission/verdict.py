@@ -38,6 +38,8 @@ class Rule(StrEnum):
     """The thresholds of the gate stood in the commit that the evaluation was run for."""
     ORDER = "order"
     """An environment's pointer moves forward in Git: to a commit that descends from the one before."""
+    WITHDRAWN = "withdrawn"
+    """Nothing that it descends from is withdrawn: no data, file, evaluation, model, artifact or key."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,22 @@ class Check:
 
 
 @dataclass(frozen=True)
+class WithdrawnSubject:
+    """A withdrawal in force, signed, of something that the subject of a verdict descends from."""
+
+    subject: str
+    reason: str
+    serving: str
+    """``stop`` or ``refuse``: what becomes of an agent that serves it."""
+    entry: int
+    """Its number in the ledger."""
+    commit: str
+
+    def __str__(self) -> str:
+        return f"{self.subject} is withdrawn ({self.reason}; entry {self.entry}, commit {self.commit[:12]})"
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The answer about one subject."""
 
@@ -72,6 +90,8 @@ class Verdict:
     findings: tuple[Finding, ...]
     release: str | None = None
     """Digest of the release artifact, when the subject is released."""
+    withdrawn: tuple[WithdrawnSubject, ...] = ()
+    """What of it is withdrawn; each is a finding as well."""
 
     @property
     def holds(self) -> bool:

@@ -11,12 +11,14 @@ from forge.admission.evidence import (
     collect_governance,
     collect_ledger,
     collect_retirement,
+    collect_withdrawals,
 )
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.summary import judge_subjects, judge_summary
-from forge.admission.verdict import Check, Finding, Rule, Verdict
+from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
+from forge.admission.withdrawals import judge_withdrawals
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
@@ -120,6 +122,9 @@ def examine(
     if release is not None:
         judgements += judge_summary(release, evidence, history)
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
+    collect_withdrawals(repository, snapshot, evidence)
+    found, withdrawn = judge_withdrawals(evidence, history, roots, release)
+    judgements += found
     if weights is not None:
         released = evidence.records.get(release.key) if release else None
         judgements += _judge_gates(evidence, weights, released.inputs.get("verdict") if released else None)
@@ -129,8 +134,27 @@ def examine(
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
+        withdrawn,
     )
     return Examination(verdict, evidence, history, release)
+
+
+def withdrawn_from(release: str, repository: Repository, snapshot: Snapshot, root: TrustRoot) -> tuple[WithdrawnSubject, ...]:
+    """What is withdrawn of all that a release (the digest of its artifact) descends from; no bytes are read.
+
+    For an agent that serves it: a store that is away must not keep a service up. Raises TrustError for a ledger at fault.
+    """
+    evidence = collect_ledger(repository, snapshot)
+    if evidence.findings:
+        raise TrustError("the ledger does not hold:\n" + "\n".join(f"  {finding}" for finding in evidence.findings))
+    collect_delegations(snapshot, evidence)
+    history = read_history(evidence.entries, evidence.attestations, root)
+    past = _Past(evidence.entries)
+    moves = [move for move in past.releases if move.release == release]
+    roots = [record for record in past.records if record.products.get("release") == release]
+    collect(repository, snapshot, None, evidence, roots, moves[-1] if moves else None)
+    collect_withdrawals(repository, snapshot, evidence)
+    return judge_withdrawals(evidence, history, roots, moves[-1] if moves else None)[1]
 
 
 class _Past:

@@ -16,7 +16,7 @@ from forge.canonical import canonical_json, digest_of_json, hex_of
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Record, Release, Retirement
+from forge.contract.record import Record, Release, Retirement, Withdrawal
 from forge.contract.verdict import Decision, Verdict
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -27,6 +27,7 @@ VERIFICATION_RESULT_TYPE = "https://in-toto.io/attestation/svr/v0.2"
 VERIFICATION_SUMMARY_TYPE = "https://slsa.dev/verification_summary/v1"
 RELEASE_TYPE = "urn:forge:release:v1"
 RETIREMENT_TYPE = "urn:forge:retirement:v1"
+WITHDRAWAL_TYPE = "urn:forge:withdrawal:v1"
 STATUS_PAYLOAD_TYPE = "application/vnd.forge.agent-status+json"
 """The payload of a status is the status itself: it is about no artifact that an in-toto subject could name."""
 BUILDER_ID = "urn:forge:executor:local"
@@ -214,6 +215,23 @@ def retirement_statement(retirement: Retirement) -> bytes:
             "subject": [{"name": f"release/{retirement.environment}", "digest": {"gitCommit": retirement.commit}}],
             "predicateType": RETIREMENT_TYPE,
             "predicate": retirement.model_dump(mode="json", exclude={"attestations"}),
+        }
+    )
+
+
+def withdrawal_statement(withdrawal: Withdrawal) -> bytes:
+    """What the releaser signs when something is withdrawn, or no longer is.
+
+    The subject has the digest of what is withdrawn where that is a digest; else the commit, which says what the name means.
+    """
+    named = withdrawal.subject
+    digest = _sha256(named) if named.startswith("sha256:") else {"gitCommit": withdrawal.commit}
+    return canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": f"withdrawal/{named}", "digest": digest}],
+            "predicateType": WITHDRAWAL_TYPE,
+            "predicate": withdrawal.model_dump(mode="json", exclude={"attestations"}),
         }
     )
 

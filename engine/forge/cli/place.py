@@ -140,6 +140,8 @@ def scope_of(desired: "Desired", target: list[str], force: list[str]) -> "Scope"
     for address in target:
         if address not in desired.resources:
             raise UsageError(f"--target: there is no {address}{did_you_mean(address, desired.resources)}")
+        if address.startswith("Withdrawals/"):
+            raise UsageError(f"--target: {address} has no steps of its own: what is withdrawn concerns the whole commit")
         if address.split("/")[0] in ("EvalSuite", "InferencePolicy"):
             raise UsageError(f"--target: {address} has no steps of its own: name the Deployment that uses it")
     if force:

@@ -1,4 +1,4 @@
-"""What the ledger keeps: records of finished steps, failed attempts, releases, protections and retirements. Values only.
+"""What the ledger keeps: records of finished steps, failed attempts, releases and notes about resources. Values only.
 
 A record is never rewritten, and its digest is signed: a field that was added later is left out of its bytes at its default
 (``exclude_if``), so that what was written before keeps its digest. What a record says of bytes is what the control plane
@@ -19,6 +19,9 @@ _Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 _Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 _Subject = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z]*/[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=300)]
 """``Kind/name``; it becomes a path of the ledger's tree."""
+_WithdrawnSubject = Annotated[
+    str, Field(pattern=r"^(sha256:[0-9a-f]{64}|key:[0-9a-f]{64}|(DataRecipe|EvalSuite|Model)/[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")
+]
 
 
 def _is_first(version: int) -> bool:
@@ -212,6 +215,23 @@ class Approval(_Value):
     """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
     """``approval``: the statement and the person's SSH signature over it."""
+
+
+class Withdrawal(_Value):
+    """Something is withdrawn from now on, or no longer: the newest entry of a subject is the one in force."""
+
+    kind: Literal["withdrawal"] = "withdrawal"
+    subject: _WithdrawnSubject
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    serving: Literal["stop", "refuse"]
+    lifted: bool
+    supersedes: _Digest | None
+    """Digest of the entry of this subject before it; None for the first. An entry that is appended again names another."""
+    commit: _Commit
+    """Where the withdrawal stands, or no longer stands."""
+    moved: str
+    """UTC, RFC 3339."""
+    attestations: dict[str, _Digest] = {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,9 @@ class AgentState(StrEnum):
     be read. What can still be served is served."""
     RETIRED = "retired"
     """The environment is retired: the gateway answers 503, no engine runs, and the agent waits for a later release."""
+    WITHDRAWN = "withdrawn"
+    """The release that was served descends from something withdrawn: the engine has ended, the gateway answers 503, and the
+    agent waits for another release, or for the withdrawal to be lifted."""
     STOPPED = "stopped"
     """The agent has ended, and with it everything that it started."""
 
@@ -46,7 +49,7 @@ class AgentStatus(BaseModel):
     deployment: Name
     model: Name
     release: _Digest | None
-    """The release that requests are answered by, as far as the engine is up; None in a retired environment."""
+    """The release that requests are answered by, as far as the engine is up; None where nothing is served any more."""
     weights: _Digest | None
     policy: _Digest | None
     """Digest of the artifact whose limits, keys, access rules and redactions new requests meet."""

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Approval, Attempt, Delegation, Protection, Record, Release, Retirement, RootChange
+from forge.contract.record import (
+    Approval,
+    Attempt,
+    Delegation,
+    Protection,
+    Record,
+    Release,
+    Retirement,
+    RootChange,
+    Withdrawal,
+)
 from forge.errors import LedgerError
 from forge.faults import reached
 from forge.ledger.entry import Body, Entry, attestation_path, index_paths, sequence_path
@@ -53,6 +63,7 @@ def build(snapshot: Snapshot, drafts: Sequence[Draft]) -> Batch:
             batch.entries.append(known)
             continue
         _check_version(known, draft.body)
+        _check_succession(known, draft.body)
         sequence += 1
         entry = Entry(sequence=sequence, previous=previous, body=draft.body)
         data = entry.to_bytes()
@@ -98,6 +109,8 @@ def _place(body: Body) -> str:
 
 
 def _says_the_same(known: Entry, body: Body) -> bool:
+    if isinstance(body, Withdrawal) and isinstance(known.body, Withdrawal):
+        return _in_force(known.body) == _in_force(body)
     if not isinstance(body, Record) or not isinstance(known.body, Record):
         return known.body == body
     if known.body.products == body.products:
@@ -118,6 +131,20 @@ def _check_version(known: Entry | None, body: Body) -> None:
             raise LedgerError(
                 f"this {body.kind} is version {body.version}, but the ledger's last is {last}: look again, and sign anew"
             )
+
+
+def _in_force(withdrawal: Withdrawal) -> tuple[str, str, bool]:
+    """What a withdrawal asks for; which runner noted it first, and when, makes no difference."""
+    return withdrawal.reason, withdrawal.serving, withdrawal.lifted
+
+
+def _check_succession(known: Entry | None, body: Body) -> None:
+    """A withdrawal is an answer to the one before it; two runners of different commits must not answer past each other."""
+    if isinstance(body, Withdrawal) and body.supersedes != (known.digest if known else None):
+        place = f"entry {known.sequence}" if known else "none"
+        raise LedgerError(
+            f"the withdrawal of {body.subject} was changed meanwhile ({place} is the newest now): look again with `forge plan`"
+        )
 
 
 def _import_stream(ref: str, parent: str | None, batch: Batch, now: int) -> bytes:
@@ -151,6 +178,8 @@ def _subject(entry: Entry) -> str:
             return f"version {trust.version}"
         case Approval() as approval:
             return f"of {approval.subject} by {approval.person}"
+        case Withdrawal() as withdrawal:
+            return f"{withdrawal.subject}{' lifted' if withdrawal.lifted else ''}"
 
 
 def _any_blob() -> bytes:

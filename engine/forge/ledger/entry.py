@@ -9,10 +9,21 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from forge.canonical import Digest, canonical_json, digest_of_bytes, hex_of
-from forge.contract.record import Approval, Attempt, Delegation, Protection, Record, Release, Retirement, RootChange
+from forge.contract.record import (
+    Approval,
+    Attempt,
+    Delegation,
+    Protection,
+    Record,
+    Release,
+    Retirement,
+    RootChange,
+    Withdrawal,
+)
 
 Body = Annotated[
-    Record | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval, Field(discriminator="kind")
+    Record | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval | Withdrawal,
+    Field(discriminator="kind"),
 ]
 
 
@@ -60,6 +71,11 @@ def attestation_path(digest: str) -> str:
     return f"attestations/{name[:2]}/{name}.json"
 
 
+def withdrawal_folder(subject: str) -> str:
+    """Where the withdrawals of a subject lie; by a digest, because a subject is no path."""
+    return f"withdrawals/{hex_of(digest_of_bytes(subject.encode()))}"
+
+
 def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of body)
     """The look-up paths of an entry, besides its sequence path."""
     name = f"{entry.sequence:09d}.json"
@@ -78,3 +94,5 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
             return [f"{ROOTS}/{name}"]
         case Approval() as approval:
             return [f"{APPROVALS}/{approval.subject}/{name}"]
+        case Withdrawal() as withdrawal:
+            return [f"{withdrawal_folder(withdrawal.subject)}/{name}"]

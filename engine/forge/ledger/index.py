@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from forge.canonical import digest_of_bytes, hex_of
-from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Subject
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
 from forge.ledger.entry import Entry, index_paths, sequence_path
@@ -42,7 +42,7 @@ _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _UNWRITABLE = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_READONLY")
-_FOLDERS = ("approvals", "attempts", "entries", "keys", "releases", "steps", "subjects", "trust")
+_FOLDERS = ("approvals", "attempts", "entries", "keys", "releases", "steps", "subjects", "trust", "withdrawals")
 """Where entries lie and are listed; attestations are no concern of an index."""
 _SCHEMA = f"""
 CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL);
@@ -145,6 +145,15 @@ class Index:
 
         return self._ask(commit, head, query)
 
+    def withdrawals(self, commit: str, head: Head) -> list[int]:
+        """Sequence number of the newest withdrawal of each subject, lifted ones among them, oldest first."""
+
+        def query(db: sqlite3.Connection) -> list[int]:
+            text = "SELECT max(sequence) FROM notes WHERE kind = 'withdrawal' AND sequence <= ? GROUP BY subject"
+            return sorted(row[0] for row in db.execute(text, (head[0],)))
+
+        return self._ask(commit, head, query)
+
     def subjects(self, commit: str, head: Head) -> dict[str, Subject]:
         """Every resource that the ledger knows, by address."""
 
@@ -159,6 +168,8 @@ class Index:
             retired: dict[str, tuple[int, str]] = {}
             text = "SELECT sequence, kind, subject, value FROM notes WHERE sequence <= ? ORDER BY sequence"
             for sequence, kind, subject, value in db.execute(text, (head[0],)):
+                if kind == "withdrawal":  # its subject may be no resource, and is not known by being withdrawn
+                    continue
                 steps.setdefault(subject, [])
                 if kind == "protection":
                     protected[subject] = value == "yes"
@@ -355,6 +366,8 @@ def _insert(db: sqlite3.Connection, entry: Entry, digest: str) -> None:
         note = (body.kind, body.subject, None, "yes" if body.protected else "no")
     elif isinstance(body, Retirement):
         note = (body.kind, body.subject, body.environment, body.commit)
+    elif isinstance(body, Withdrawal):
+        note = (body.kind, body.subject, None, "no" if body.lifted else "yes")
     else:
         return
     db.execute("INSERT INTO notes VALUES (?, ?, ?, ?, ?)", (entry.sequence, *note))

@@ -12,13 +12,14 @@ from typing import TypeVar
 from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Subject
+from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
-from forge.ledger.entry import DELEGATIONS, Entry, attestation_path, key_folder, sequence_path
+from forge.ledger.entry import DELEGATIONS, Entry, attestation_path, key_folder, sequence_path, withdrawal_folder
 from forge.ledger.index import Head, Index, parse_entry
+from forge.ledger.signers import named_signers
 from forge.repo.repository import Repository, TreeEntry
 
-_Body = TypeVar("_Body", Record, Release)
+_Body = TypeVar("_Body", Record, Release, Withdrawal)
 _TRAILER = re.compile(r"^Forge-Head: ([0-9]{1,9}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -102,6 +103,30 @@ class Snapshot:
     def subjects(self) -> Mapping[str, Subject]:
         """Every resource that ever had a record, release, protection or retirement, by address."""
         return {} if self.commit is None else self._index.subjects(self.commit, self.head)
+
+    def withdrawals(self) -> Mapping[str, Withdrawal]:
+        """The newest withdrawal of each subject, by subject; one that is lifted says so."""
+        if self.commit is None:
+            return {}
+        found = (self._body(sequence, Withdrawal) for sequence in self._index.withdrawals(self.commit, self.head))
+        return {withdrawal.subject: withdrawal for withdrawal in found}
+
+    def withdrawal_entry(self, subject: str) -> Entry | None:
+        """The newest entry that withdraws a subject or lifts that; read from Git alone."""
+        return self.newest(withdrawal_folder(subject))
+
+    def signed_by(self, keyid: str) -> frozenset[str]:
+        """Step keys of the authoritative records that a key signed; every record and its attestations are read."""
+        found: set[str] = set()
+        for sequence in range(1, self.head[0] + 1):
+            body = self.entry_at(sequence_path(sequence)).body
+            if isinstance(body, Record):
+                (found.add if keyid in self.signers(body) else found.discard)(body.key)
+        return frozenset(found)
+
+    def signers(self, body: Record | Release) -> frozenset[str]:
+        """Ids of the keys that its envelopes name; who believes them verifies the signatures first."""
+        return frozenset(keyid for digest in body.attestations.values() for keyid in named_signers(self.attestation(digest)))
 
     def check(self) -> None:
         """Bring the index here, which reads every entry that is new to it; raises LedgerError where one is at fault."""

@@ -33,6 +33,8 @@ class ActionKind(StrEnum):
     Nothing is deleted."""
     PROTECT = "protect"
     """The ledger notes that the resource is protected, or no longer is."""
+    WITHDRAW = "withdraw"
+    """The ledger notes, signed, that something is withdrawn, or no longer is."""
     REUSE = "reuse"
     """What the step would make is there, made under another name; nothing is done."""
     BLOCKED = "blocked"
@@ -59,12 +61,23 @@ class Continuation:
 
 
 @dataclass(frozen=True)
+class Withdraw:
+    """What the ledger is to note of something withdrawn."""
+
+    subject: str
+    reason: str
+    serving: str
+    """``stop`` or ``refuse``."""
+    lifted: bool
+
+
+@dataclass(frozen=True)
 class Action:
     """What happens to one step, or to one resource."""
 
     kind: ActionKind
     id: str
-    """``KIND/NAME`` of a step; for ``retire`` and ``protect`` the address of the resource."""
+    """``KIND/NAME`` of a step; for ``retire`` and ``protect`` the address of the resource; ``withdraw/SUBJECT``."""
     subject: str
     """Address of the resource that the step belongs to."""
     reasons: tuple[Reason, ...]
@@ -88,6 +101,8 @@ class Action:
     """Of a release: digests of the ledger's approvals that it rests on."""
     protect: bool | None = None
     """Of ``protect``: what the ledger is to note."""
+    withdraw: Withdraw | None = None
+    """Of ``withdraw``."""
 
     @property
     def does_something(self) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from forge.canonical import Digest, digest_of_bytes
 from forge.contract.manifest import Manifest, manifest_of
+from forge.plan.action import Withdraw
 from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.settings import Settings
 
@@ -147,6 +148,15 @@ class Desired:
             return None
         people = facts.get("People", {})
         return {"supply_chain": facts["SupplyChain"], **({"people": people} if people.get("people") else {})}
+
+    @cached_property
+    def withdrawn(self) -> tuple[Withdraw, ...]:
+        """What the commit withdraws, in the order of its file."""
+        found = [address for address in self.compiled if address.startswith("Withdrawals/")]  # names first: there are thousands
+        rows = [read_facts(self.compiled[address].facts) for address in found]
+        return tuple(
+            Withdraw(subject, reason, serving, False) for facts in rows for subject, reason, serving in facts["withdrawn"]
+        )
 
     @cached_property
     def previous(self) -> Mapping[str, str]:

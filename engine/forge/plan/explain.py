@@ -7,6 +7,7 @@ from forge.plan.action import SETTLED, Action, Plan
 from forge.plan.graph import FromStep, Step
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
+from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import did_you_mean
 
 _SHORT = 19
@@ -54,6 +55,8 @@ def _causes(action: Action, actions: dict[str, Action], graph: dict[str, Step]) 
     if step is None:
         return []
     sources = {name: source.step_id for name, source in step.inputs.items() if isinstance(source, FromStep)}
+    if any(reason.kind is ReasonKind.WITHDRAWN for reason in action.reasons):
+        return [each for each in dict.fromkeys(sources.values()) if is_withdrawn(actions[each])]
     if action.key is None:
         return [each for each in dict.fromkeys(sources.values()) if actions[each].kind not in SETTLED]
     changed = {reason.subject.split(" ", 1)[0] for reason in action.reasons if reason.kind is ReasonKind.INPUT_CHANGED}
@@ -103,6 +106,8 @@ _SENTENCES = {
     ReasonKind.APPROVAL: "{subject}",
     ReasonKind.WAITS: "{subject} is blocked",
     ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
+    ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",
+    ReasonKind.LIFTED: "the commit no longer withdraws {subject}",
     ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
     ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",
     ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
@@ -117,6 +122,7 @@ def _sentence(reason: Reason) -> str:
         new=_short(reason.new),
         by=f", by commit {reason.commit[:12]}" if reason.commit else "",
         commit=(reason.commit or "")[:12],
+        through=f", and this descends from it by {printable(reason.old)}" if reason.old else "",
         means=f"; a change of it means {reason.meaning}" if reason.meaning else "",
     )
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.reason import ReasonKind
+from forge.plan.withdrawn import is_withdrawn
 
 _LONGEST = 300
 
@@ -20,7 +21,8 @@ class Health(StrEnum):
     PROGRESSING = "progressing"
     """Something is being done about it, or will be by the next pass."""
     DEGRADED = "degraded"
-    """A step failed, a gate said no, or what serves it is not what was released; the message says which."""
+    """A step failed, a gate said no, it descends from something withdrawn, or what serves it is not what was released; the
+    message says which."""
     SUSPENDED = "suspended"
     """The annotation forge/suspend holds it as it is."""
 
@@ -69,7 +71,8 @@ def _judge(
     subject = action.subject
     if action.id in failures and action.does_something:
         return ResourceHealth(subject, Health.DEGRADED, _line(f"{action.id} failed: {failures[action.id]}"))
-    if subject in suspended or any(reason.kind is ReasonKind.SUSPENDED for reason in action.reasons):
+    is_suspended = subject in suspended or any(reason.kind is ReasonKind.SUSPENDED for reason in action.reasons)
+    if is_suspended and not is_withdrawn(action):  # lifting the suspension would not help
         return ResourceHealth(subject, Health.SUSPENDED, "annotation forge/suspend")
     why = _line("; ".join(str(reason) for reason in action.reasons))
     if action.kind is ActionKind.BLOCKED:

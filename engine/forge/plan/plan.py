@@ -6,7 +6,8 @@ out that nothing has to be done (early cutoff). Rules:
 1. A step whose key is recorded and whose products are in the store is never run again, whatever its name is now.
 2. A step whose key a runner works at is awaited, never started a second time.
 3. What leaves the commit is retired, never deleted; what the ledger notes as protected is not even retired.
-4. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
+4. What descends from something withdrawn is blocked, in sync or not (``forge.plan.withdrawn``).
+5. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
+from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.extend import kept_tokens, why_not_extended
 from forge.spec.resource import Model, Tokenizer
 
@@ -39,6 +41,7 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
     actions = [planner.actions[step_id] for step_id in graph if step_id in planner.actions]
     if chosen is None:
         actions.extend(about_resources(desired, graph, recorded))
+        actions.extend(about_withdrawals(desired, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
     return replace(plan, refusals=tuple(refusals_of(plan, desired, recorded)), approvals=plan_approvals_needed(plan, desired))
 
@@ -85,10 +88,13 @@ class _Planner:
     _pointers: Mapping[str, Pointer] = field(init=False)
     _made_by_key: dict[str, Made] = field(default_factory=dict)
     """What was looked up so far: a gate's verdict is asked for once more by its release."""
+    _descent: Descent | None = field(init=False)
+    """None where nothing is withdrawn: then it costs nothing."""
 
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
         self._pointers = self.recorded.pointers()
+        self._descent = Descent(self.desired, self.recorded) if self.desired.withdrawn else None
 
     def decide(self, wave: Iterable[Step]) -> None:
         """What happens to steps that do not read each other, given what happens to the steps before them."""
@@ -98,6 +104,13 @@ class _Planner:
         self._made_by_key.update(made)
         for step, inputs, undecided, held in resolved:
             key = keys.get(step.id)
+            if self._descent is not None:
+                known = made.get(key or "")
+                withdrawn = self._descent.reason(step, key, known, self.actions)
+                if withdrawn is not None:
+                    products = known.products if known is not None else None
+                    self.actions[step.id] = self._action(ActionKind.BLOCKED, step, (withdrawn,), key, inputs, products)
+                    continue
             if key is None:
                 action = self._without_key(step, undecided, held)
             else:
@@ -211,6 +224,8 @@ class _Planner:
         if latest is None or latest.inputs != dict(inputs) or latest.step_version != version_of(step.kind):
             return None, ()
         obstacle = why_not_extended(latest.parameters, step.parameters) or self._other_machine(step, latest)
+        if obstacle is None and self._descent is not None:
+            obstacle = self._descent.hinders_continuing(latest)
         checkpoint = latest.byproducts.get("checkpoint")
         if obstacle is None and checkpoint is None:
             obstacle = "the earlier run kept no checkpoint"

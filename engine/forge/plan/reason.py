@@ -53,6 +53,11 @@ class ReasonKind(StrEnum):
     """An input comes from a step that is blocked."""
     SUSPENDED = "suspended"
     """The annotation forge/suspend holds this resource as it is."""
+    WITHDRAWN = "withdrawn"
+    """The step descends from something that policies/withdrawn.yaml withdraws, or the ledger is to note a withdrawal.
+    ``old`` is the nearest thing that leads there, where that is not the subject itself; ``new`` says why it is withdrawn."""
+    LIFTED = "withdrawal lifted"
+    """The ledger keeps a withdrawal that the commit no longer asks for."""
     REMOVED = "removed from the commit"
     """The ledger knows the resource and the commit no longer holds it."""
     PROTECTED = "protected"
@@ -79,6 +84,9 @@ class Reason:
 
     def __str__(self) -> str:
         text = str(self.kind)
+        if self.kind is ReasonKind.WITHDRAWN:
+            through = f" (by {printable(self.old)})" if self.old else ""
+            return f"{text}: {_short(self.subject)}{through}: {printable(self.new or '')}"
         if self.subject:
             separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
             text += separator + printable(self.subject)

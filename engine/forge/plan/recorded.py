@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from forge.contract.record import Made, Pointer, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
 
 Blame = Callable[[tuple[str, ...], str], str | None]
 """(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
@@ -43,6 +43,14 @@ class Recorded(Protocol):
 
     def subjects(self) -> Mapping[str, Subject]:
         """Every resource that the ledger knows, by address."""
+        ...
+
+    def withdrawals(self) -> Mapping[str, Withdrawal]:
+        """The newest withdrawal of each subject, by subject; one that is lifted says so."""
+        ...
+
+    def signed_by(self, keyid: str) -> frozenset[str]:
+        """Step keys of the authoritative records that a key signed."""
         ...
 
 

@@ -12,10 +12,11 @@ from enum import StrEnum
 from typing import Any, TypeVar
 
 from forge.contract.kinds import StepKind
-from forge.plan.action import ActionKind, Plan
+from forge.plan.action import ActionKind, Plan, Withdraw
 from forge.plan.cost import estimate_training
 from forge.plan.desired import Desired
 from forge.plan.reason import ReasonKind
+from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
 from forge.spec.inference_policy import Redaction, RoleSpec
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource, Tokenizer
@@ -28,6 +29,8 @@ class FindingKind(StrEnum):
 
     BLOCKED = "blocked"
     """A gate, a protection or a suspension holds something back."""
+    WITHDRAWN = "withdrawn"
+    """Something may no longer be used or served, or may again."""
     STOPS_SERVING = "stops serving"
     """An environment will serve nothing any more."""
     FROM_SCRATCH = "not continued"
@@ -109,15 +112,32 @@ def review(
 
 
 def _of_plan(plan: Plan) -> Iterator[Finding]:
+    told = {action.withdraw.subject for action in plan.actions if action.withdraw is not None}
     for action in plan.actions:
         why = "; ".join(str(reason) for reason in action.reasons)
-        if action.kind is ActionKind.BLOCKED and any(reason.kind is not ReasonKind.WAITS for reason in action.reasons):
+        if action.withdraw is not None:
+            yield _of_withdrawal(action.withdraw, plan)
+        elif is_withdrawn(action) and action.reasons[0].subject in told:
+            continue  # counted with what is withdrawn
+        elif action.kind is ActionKind.BLOCKED and any(reason.kind is not ReasonKind.WAITS for reason in action.reasons):
             yield Finding(FindingKind.BLOCKED, action.id, why)
         elif action.kind is ActionKind.RETIRE and action.environment is not None:
             yield Finding(FindingKind.STOPS_SERVING, action.id, f"environment {action.environment}")
         for reason in action.reasons:
             if reason.kind is ReasonKind.FROM_SCRATCH:
                 yield Finding(FindingKind.FROM_SCRATCH, action.id, reason.subject)
+
+
+def _of_withdrawal(item: Withdraw, plan: Plan) -> Finding:
+    if item.lifted:
+        return Finding(FindingKind.WITHDRAWN, item.subject, "no longer", item.reason)
+    held = [action for action in plan.actions if is_withdrawn(action)]
+    held = [action for action in held if any(reason.subject == item.subject for reason in action.reasons)]
+    environments = sorted({action.environment for action in held if action.environment is not None})
+    what = {"stop": "stops serving", "refuse": "is not started again"}[item.serving]
+    reaches = f"holds back {len(held)} steps" if held else "nothing in this commit descends from it"
+    serves = "".join(f"; {name} {what}" for name in environments)
+    return Finding(FindingKind.WITHDRAWN, item.subject, f"{reaches}{serves}", None, item.reason)
 
 
 def _compute(plan: Plan, desired: Desired) -> list[Compute]:

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from forge.canonical import canonical_json, digest_of_bytes
-from forge.contract.record import Made, Pointer, Record, Release, Subject
+from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
 from forge.errors import RefusedError
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.recorded import Recorded, Scope
@@ -97,6 +97,18 @@ class Reading:
         """As ``Recorded.subjects``; what is noted of a subject, not its steps, is what a plan rests on."""
         answer = self._recorded.subjects()
         self._note("subjects", "", [(name, answer[name].protected, answer[name].retired) for name in sorted(answer)])
+        return answer
+
+    def withdrawals(self) -> Mapping[str, Withdrawal]:
+        """As ``Recorded.withdrawals``."""
+        answer = self._recorded.withdrawals()
+        self._note("withdrawals", "", [answer[subject].model_dump_json() for subject in sorted(answer)])
+        return answer
+
+    def signed_by(self, keyid: str) -> frozenset[str]:
+        """As ``Recorded.signed_by``."""
+        answer = self._recorded.signed_by(keyid)
+        self._note("signed", keyid, sorted(answer))
         return answer
 
     def _note(self, question: str, about: str, answer: object) -> None:

@@ -32,6 +32,7 @@ from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
+from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verify_move
 from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.observer import Observer
@@ -258,8 +259,8 @@ class _Apply:
 
     def _stop_what_nobody_wants(self, plan: Plan) -> None:
         """A run whose key the commit no longer asks for is stopped; its checkpoints stay where they are."""
-        wanted = {action.key for action in plan.actions}
-        undecided = {action.id for action in plan.actions if action.key is None}
+        wanted = {action.key for action in plan.actions if not is_withdrawn(action)}
+        undecided = {action.id for action in plan.actions if action.key is None and not is_withdrawn(action)}
         for key, work in self.at_work.items():
             if key not in wanted and work.action.id not in undecided and not work.stopping:
                 self.observer.superseded(work.action)

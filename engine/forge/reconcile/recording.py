@@ -16,6 +16,7 @@ from forge.attest.statements import (
     retirement_statement,
     statements_of,
     verification_summary,
+    withdrawal_statement,
 )
 from forge.attest.weights import sign_weights, weights_signer
 from forge.canonical import digest_of_bytes
@@ -23,14 +24,14 @@ from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.messages import StepResult
-from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent
+from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.weights import HEAD_BYTES, why_refused
 from forge.errors import RefusedError
 from forge.executors.local import StepFailedError
 from forge.ledger.entry import Entry, key_folder
 from forge.ledger.ledger import Draft, Snapshot
-from forge.plan.action import Action, ActionKind
+from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.cost import price, spent
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
 from forge.reconcile.at_work import AtWork
@@ -145,8 +146,10 @@ def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry
 
 
 def note_draft(place: Place, action: Action) -> Draft:
-    """What the ledger notes of a resource: that it left the commit, or whether it is protected."""
+    """What the ledger notes of a resource: that it left the commit, or whether it is protected or withdrawn."""
     commit = place.desired.commit or ""
+    if action.withdraw is not None:
+        return _withdrawal_draft(place, action.withdraw, commit)
     if action.kind is ActionKind.RETIRE:
         retirement = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=_now(place))
         if retirement.environment is None:
@@ -155,6 +158,29 @@ def note_draft(place: Place, action: Action) -> Draft:
         sealed = seal(retirement_statement(retirement), signer_for(place.role_of(StepKind.RELEASE), place.config))
         return Draft(retirement.model_copy(update={"attestations": {"retirement": str(digest_of_bytes(sealed))}}), (sealed,))
     return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
+
+
+def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
+    """A signed withdrawal, or a signed end of one; raises RefusedError for a commit that never knew what it would lift."""
+    known = place.ledger.snapshot().withdrawal_entry(item.subject)
+    before = known.body if known is not None and isinstance(known.body, Withdrawal) else None
+    if item.lifted and (before is None or not place.repository.is_ancestor(before.commit, commit)):
+        since = before.commit if before is not None else "of another clone"
+        raise RefusedError(
+            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: it does not descend from commit {since[:12]}, "
+            "which made it, so it never knew of it. Apply a commit that does (rebase or merge), and remove the entry there"
+        )
+    withdrawal = Withdrawal(
+        subject=item.subject,
+        reason=item.reason,
+        serving="refuse" if item.serving == "refuse" else "stop",
+        lifted=item.lifted,
+        supersedes=known.digest if known is not None else None,
+        commit=commit,
+        moved=_now(place),
+    )
+    sealed = seal(withdrawal_statement(withdrawal), signer_for(place.role_of(StepKind.RELEASE), place.config))
+    return Draft(withdrawal.model_copy(update={"attestations": {"withdrawal": str(digest_of_bytes(sealed))}}), (sealed,))
 
 
 def attempt_draft(place: Place, work: AtWork, error: StepFailedError) -> Draft:

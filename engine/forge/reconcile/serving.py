@@ -39,8 +39,9 @@ def _judge(reading: StatusReading, wanted: Mapping[str, str], watch: StatusWatch
     status = reading.status
     if status is None:
         return None if reading.fault is StatusFault.ABSENT else (Health.DEGRADED, reading.message)
-    if status.state is AgentState.STOPPED:
-        return Health.DEGRADED, f"its agent on {status.host} has stopped: {status.reason or 'told to'}"
+    if status.state in (AgentState.STOPPED, AgentState.WITHDRAWN):
+        what = "has stopped" if status.state is AgentState.STOPPED else "serves nothing"
+        return Health.DEGRADED, f"its agent on {status.host} {what}: {status.reason or 'told to'}"
     if watch.is_silent(status):
         return Health.DEGRADED, f"its agent on {status.host} has not been heard of since {status.time}"
     if status.state is AgentState.DEGRADED:

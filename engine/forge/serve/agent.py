@@ -84,7 +84,12 @@ def serve_environment(source: Source, settings: ServeSettings) -> None:
         for left in folder.iterdir():
             shutil.rmtree(left, ignore_errors=True)
         serving: list[Service] = []
-        lookout = Lookout(source, settings.environment, lambda: serving[0].running() if serving else None)
+        lookout = Lookout(
+            source,
+            settings.environment,
+            lambda: serving[0].running() if serving else None,
+            served=lambda: serving[0].served() if serving else None,
+        )
         binding = first_look(lookout, source, say)
         lookout.close()
         _serve(binding, settings, _Following(source, lookout, serving))

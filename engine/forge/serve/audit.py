@@ -8,11 +8,12 @@ taken back, so that the file holds whole lines only. One file per UTC day; old o
 import datetime
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forge.admission.impact import Line
 from forge.errors import ServeError
 
 SCHEMA_VERSION = 1
@@ -58,6 +59,46 @@ class AuditRecord:
         """The record as its line."""
         value: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **asdict(self)}
         return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def read_audit(folders: Iterable[Path], faults: list[str]) -> Iterator[Line]:
+    """The lines of every log below some folders, as far as a search for answered requests asks.
+
+    A line that cannot be read (a process was killed while it wrote) is named in ``faults``; raises AuditError for a folder or a
+    file that cannot be read at all.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise AuditError(f"{folder}: there is no such folder of audit logs")
+        for path in sorted(folder.rglob("*.jsonl")):
+            try:
+                content = path.read_bytes()
+            except OSError as error:
+                raise AuditError(f"{path}: the audit log cannot be read: {error.strerror}") from error
+            for number, text in enumerate(content.split(b"\n"), 1):
+                if not text:
+                    continue
+                try:
+                    yield _line(json.loads(text))
+                except (ValueError, KeyError, TypeError) as error:
+                    faults.append(f"{path}:{number}: not a line of an audit log that this engine reads: {error}")
+
+
+def _line(value: dict[str, Any]) -> Line:
+    if value["schema_version"] != SCHEMA_VERSION:
+        raise ValueError(f"schema version {value['schema_version']!r}; this engine reads {SCHEMA_VERSION}")
+    return Line(
+        time=str(value["time"]),
+        request_id=str(value["request_id"]),
+        role=value["role"],
+        route=value["route"],
+        decision=value["decision"],
+        status=int(value["status"]),
+        reason=value["reason"],
+        stream=bool(value["stream"]),
+        weights=value["weights_digest"],
+        release=value["release_digest"],
+    )
 
 
 class AuditLog:

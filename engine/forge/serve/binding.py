@@ -11,7 +11,7 @@ from typing import Self
 from forge.serve.keys import Key, resolve_keys
 from forge.serve.policy import AccessPolicy
 from forge.serve.redaction import CompiledRedaction, compile_redactions
-from forge.serve.refusal import environment_retired
+from forge.serve.refusal import environment_retired, release_withdrawn
 from forge.serve.release import ServableRelease
 from forge.serve.upstream import Upstream
 
@@ -30,9 +30,13 @@ class Binding:
     upstream: Upstream
     retired: str | None = None
     """Why the environment serves nothing any more; None while it does."""
+    withdrawn: str | None = None
+    """The entries of the ledger that withdraw what the release descends from; None while it may be served."""
 
     def check_open(self) -> None:
-        """Raise RefusalError (503) for an environment that is retired."""
+        """Raise RefusalError (503) for an environment that is retired, or a release that is withdrawn."""
+        if self.withdrawn is not None:
+            raise release_withdrawn(self.withdrawn)
         if self.retired is not None:
             raise environment_retired(self.retired)
 

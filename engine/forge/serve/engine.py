@@ -102,6 +102,8 @@ class EngineSupervisor:
         self._address: EngineAddress | None = None
         self._process: asyncio.subprocess.Process | None = None
         self.restarts = 0
+        self.refuses: str | None = None
+        """Why the engine is not started again when it ends; what runs goes on. May be set, and taken back, at any time."""
 
     @property
     def _log(self) -> Path:
@@ -130,6 +132,10 @@ class EngineSupervisor:
             delay = next_delay(delay, 0.0 if healthy_since is None else time.monotonic() - healthy_since)
             self._on_change(f"{reason}; next start in {delay:g} s", self.restarts)
             await asyncio.sleep(delay)
+            if self.refuses is not None:
+                self._on_change(f"{reason}; not started again: {self.refuses}", self.restarts)
+            while self.refuses is not None:
+                await asyncio.sleep(_POLL_SECONDS)
             self.restarts += 1
 
     async def _start(self) -> EngineAddress:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from forge.admission.verdict import WithdrawnSubject
 from forge.admission.verify import verify
+from forge.admission.withdrawals import REMEDY
 from forge.attest.trust import TrustRoot
 from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.errors import RefusedError, ServeError, TrustError
@@ -18,6 +20,16 @@ from forge.repo.repository import Repository
 from forge.serve.release import ServableRelease
 from forge.spec.inference_policy import InferencePolicySpec
 from forge.store.store import Store
+
+
+class WithdrawnError(RefusedError):
+    """A release descends from something that is withdrawn, and who withdrew it had the right to."""
+
+    def __init__(self, environment: str, subjects: tuple[WithdrawnSubject, ...]) -> None:
+        self.subjects = subjects
+        super().__init__(
+            f"release/{environment} may not serve: {'; '.join(map(str, subjects))}. {REMEDY[0].upper()}{REMEDY[1:]}"
+        )
 
 
 def pull(
@@ -32,12 +44,15 @@ def admit(
 ) -> ServableRelease:
     """The verified release of an environment; its weights are not there yet: ``lay_out`` puts them below ``folder``.
 
-    Raises TrustError naming every finding when the chain does not hold, RefusedError when nothing is released (a RetiredError
-    when it was and is retired), ServeError when this engine cannot read it.
+    Raises WithdrawnError for what descends from something withdrawn, TrustError naming every finding when the chain does not
+    hold, RefusedError when nothing is released (a RetiredError when it was and is retired), ServeError when this engine cannot
+    read it.
     """
     if not snapshot.releases(environment):
         raise RefusedError(f"nothing is released to {environment!r}: `forge apply` releases what passes its gates")
     verdict = verify(f"release/{environment}", repository, snapshot, store, root)
+    if verdict.withdrawn:
+        raise WithdrawnError(environment, verdict.withdrawn)
     if not verdict.holds:
         findings = "\n".join(f"  {finding}" for finding in verdict.findings)
         raise TrustError(f"release/{environment} may not serve: its chain of evidence does not hold\n{findings}")

@@ -52,6 +52,12 @@ def environment_retired(why: str) -> RefusalError:
     return RefusalError(503, message, code="environment_retired", retry_after=60)
 
 
+def release_withdrawn(entries: str) -> RefusalError:
+    """What was served descends from something withdrawn (503). The reason is for the ledger's readers, not for callers."""
+    message = f"what was served here has been withdrawn ({entries} of the ledger): nothing is served until it is replaced"
+    return RefusalError(503, message, code="release_withdrawn", retry_after=60)
+
+
 def engine_fault(what: str) -> RefusalError:
     """The engine answered, but not as an engine should (502)."""
     return RefusalError(502, f"the engine's answer cannot be passed on: {what}", code="engine_fault")

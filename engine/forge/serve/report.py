@@ -39,6 +39,10 @@ class Reporter:
     """Why the pointer cannot be read, or what it names was refused."""
     wanted: str | None = None
     retired: str | None = None
+    withdrawn: str | None = None
+    """Why what was served is served no more."""
+    withdrawn_but_running: str | None = None
+    """Why what is served will not be started again."""
     stopped: str | None = None
     _agent: str = field(default_factory=lambda: uuid.uuid4().hex)
     _said: tuple[object, ...] = ()
@@ -54,9 +58,11 @@ class Reporter:
             return AgentState.STOPPED
         if self.retired is not None:
             return AgentState.RETIRED
+        if self.withdrawn is not None:
+            return AgentState.WITHDRAWN
         if self.engine_fault is not None:
             return AgentState.DEGRADED if self.was_ready else AgentState.STARTING
-        if self.switch_fault is not None or self.pointer_fault is not None:
+        if any(fault is not None for fault in (self.switch_fault, self.pointer_fault, self.withdrawn_but_running)):
             return AgentState.DEGRADED
         return AgentState.SWITCHING if self.switching_to is not None else AgentState.READY
 
@@ -75,9 +81,11 @@ class Reporter:
         if self.stopped is not None:
             return cut(self.stopped)
         under_way = f"release {self.switching_to.release_digest} is being started" if self.switching_to is not None else None
-        engine_fault = None if self.retired is not None or self.engine_fault is None else cut(self.engine_fault)
+        is_over = self.retired is not None or self.withdrawn is not None
+        engine_fault = None if is_over or self.engine_fault is None else cut(self.engine_fault)
         switch_fault = None if self.switch_fault is None else cut(self.switch_fault)
-        facts = (self.retired, engine_fault, under_way, switch_fault, self.pointer_fault)
+        withdrawn = self.withdrawn or self.withdrawn_but_running
+        facts = (self.retired, withdrawn, engine_fault, under_way, switch_fault, self.pointer_fault)
         return "; ".join(fact for fact in facts if fact is not None) or None
 
     def introduce(self) -> None:
@@ -130,7 +138,7 @@ class Reporter:
 
     def _status(self, state: AgentState, now: str) -> AgentStatus:
         release = self.release
-        bound = self.retired is None
+        bound = self.retired is None and self.withdrawn is None
         return AgentStatus(
             environment=release.environment,
             deployment=release.deployment,
@@ -138,7 +146,7 @@ class Reporter:
             release=release.release_digest if bound else None,
             weights=release.weights_digest if bound else None,
             policy=release.policy_digest if bound else None,
-            wanted=self.wanted if bound else None,
+            wanted=self.wanted if self.retired is None else None,
             state=state,
             is_serving=bound and self.stopped is None and self.engine_fault is None,
             reason=self.public_reason,

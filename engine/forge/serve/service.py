@@ -8,6 +8,8 @@ Rules:
   before; for machines that cannot hold both.
 - A new engine that does not come up changes nothing: the old one serves on (stop first: serves again), and after a while what
   the pointer names is verified and tried anew.
+- What is withdrawn with ``stop`` ends at once, with the requests that are under way: what it may not say it does not finish.
+  With ``refuse`` the engine runs on, and is not started again.
 - A later notice ends the attempt that is under way. Engines that are on their way out are awaited before another is started.
 """
 
@@ -27,7 +29,7 @@ from forge.serve.release import ServableRelease
 from forge.serve.report import Reporter
 from forge.serve.room import available_bytes, shortage
 from forge.serve.running import RunningEngine
-from forge.serve.watch import Fault, Moved, Notice, Retired
+from forge.serve.watch import Fault, Moved, Notice, Retired, Withdrawn
 
 FIRST_RETRY_SECONDS = 60.0
 LONGEST_RETRY_SECONDS = 3600.0
@@ -72,12 +74,18 @@ class Service:
         self._acting: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self._withdrawn_but_running: Withdrawn | None = None
+        """Why the engine that serves is not to be started again."""
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def running(self) -> ServableRelease | None:
         """The release that the engine was started for; may be asked by any thread."""
         engine = self._engine
         return engine.release if engine is not None else None
+
+    def served(self) -> ServableRelease | None:
+        """The release that requests meet, while there is an engine for them; may be asked by any thread."""
+        return self._gateway.binding.release if self._engine is not None else None
 
     async def begin(self, binding: Binding) -> None:
         """Serve a release where none is served: it is in force at once, and answered when its engine is healthy."""
@@ -113,20 +121,33 @@ class Service:
         if isinstance(notice, Fault):
             self._reporter.pointer_fault = notice.reason
             self._reporter.wanted = notice.wanted or self._reporter.wanted
+            starting = self._reporter.switching_to
+            if starting is not None and starting.release_digest == notice.wanted:  # it held when it was begun
+                await self._interrupt()
             self._reporter.changed()
             return
-        if self._acting is not None:
-            self._acting.cancel()
-            await asyncio.gather(self._acting, return_exceptions=True)
+        was_acting = await self._interrupt()
         if self._retry is not None:
             self._retry.cancel()
         self._acting = asyncio.create_task(self._guarded(notice))
+        if was_acting and isinstance(notice, Withdrawn):
+            self._try_again()
 
-    async def _guarded(self, notice: Moved | Retired) -> None:
+    async def _interrupt(self) -> bool:
+        """End the attempt that is under way; returns whether there was one."""
+        if self._acting is None or self._acting.done():
+            return False
+        self._acting.cancel()
+        await asyncio.gather(self._acting, return_exceptions=True)
+        return True
+
+    async def _guarded(self, notice: Moved | Retired | Withdrawn) -> None:
         """Whatever goes wrong in a switch, what serves goes on serving."""
         try:
             if isinstance(notice, Moved):
                 await self._move(notice.binding)
+            elif isinstance(notice, Withdrawn):
+                self._withdraw(notice)
             else:
                 self._end_service(notice)
         except Exception as error:  # noqa: BLE001 (the boundary of one attempt; it is reported and tried again)
@@ -188,7 +209,10 @@ class Service:
             await self._end(old, keep=True)
             new = await self._try(binding.release)
         finally:
-            if new is None:  # it did not come up, or a later notice came: what was served is served again
+            refused = self._withdrawn_but_running
+            if new is None and self._engine is not old and refused is not None:  # what has ended is not started again
+                self._end_withdrawn(refused)
+            elif new is None:  # it did not come up, or a later notice came: what was served is served again
                 self._adopt(old if self._engine is old else await self._start(old.release), before)
         if new is not None:
             self._settled()
@@ -200,12 +224,43 @@ class Service:
         """Answer 503 from now on; what is under way ends as it began."""
         self._gateway.switch(replace(self._gateway.binding, upstream=AWAY, retired=notice.reason))
         self._settled()
+        self._keep_running(None)
+        self._reporter.withdrawn = None
         self._reporter.retired, self._reporter.wanted = notice.reason, None
         self._reporter.was_ready = False
         self._reporter.changed()
         engine, self._engine = self._engine, None
         if engine is not None:
             self._let_leave(engine)
+
+    def _withdraw(self, notice: Withdrawn) -> None:
+        """Stop what is served, or keep it from being started again; nothing where another release is served by now."""
+        if notice.release != self._gateway.binding.release.release_digest or self._engine is None:
+            return
+        if notice.stops:
+            self._end_withdrawn(notice)
+            return
+        self._keep_running(notice if notice.subjects else None)
+        self._reporter.changed()
+
+    def _keep_running(self, notice: Withdrawn | None) -> None:
+        self._withdrawn_but_running = notice
+        reason = notice.reason if notice is not None else None
+        self._reporter.withdrawn_but_running = reason
+        if self._engine is not None:
+            self._engine.supervisor.refuses = reason
+
+    def _end_withdrawn(self, notice: Withdrawn) -> None:
+        """Answer 503 from now on, and end the engine with what it is saying."""
+        self._gateway.switch(replace(self._gateway.binding, upstream=AWAY, withdrawn=notice.entries))
+        self._settled()
+        self._keep_running(None)
+        self._reporter.withdrawn = notice.reason
+        self._reporter.was_ready = False
+        self._reporter.changed()
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            self._hold(asyncio.create_task(self._end(engine)))
 
     async def _try(self, release: ServableRelease) -> RunningEngine | None:
         """Start an engine and wait until it is healthy; None, and nothing left of it, when it is not."""
@@ -240,7 +295,8 @@ class Service:
 
     def _put_in_force(self, binding: Binding, engine: RunningEngine) -> None:
         self._gateway.switch(binding.with_upstream(engine.upstream))
-        self._reporter.release, self._reporter.retired = binding.release, None
+        self._reporter.release, self._reporter.retired, self._reporter.withdrawn = binding.release, None, None
+        self._keep_running(None)
         self._engine_changed(engine)
 
     def _settled(self) -> None:
@@ -266,7 +322,9 @@ class Service:
             self._broken.set_exception(error or RuntimeError("a supervisor ended by itself"))
 
     def _let_leave(self, engine: RunningEngine) -> None:
-        task = asyncio.create_task(self._leave(engine))
+        self._hold(asyncio.create_task(self._leave(engine)))
+
+    def _hold(self, task: "asyncio.Task[None]") -> None:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 

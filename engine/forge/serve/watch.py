@@ -16,8 +16,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from forge.admission.verify import RetiredError
-from forge.attest.trust import read_trust_root
+from forge.admission.verdict import WithdrawnSubject
+from forge.admission.verify import RetiredError, withdrawn_from
+from forge.attest.trust import TrustRoot, read_trust_root
 from forge.contract.record import Release
 from forge.errors import ForgeError, LedgerError, RefusedError
 from forge.ledger.entry import DELEGATIONS
@@ -63,6 +64,30 @@ class Retired:
 
 
 @dataclass(frozen=True)
+class Withdrawn:
+    """What is withdrawn of a release that is served; without subjects, that is over."""
+
+    release: str
+    subjects: tuple[WithdrawnSubject, ...]
+
+    @property
+    def stops(self) -> bool:
+        """Whether it may not even run on."""
+        return any(subject.serving == "stop" for subject in self.subjects)
+
+    @property
+    def reason(self) -> str:
+        """For whoever runs the agent, and for its signed status."""
+        return f"release {self.release} is withdrawn: {'; '.join(map(str, self.subjects))}"
+
+    @property
+    def entries(self) -> str:
+        """For callers: the ledger's entries, without what they say."""
+        numbers = sorted({subject.entry for subject in self.subjects})
+        return f"{'entries' if len(numbers) > 1 else 'entry'} {', '.join(map(str, numbers))}"
+
+
+@dataclass(frozen=True)
 class Fault:
     """The pointer cannot be read, or what it names was refused; None: that is over."""
 
@@ -71,7 +96,7 @@ class Fault:
     """The release that was refused, where it is known."""
 
 
-Notice = Moved | Retired | Fault
+Notice = Moved | Retired | Withdrawn | Fault
 
 
 @dataclass(frozen=True)
@@ -80,6 +105,8 @@ class _Mark:
 
     move: Release | None
     root: str
+    withdrawals: tuple[tuple[str, str, str, str], ...]
+    """Subject, way of serving, reason and commit of each that is in force."""
 
 
 class Lookout:
@@ -91,13 +118,20 @@ class Lookout:
         environment: Mapping[str, str],
         running: Callable[[], ServableRelease | None],
         monotonic: Callable[[], float] = time.monotonic,
+        served: Callable[[], ServableRelease | None] | None = None,
     ) -> None:
         self._source = source
         self._environment = environment
         self._running = running
         """The release whose weights an engine has, so that they are not laid out again for another policy."""
+        self._served = served or running
+        """The release that requests meet, while an engine answers them."""
         self._monotonic = monotonic
         self._handled: _Mark | None = None
+        self._asked: tuple[str, _Mark] | None = None
+        """The release that was held against the withdrawals last, and what the ledger said then."""
+        self._told: tuple[WithdrawnSubject, ...] = ()
+        """What was found."""
         self._failed: tuple[_Mark, Exception, float, float] | None = None
         """What was refused, why, when to verify it again, and the delay after that."""
         self._open: tuple[Repository, Ledger] | None = None
@@ -106,8 +140,8 @@ class Lookout:
         self.has_read = False
         """Whether the last look could read the pointer: what went wrong then is the release's fault, not the ledger's."""
 
-    def look(self, *, offline: bool = False) -> Moved | Retired | None:
-        """What is new since the last look; ``offline`` asks this clone only.
+    def look(self, *, offline: bool = False) -> Moved | Retired | Withdrawn | None:
+        """What is new since the last look; ``offline`` asks this clone only. What is served comes before what it should be.
 
         Raises ForgeError when the pointer cannot be read or what it names is refused. A refused release is verified again
         after a while, for a store may be mended; until then each look raises the same error.
@@ -118,9 +152,18 @@ class Lookout:
         root = read_trust_root(self._source.config)
         delegation = snapshot.newest(DELEGATIONS)
         trust = f"{root.digest} {delegation.digest if delegation else None}"
-        mark = _Mark(snapshot.release(self._source.environment), trust)
+        in_force = sorted(
+            (item.subject, item.serving, item.reason, item.commit)
+            for item in snapshot.withdrawals().values()
+            if not item.lifted
+        )
+        mark = _Mark(snapshot.release(self._source.environment), trust, tuple(in_force))
         self.wanted = mark.move.release if mark.move else None
+        withdrawn = self._withdrawn(repository, snapshot, root, mark)
         self.has_read = True
+        if withdrawn is not None:
+            self._handled = None  # it may be stopped: the same pointer is to be served anew once it may be
+            return withdrawn
         if mark == self._handled:
             self._failed = None
             return None
@@ -154,6 +197,21 @@ class Lookout:
             repository = Repository(self._source.repository)
             self._open = repository, Ledger(repository, self._source.ledger_ref, self._source.ledger_remote)
         return self._open
+
+    def _withdrawn(self, repository: Repository, snapshot: Snapshot, root: TrustRoot, mark: _Mark) -> Withdrawn | None:
+        """What is new about the release that is served now, whatever the pointer names and wherever the store is."""
+        served = self._served()
+        if served is None:
+            self._asked, self._told = None, ()
+            return None
+        question = served.release_digest, mark
+        if question == self._asked:
+            return None
+        if self._asked is not None and self._asked[0] != served.release_digest:
+            self._told = ()
+        found = withdrawn_from(served.release_digest, repository, snapshot, root) if mark.withdrawals else ()
+        before, self._told, self._asked = self._told, found, question
+        return None if found == before else Withdrawn(served.release_digest, found)
 
     def _verify(self, repository: Repository, snapshot: Snapshot) -> Moved | Retired:
         source = self._source
@@ -252,4 +310,4 @@ def first_look(lookout: Lookout, source: Source, say: Callable[[str], None]) -> 
         found = lookout.look(offline=True)
     if isinstance(found, Moved):
         return found.binding
-    raise RefusedError(found.reason if found else f"nothing is released to {source.environment!r}")
+    raise RefusedError(found.reason if isinstance(found, Retired) else f"nothing is released to {source.environment!r}")

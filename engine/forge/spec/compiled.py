@@ -143,8 +143,8 @@ def _served(resource: "Resource") -> dict[str, Any]:
     return {}
 
 
-def _facts(resource: "Resource") -> dict[str, Any]:
-    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, People, SupplyChain
+def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per kind)
+    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, People, SupplyChain, Withdrawals
 
     match resource:
         case DataRecipe():
@@ -169,6 +169,8 @@ def _facts(resource: "Resource") -> dict[str, Any]:
             }
         case SupplyChain() | People():
             return resource.spec.model_dump(mode="json", exclude_defaults=True)
+        case Withdrawals():
+            return {"withdrawn": [[item.subject, item.reason, item.serving] for item in resource.spec.withdrawn]}
     return {}
 
 

@@ -12,7 +12,17 @@ _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
 _LARGEST = 2**53 - 1
 _DNS_1123 = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
-KINDS = ("DataRecipe", "Tokenizer", "Model", "EvalSuite", "InferencePolicy", "Deployment", "People", "SupplyChain")
+KINDS = (
+    "DataRecipe",
+    "Tokenizer",
+    "Model",
+    "EvalSuite",
+    "InferencePolicy",
+    "Deployment",
+    "People",
+    "SupplyChain",
+    "Withdrawals",
+)
 
 
 class Part(BaseModel):

@@ -7,7 +7,7 @@ from forge.spec.compiled import Compiled, read_facts
 
 Row = tuple[int, tuple[str | int, ...], str, int | None]
 """Number of the resource at fault, place in its document, message, and the resource that the message calls the first."""
-SINGLE = ("People", "SupplyChain")
+SINGLE = ("People", "SupplyChain", "Withdrawals")
 
 
 def governed(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Row]:

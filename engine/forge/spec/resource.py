@@ -14,6 +14,7 @@ from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.model import ModelSpec
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 from forge.spec.tokenizer import TokenizerSpec
+from forge.spec.withdrawals import WithdrawalsSpec
 
 API_VERSION = "forge/v1"
 SUSPEND = "forge/suspend"
@@ -106,8 +107,15 @@ class SupplyChain(_Resource):
     spec: Annotated[SupplyChainSpec, GOVERN]
 
 
+class Withdrawals(_Resource):
+    """What may no longer be used or served."""
+
+    kind: Annotated[Literal["Withdrawals"], NONE]
+    spec: Annotated[WithdrawalsSpec, GOVERN]
+
+
 Resource = Annotated[
-    DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment | People | SupplyChain,
+    DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment | People | SupplyChain | Withdrawals,
     Field(discriminator="kind"),
 ]
 RESOURCE_TYPES: dict[str, type[_Resource]] = {
@@ -119,6 +127,7 @@ RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "Deployment": Deployment,
     "People": People,
     "SupplyChain": SupplyChain,
+    "Withdrawals": Withdrawals,
 }
 
 

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from forge.contract.messages import Event
 from forge.contract.record import Record, Release
+from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.render import duration, quantity
 from forge.reconcile.observer import Observer
@@ -52,6 +53,8 @@ def note_text(action: Action) -> str:
     if action.kind is ActionKind.RETIRE:
         serves = f"; {action.environment} serves nothing more" if action.environment else ""
         return f"retired{serves}; nothing is deleted"
+    if action.withdraw is not None:
+        return "no longer withdrawn" if action.withdraw.lifted else f"withdrawn: {printable(action.withdraw.reason)}"
     return "protected from now on" if action.protect else "no longer protected"
 
 

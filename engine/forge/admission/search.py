@@ -1,0 +1,90 @@
+"""Read what a search for descendants asks: every record of the ledger, and what its artifacts hold or who signed it.
+
+Only what the subject needs is read: manifests for a digest that is no artifact's name, envelopes for a key. What cannot be read
+is named, so that an answer never looks more complete than it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from forge.admission.descent import Descent, Known
+from forge.canonical import digest_of_bytes
+from forge.contract.record import Record, Release, Retirement
+from forge.errors import RepoError, StoreError
+from forge.ledger.entry import sequence_path
+from forge.ledger.ledger import Snapshot
+from forge.plan.withdrawn import KEY
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+from forge.store.store import Store
+
+
+@dataclass(frozen=True)
+class Search:
+    """What was read for one subject."""
+
+    descent: Descent
+    moves: tuple[Release | Retirement, ...]
+    signed_moves: frozenset[str]
+    """``moved`` and environment, joined by a space, of moves that the subject signed."""
+    unread: tuple[str, ...]
+    """Artifacts whose files are not known: the store has lost them."""
+
+
+def search(
+    subject: str, repository: Repository, snapshot: Snapshot, store: Store, previous: Mapping[str, str] | None = None
+) -> Search:
+    """Read the ledger for one subject; raises LedgerError where it cannot be read whole.
+
+    ``previous``: address -> what it was called before: what a resource made under its later name descends as well.
+    """
+    bodies = [snapshot.entry_at(sequence_path(sequence)).body for sequence in range(1, snapshot.head[0] + 1)]
+    records = [body for body in bodies if isinstance(body, Record)]
+    moves = tuple(body for body in bodies if isinstance(body, Release | Retirement) and body.environment is not None)
+    heirs = [address for address, before in (previous or {}).items() if before == subject]
+    known, unread, signed = Known(), list[str](), frozenset[str]()
+    if subject.startswith(KEY):
+        keyid = subject.removeprefix(KEY)
+        known = Known(signers={record.key: snapshot.signers(record) for record in records})
+        signed = frozenset(
+            f"{move.moved} {move.environment}"
+            for move in moves
+            if isinstance(move, Release) and keyid in snapshot.signers(move)
+        )
+    elif subject.startswith("sha256:") and not _names_an_artifact(subject, records):
+        known = Known(files=_files(records, repository, store, unread))
+    return Search(Descent(records, [subject, *heirs], known), moves, signed, tuple(unread))
+
+
+def _names_an_artifact(digest: str, records: Sequence[Record]) -> bool:
+    return any(
+        digest in {*record.inputs.values(), *record.products.values(), *record.byproducts.values()} for record in records
+    )
+
+
+def _files(records: Sequence[Record], repository: Repository, store: Store, unread: list[str]) -> dict[str, dict[str, str]]:
+    """The files of every artifact: as the store's manifests list them, else as the commit holds them."""
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        for name, digest in (*record.inputs.items(), *record.products.items()):
+            if digest in found:
+                continue
+            try:
+                found[digest] = {str(file.sha256): file.path for file in store.manifest(digest).files}
+            except StoreError:
+                files = _files_of_commit(record, name, repository)
+                if files is None:
+                    unread.append(digest)
+                found[digest] = files or {}
+    return found
+
+
+def _files_of_commit(record: Record, name: str, repository: Repository) -> dict[str, str] | None:
+    """The files of an input that no step made, hashed from the commit; None where they cannot be read."""
+    if name not in record.sources:
+        return None
+    tree = CommitTree(repository, record.commit)
+    try:
+        return {str(digest_of_bytes(tree.read(origin))): path for path, origin in record.sources[name].items()}
+    except RepoError:
+        return None
