@@ -114,6 +114,35 @@ def test_links_are_refused(store: Store, tmp_path: Path) -> None:
         store.put_folder(folder)
 
 
+def test_what_is_neither_file_nor_folder_is_refused(store: Store, tmp_path: Path) -> None:
+    """Not left out in silence: the artifact would be another than the step made."""
+    folder = write(tmp_path / "in", CONTENTS)
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(StoreError, match="pipe: neither a file nor a folder"):
+        store.put_folder(folder)
+
+
+def test_a_blob_that_several_artifacts_hold_is_hashed_once(store: Store, tmp_path: Path) -> None:
+    one, two = store.put_bytes({"x": b"same", "y": b"1"}).digest, store.put_bytes({"z": b"same"}).digest
+    whole: set[str] = set()
+    store.check(one, whole)
+    blob = blob_of(store, two, "z", tmp_path)
+    blob.chmod(0o644)
+    blob.write_bytes(b"lost")
+    store.check(two, whole)  # it was whole a moment ago, and is not read again
+    with pytest.raises(StoreError, match="z should be"):
+        store.check(two)
+
+
+def test_the_head_of_a_file_is_as_long_as_asked_for(store: Store) -> None:
+    digest = store.put_bytes({"x": b"0123456789", "empty": b""}).digest
+    assert store.head(digest, "x", 4) == b"0123"
+    assert store.head(digest, "x", 100) == b"0123456789"
+    assert store.head(digest, "empty", 4) == b""
+    with pytest.raises(StoreError, match="has no file y"):
+        store.head(digest, "y", 4)
+
+
 @pytest.mark.parametrize("path", ["../up", "/abs", "a/../b", "", "a\\b", "./a", "nul\0"])
 def test_a_manifest_never_leads_out_of_its_folder(path: str) -> None:
     with pytest.raises(ValueError, match="unsafe path"):

@@ -52,6 +52,8 @@ def record_drafts(
         manifest = place.store.put_folder(output / result.products[name])
         products[name] = manifest.digest
         manifests[manifest.digest] = manifest
+    for folder in result.byproducts.values():
+        _check_formats(step, output / folder)
     byproducts = {name: place.store.put_folder(output / folder).digest for name, folder in result.byproducts.items()}
     began, ended = (datetime.datetime.fromisoformat(text) for text in (result.started, result.finished))
     seconds = (ended - began).total_seconds()
@@ -208,13 +210,13 @@ def _check_result(action: Action, step: Step, result: StepResult, output: Path) 
             raise RefusedError(f"{action.id}: the result in {output.parent} is not this step's: remove that folder")
 
 
-def _check_formats(step: Step, weights: Path) -> None:
-    """Weights that could run code when they are loaded are not even stored."""
-    for path in sorted(weights.rglob("*")):
+def _check_formats(step: Step, folder: Path) -> None:
+    """Weights and checkpoints that could run code when they are loaded are not even stored."""
+    for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
                 head = file.read(HEAD_BYTES)
-            refusal = why_refused(path.relative_to(weights).as_posix(), path.stat().st_size, head)
+            refusal = why_refused(path.relative_to(folder).as_posix(), path.stat().st_size, head)
             if refusal is not None:
                 raise RefusedError(f"{step.id}: {refusal}: nothing of this run is recorded; export the weights as safetensors")
 
