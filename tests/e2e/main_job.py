@@ -30,6 +30,7 @@ def main() -> None:
     """Apply, serve, ask, verify, summarise."""
     began = time.monotonic()
     forge("keys", "init")
+    forge("keys", "delegate", "--yes")
     forge("apply", "--yes")
     applied = time.monotonic() - began
     environment = {f"FORGE_KEY_{role}": secrets.token_hex(24) for role in ("READER", "EDITOR", "AUDITOR", "ENGINE")}

@@ -289,7 +289,8 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
     meaning = FIELDS[kind, path]
     expected = set() if meaning in (NONE, GOVERN) else OWN_STEP[kind, meaning]
     assert differing(own_keys(before), own_keys(after)) == MOVES_STEPS.get((kind, path), expected)
-    assert (before.charter != after.charter) is (meaning is GOVERN)
+    governs = (before.charter, before.withdrawn) != (after.charter, after.withdrawn)
+    assert governs is (meaning is GOVERN)
     beside = [
         {step.id: (step.settings, step.processes, step.accelerator) for step in build_graph(desired).values()}
         for desired in (before, after)

@@ -28,10 +28,10 @@ def proposed_charter(place: Place) -> Charter:
 
 
 def delegate(place: Place) -> Delegation:
-    """Sign the commit's supply chain and its layouts as the root, and append that to the ledger.
+    """Sign the commit's supply chain and its layouts as the root, and append that to the ledger; one in force is left as it is.
 
-    Raises RefusedError for one that is in force already, or that expires before retention does; TrustError for a key that is
-    not the root's, and for a role that nobody could sign as.
+    Raises RefusedError for one that expires before retention does, TrustError for a key that is not the root's, and for a role
+    that nobody could sign as.
     """
     charter = proposed_charter(place)
     snapshot = place.ledger.snapshot()
@@ -40,7 +40,7 @@ def delegate(place: Place) -> Delegation:
     last = known.body if known is not None and isinstance(known.body, Delegation) else None
     now = place.now()
     if last is not None and last.digest == charter.digest:
-        raise RefusedError(f"the root has signed this supply chain already ({charter.digest}, delegation {last.version})")
+        return last
     too_soon = expires_too_soon(charter, now, place.desired.settings.retention.days)
     if too_soon is not None:
         raise RefusedError(f"the supply chain is not signed: {too_soon}")
