@@ -221,7 +221,9 @@ def test_a_plan_that_needs_approval_is_applied_only_from_its_file(released: Path
     run_forge(released, governed.config, "keys", "delegate")
     file = tmp_path / "plan.json"
     assert "forge approve FILE" in run_forge(released, governed.config, "apply", code=4).stderr
-    run_forge(released, governed.config, "plan", "--out", str(file))
+    shown = run_forge(released, governed.config, "plan", "--out", str(file)).stdout
+    assert "Needs the approval of 1 person" in shown
+    assert "Needs the approval of 1 person" in run_forge(released, governed.config, "plan", "--format", "markdown").stdout
     assert "needs 1, has 0" in run_forge(released, governed.config, "apply", str(file), code=4).stderr
     run_forge(released, governed.config, "approve", str(file), "--key", str(governed.ssh / "ana"))
     run_forge(released, governed.config, "apply", str(file))

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from forge.errors import printable
 from forge.plan.action import SETTLED, Action, Plan
-from forge.plan.render import COUNTED, SIGNS, effort, money, reasons, summary, title, totals
+from forge.plan.render import COUNTED, SIGNS, effort, money, needs_approval, reasons, summary, title, totals
 from forge.plan.review import Finding, Review
 
 _Item = TypeVar("_Item")
@@ -37,6 +37,7 @@ def to_markdown(plan: Plan, review: Review = _NOTHING_KNOWN) -> str:
     """The comment; ``review`` is what is known beside the plan."""
     lines = [COMMENT_MARK, f"### Forge plan for {title(plan)}", "", summary(plan), ""]
     lines += _fitting(plan.refusals, lambda text: f"> **Refused:** {_code(text)}\n", _REFUSALS_BYTES, "> {} more\n")
+    lines += [f"> **{text}**\n" for text in needs_approval(plan)]
     lines += [f"_{note}_\n" for note in review.notes]
     if plan.actions:
         lines += ["| | count | cost |", "|---|---|---|", *_summary_rows(plan), ""]

@@ -57,8 +57,16 @@ def to_text(plan: Plan) -> str:
         if action.does_something and (expected := effort(action, plan.currency)):
             lines.append(" " * (width + 18) + expected)
     lines.extend(["", *totals(plan)])
+    lines.extend(needs_approval(plan))
     lines.extend(f"REFUSED: {refusal}" for refusal in plan.refusals)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def needs_approval(plan: Plan) -> Iterable[str]:
+    """What has to be done before the plan may be applied, where the supply chain asks people first."""
+    if plan.approvals:
+        people = "1 person" if plan.approvals == 1 else f"{plan.approvals} people"
+        yield f"Needs the approval of {people}: `forge plan --out FILE`, `forge approve FILE`, `forge apply FILE`."
 
 
 def to_json(plan: Plan) -> str:
