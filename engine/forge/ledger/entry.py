@@ -17,7 +17,7 @@ Body = Annotated[Record | Attempt | Release | Protection | Retirement, Field(dis
 class Entry(BaseModel):
     """A body with its place in the chain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     sequence: int = Field(ge=1)

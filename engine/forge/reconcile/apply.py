@@ -23,6 +23,7 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError
 from forge.executors import local
+from forge.executors.open_runs import note_closed
 from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action, Plan
@@ -343,7 +344,7 @@ class _Apply:
         for work, record in ended:
             if record is not None:
                 work.space.clear()
-                local.note_closed(self.place.work, work.lease.key)
+                note_closed(self.place.work, work.lease.key)
                 self.done.append(record)
                 self.waiting.discard(work.action.id)
                 self.observer.finished(work.action, record)

@@ -12,7 +12,8 @@ import time
 from dataclasses import dataclass
 
 from forge.contract.record import Record
-from forge.executors import local
+from forge.executors.open_runs import open_runs
+from forge.executors.workspace import Workspace, requested
 from forge.ledger.entry import sequence_path
 from forge.plan.graph import FromCommit, build_graph
 from forge.plan.reach import History, Retention, reachable, removable
@@ -85,8 +86,8 @@ def _read_by_work(place: Place) -> set[str]:
     found: set[str] = set()
     for lease in place.leases.current().values():
         found.update(digest for digest in lease.handle.get("inputs", "").split(",") if digest)
-    for run in local.open_runs(place.work):
-        request = local.requested(local.Workspace(place.work / run.key.removeprefix("sha256:")))
+    for run in open_runs(place.work):
+        request = requested(Workspace(place.work / run.key.removeprefix("sha256:")))
         if request is not None:
             found.update(item.digest for item in request.inputs.values())
             if request.continues is not None:

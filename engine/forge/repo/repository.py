@@ -19,6 +19,7 @@ from typing import NamedTuple
 from forge.errors import RepoError
 from forge.repo.objects import ObjectReader, UnreadableError
 
+_NO_REPOSITORY = "not in a Git repository: run `git init` there, or name another with --repo"
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _PLACES = (
     "GIT_DIR",
@@ -364,11 +365,11 @@ def _located(folder: Path) -> _Located:
     except (FileNotFoundError, NotADirectoryError) as error:
         if shutil.which("git") is None:
             raise RepoError("the program `git` is not on PATH: install it") from error
-        raise RepoError(f"{folder}: there is no such folder") from error
+        raise RepoError(f"{folder}: {_NO_REPOSITORY}") from error
     answers = done.stdout.decode("utf-8", "surrogateescape").split("\n")[:-1]
     if len(answers) < 4:  # the last question has no answer in a bare repository
         if "not a git repository" in (said := _said(done)):
-            raise RepoError(f"{folder}: not in a Git repository: run `git init` there, or name another with --repo")
+            raise RepoError(f"{folder}: {_NO_REPOSITORY}")
         raise RepoError(f"{folder}: git: {said}")
     git_dir, common_dir = Path(answers[0]), Path(answers[1]).resolve()
     is_bare = answers[3] == "true"

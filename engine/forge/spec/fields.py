@@ -18,7 +18,7 @@ KINDS = ("DataRecipe", "Tokenizer", "Model", "EvalSuite", "InferencePolicy", "De
 class Part(BaseModel):
     """Base of everything inside a spec: immutable, unknown keys are errors, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True)
 
 
 def _parse_count(value: Any) -> Any:
