@@ -1,7 +1,7 @@
 """One long-lived ``git cat-file --batch``: single objects by name, without a process for each.
 
 Invariant: a question is one line, and its answer is read whole before the next is asked. Where git ends in the middle (an
-object that is damaged makes it die), that question has no answer and the next one starts another process.
+object that is damaged makes it die, or somebody killed it), the question is put to another process, once.
 """
 
 import os
@@ -27,6 +27,10 @@ class UnreadableError(Exception):
     """Git could not give an object; the message is git's own, as far as it said anything."""
 
 
+class _EndedError(UnreadableError):
+    """Git ended in the middle."""
+
+
 class _Git(NamedTuple):
     process: subprocess.Popen[bytes]
     questions: IO[bytes]
@@ -46,24 +50,10 @@ class ObjectReader:
     def read(self, name: str) -> Answer | None:
         """An object by id or by ``COMMIT:PATH``; None where git knows none; raises UnreadableError."""
         with self._guard:
-            git = self._running()
             try:
-                git.questions.write(os.fsencode(name) + b"\n")
-                git.questions.flush()
-            except BrokenPipeError:
-                raise self._ended(git) from None
-            line = git.answers.readline()
-            if not line.endswith(b"\n"):
-                raise self._ended(git)
-            words = line.decode("utf-8", "replace").split()
-            if words[-1:] == ["missing"]:
-                return None
-            if len(words) != 3 or not words[2].isdecimal():
-                raise UnreadableError(" ".join(words))
-            data = git.answers.read(int(words[2]) + 1)  # and the line feed that ends it
-            if len(data) != int(words[2]) + 1:
-                raise self._ended(git)
-            return Answer(words[0], words[1], data[:-1])
+                return self._ask(self._running(), name)
+            except _EndedError:  # perhaps killed between two questions: the object is to blame only if it happens again
+                return self._ask(self._running(), name)
 
     def close(self) -> None:
         """End the process."""
@@ -88,12 +78,31 @@ class ObjectReader:
             self._git = _Git(process, process.stdin, process.stdout, said)
         return self._git
 
-    def _ended(self, git: _Git) -> UnreadableError:
-        """Git died over a question: the error to raise, once the process is cleared away."""
+    def _ask(self, git: _Git, name: str) -> Answer | None:
+        try:
+            git.questions.write(os.fsencode(name) + b"\n")
+            git.questions.flush()
+        except BrokenPipeError:
+            raise self._ended(git) from None
+        line = git.answers.readline()
+        if not line.endswith(b"\n"):
+            raise self._ended(git)
+        words = line.decode("utf-8", "replace").split()
+        if words[-1:] == ["missing"]:
+            return None
+        if len(words) != 3 or not words[2].isdecimal():
+            raise UnreadableError(" ".join(words))
+        data = git.answers.read(int(words[2]) + 1)  # and the line feed that ends it
+        if len(data) != int(words[2]) + 1:
+            raise self._ended(git)
+        return Answer(words[0], words[1], data[:-1])
+
+    def _ended(self, git: _Git) -> "_EndedError":
+        """The error to raise when git has ended before it answered, once the process is cleared away."""
         git.process.wait()
         said = os.pread(git.said.fileno(), 2000, 0).decode(errors="replace").strip()
         self._end(git)
-        return UnreadableError(said or f"git cat-file ended with status {git.process.returncode}")
+        return _EndedError(said or f"git cat-file ended with status {git.process.returncode}")
 
     def _end(self, git: _Git) -> None:
         self._git = None
