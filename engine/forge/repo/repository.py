@@ -354,7 +354,7 @@ def _located(folder: Path) -> _Located:
     questions = ["--git-dir", "--git-common-dir", "--show-object-format", "--is-bare-repository", "--show-toplevel"]
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "--path-format=absolute", *questions],
+            ["git", "rev-parse", *questions],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=folder,
@@ -371,7 +371,7 @@ def _located(folder: Path) -> _Located:
         if "not a git repository" in (said := _said(done)):
             raise RepoError(f"{folder}: {_NO_REPOSITORY}")
         raise RepoError(f"{folder}: git: {said}")
-    git_dir, common_dir = Path(answers[0]), Path(answers[1]).resolve()
+    git_dir, common_dir = ((folder / answer).resolve() for answer in answers[:2])
     is_bare = answers[3] == "true"
     outside = common_dir if is_bare or common_dir.name != ".git" else common_dir.parent
     root = Path(answers[4]) if len(answers) > 4 else outside
