@@ -189,6 +189,14 @@ def test_git_that_was_killed_is_started_again(repository: Path) -> None:
     assert not [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
 
 
+def test_a_repository_that_nobody_closed_leaves_no_process_behind(repository: Path) -> None:
+    opened = Repository(repository)
+    assert opened.read_object("HEAD") is not None
+    assert [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+    del opened
+    assert not [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+
+
 def test_threads_that_share_a_repository_get_their_own_answers(repository: Path) -> None:
     names = git(repository, "ls-tree", "-r", "--format=%(objectname)", "HEAD").split()
     with Repository(repository) as opened, ThreadPoolExecutor(8) as threads:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,7 @@ class ObjectReader:
         self._environment = dict(environment)
         self._guard = threading.Lock()
         self._git: _Git | None = None
+        self._finalizer: weakref.finalize[[_Git], ObjectReader] | None = None
 
     def read(self, name: str) -> Answer | None:
         """An object by id or by ``COMMIT:PATH``; None where git knows none; raises UnreadableError."""
@@ -58,8 +60,7 @@ class ObjectReader:
     def close(self) -> None:
         """End the process."""
         with self._guard:
-            if self._git is not None:
-                self._end(self._git)
+            self._forget()
 
     def _running(self) -> _Git:
         if self._git is None:
@@ -76,6 +77,7 @@ class ObjectReader:
             if process.stdin is None or process.stdout is None:
                 raise UnreadableError("git cat-file has no pipes")
             self._git = _Git(process, process.stdin, process.stdout, said)
+            self._finalizer = weakref.finalize(self, _end, self._git)
         return self._git
 
     def _ask(self, git: _Git, name: str) -> Answer | None:
@@ -101,13 +103,19 @@ class ObjectReader:
         """The error to raise when git has ended before it answered, once the process is cleared away."""
         git.process.wait()
         said = os.pread(git.said.fileno(), 2000, 0).decode(errors="replace").strip()
-        self._end(git)
+        self._forget()
         return _EndedError(said or f"git cat-file ended with status {git.process.returncode}")
 
-    def _end(self, git: _Git) -> None:
+    def _forget(self) -> None:
         self._git = None
-        with suppress(BrokenPipeError):  # it is gone already, and the question with it
-            git.questions.close()
-        git.answers.close()
-        git.process.wait()
-        git.said.close()
+        if self._finalizer is not None:
+            self._finalizer()
+
+
+def _end(git: _Git) -> None:
+    """End the process; also of a reader that nobody closed and nobody holds any more."""
+    with suppress(BrokenPipeError):  # it is gone already, and the question with it
+        git.questions.close()
+    git.answers.close()
+    git.process.wait()
+    git.said.close()
