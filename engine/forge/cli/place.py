@@ -65,12 +65,19 @@ class Reader:
             from forge.ledger.head import head_here
             from forge.ledger.refs import LocalRefs
 
-            refs, head = LocalRefs(self.repository), head_here(self.repository, where.ref)
+            refs = LocalRefs(self.repository)
+
+            def head() -> str | None:
+                return head_here(self.repository, where.ref)
         else:
             from forge.ledger.ledger import Ledger
 
             ledger = Ledger(self.repository, where.ref, where.remote)
-            head, refs = ledger.fetch().commit, ledger.refs
+            refs, fetched = ledger.refs, ledger.fetch().commit
+
+            def head() -> str | None:
+                return fetched
+
         store = store_of(self.repository, desired)
         return glance(Scene(self.repository, desired, refs, head, store, work_folder(self.repository)))
 

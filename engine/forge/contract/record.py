@@ -6,9 +6,8 @@ hashed, not what the step claimed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from operator import not_
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -124,9 +123,8 @@ class Retirement(_Value):
     attestations: dict[str, _Digest] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """What planning asks of a record, as the ledger's index keeps it; never evidence."""
+class Made(NamedTuple):
+    """What planning asks of a record, as the ledger's index keeps it; never evidence. A tuple: a plan reads twenty thousand."""
 
     key: str
     step_id: str
@@ -145,8 +143,7 @@ class Made:
     cost: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """What an environment serves, as the ledger's index keeps it; never evidence."""
 
     environment: str
@@ -155,8 +152,7 @@ class Pointer:
     """Digest of the release artifact."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A resource that the ledger knows, whether or not a commit still asks for it."""
 
     address: str

@@ -8,6 +8,7 @@ this clone's; it is written only for a state that has stood still long enough fo
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,8 +34,8 @@ class Scene(NamedTuple):
     desired: Desired
     refs: Refs
     """Where leases lie."""
-    head: str | None
-    """The ledger's commit, checked and up to date."""
+    head: Callable[[], str | None]
+    """The ledger's commit, checked and up to date; asked only where everything else may be as it was."""
     store: Store
     work: Path
 
@@ -44,8 +45,10 @@ def glance(scene: Scene) -> Plan | None:
     path = scene.repository.state_folder / _FILE
     try:
         note = json.loads(path.read_bytes())
-        token, steps = note["token"], int(note["steps"])
+        token, steps, fingerprint = note["token"], int(note["steps"]), note["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if fingerprint != scene.desired.fingerprint:
         return None
     found = _token(scene)
     if found is None or token != found[0]:
@@ -62,7 +65,7 @@ def note_in_sync(scene: Scene, plan: Plan) -> None:
         return
     path = scene.repository.state_folder / _FILE
     temporary = path.with_name(f"{_FILE}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"token": found[0], "steps": len(plan.actions)}))
+    temporary.write_text(json.dumps({"token": found[0], "steps": len(plan.actions), "fingerprint": scene.desired.fingerprint}))
     temporary.replace(path)
 
 
@@ -74,5 +77,5 @@ def _token(scene: Scene) -> tuple[str, float] | None:
     if stored is None:
         return None
     rows = [f"{folder} {time_ns}" for folder, time_ns in stored]
-    token = digest_of_json([_SCHEMA, __version__, scene.desired.fingerprint, scene.head, *rows])
+    token = digest_of_json([_SCHEMA, __version__, scene.desired.fingerprint, scene.head(), *rows])
     return token, max((row[1] for row in stored), default=0) / 1e9

@@ -44,8 +44,9 @@ class Place:
     @property
     def scene(self) -> Scene:
         """What a glance looks at."""
-        head = self.ledger.snapshot().commit
-        return Scene(self.repository, self.desired, self.ledger.refs, head, self.store, self.work)
+        return Scene(
+            self.repository, self.desired, self.ledger.refs, lambda: self.ledger.snapshot().commit, self.store, self.work
+        )
 
 
 @dataclass(frozen=True)
