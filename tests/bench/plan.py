@@ -105,12 +105,28 @@ def measure(folder: Path, resources: int) -> None:
 
 
 def grow(scratch: Path, folder: Path, arguments: argparse.Namespace) -> None:
-    """Ten times as many resources."""
-    large = applied(scratch / f"n{arguments.large}", arguments.large)
-    plan(large)
-    plan(folder)
-    ratio = median(lambda: plan(large)) / median(lambda: plan(folder))
-    print(f"| growth from {arguments.resources:,} to {arguments.large:,}, warm | {ratio:.1f} times | <= 12 times |", flush=True)
+    """Ten times as many resources, nothing changed and ten models changed, and the memory that it takes."""
+    sizes = {folder: arguments.resources, applied(scratch / f"n{arguments.large}", arguments.large): arguments.large}
+    title = f"growth from {arguments.resources:,} to {arguments.large:,}, warm"
+    idle: list[float] = []
+    for place, resources in sizes.items():
+        generator.change_models(place, resources, CHANGED, seed=0)  # what is recorded
+        plan(place)
+        idle.append(median(lambda place=place: plan(place)))
+    print(f"| {title}, no-op | {idle[1] / idle[0]:.1f} times ({idle[1]:.2f} s) | <= 12 times |", flush=True)
+    changed: list[float] = []
+    peaks: list[int] = []
+    for place, resources in sizes.items():
+        times = []
+        for seed in range(int(time.time()), int(time.time()) + RUNS):
+            generator.change_models(place, resources, CHANGED, seed=seed)
+            times.append(plan(place))
+        changed.append(statistics.median(times))
+        peaks.append(peak(place))
+    print(
+        f"| {title}, {CHANGED} changed | {changed[1] / changed[0]:.1f} times ({changed[1]:.1f} s) | <= 12 times |", flush=True
+    )
+    print(f"| peak memory of a plan with {CHANGED} changed | {peaks[0]} MiB and {peaks[1]} MiB | |", flush=True)
 
 
 def compare_with_dvc(scratch: Path) -> None:
@@ -124,8 +140,9 @@ def compare_with_dvc(scratch: Path) -> None:
         subprocess.run([dvc.with_name("pip"), "install", "--quiet", "--no-deps", "-r", LOCK], check=True)
     theirs = scratch / "dvc"
     if not (theirs / "dvc.lock").exists():
-        stages = write_dvc(folder, theirs, dvc)
-        print(f"| {stages:,} stages: `forge plan` | {ours:.2f} s | |", flush=True)
+        write_dvc(folder, theirs, dvc)
+    stages = (theirs / "dvc.yaml").read_text().count("    cmd: ")
+    print(f"| {stages:,} stages: `forge plan` | {ours:.2f} s | |", flush=True)
     for command in (["status"], ["repro", "--dry"]):
         seconds = statistics.median(run([dvc, *command], theirs) for _ in range(RUNS))
         shown = f"{seconds:.2f} s: {seconds / ours:.0f} times `forge plan`"
@@ -207,6 +224,14 @@ def run(command: list[str | Path], folder: Path) -> float:
     if done.returncode:
         sys.exit(f"{' '.join(map(str, command))} failed in {folder}:\n{done.stderr}")
     return time.perf_counter() - began
+
+
+def peak(folder: Path) -> int:
+    """MiB that ``forge plan`` takes at most."""
+    process = subprocess.Popen([FORGE, "plan"], cwd=folder, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_maxrss // 1024
 
 
 def median(work: Callable[[], float]) -> float:

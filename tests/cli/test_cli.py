@@ -4,31 +4,69 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 from ruamel.yaml import YAML
+from tests.bench import generator
 from tests.conftest import MODEL, ROOT, SPECS, commit_all, git, run_forge
 
 HEAVY = ("torch", "transformers", "datatrove", "vllm", "lm_eval", "numpy", "model_signing", "sigstore")
 
 
-@pytest.mark.parametrize("command", [["plan"], ["validate"], ["status"], ["schema"], ["apply"]])
-def test_deciding_loads_nothing_heavy(applied: Path, config_home: Path, command: list[str]) -> None:
+UNUSED = (
+    "cryptography",
+    "forge.contract.record",
+    "forge.executors.local",
+    "forge.ledger.index",
+    "forge.ledger.lease",
+    "forge.plan.plan",
+    "forge.spec.resource",
+    "fsspec",
+    "git",
+    "pathspec",
+    "psutil",
+    "rich",
+    "ruamel",
+    "yaml",
+)
+"""What a plan needs only where something has changed; each costs as much as the comparison that finds that nothing has."""
+
+
+def loaded(folder: Path, config_home: Path, command: list[str], names: tuple[str, ...]) -> tuple[str, str]:
+    """Which of some modules a command has loaded when it ends, and what it printed."""
     program = (
         "import sys, atexit\n"
         "from forge.cli.main import run\n"
-        f"heavy = {HEAVY!r}\n"
-        "atexit.register(lambda: print('LOADED', [m for m in heavy if m in sys.modules], file=sys.stderr))\n"
+        f"names = {names!r}\n"
+        "atexit.register(lambda: print('LOADED', [m for m in names if m in sys.modules], file=sys.stderr))\n"
         f"sys.argv = ['forge', *{command!r}]\n"
         "run()\n"
     )
     environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=applied, env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=folder, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stderr.splitlines()[-1] == "LOADED []"
+    return done.stderr.splitlines()[-1], done.stdout
+
+
+@pytest.mark.parametrize("command", [["plan"], ["validate"], ["status"], ["schema"], ["apply"]])
+def test_deciding_loads_nothing_heavy(applied: Path, config_home: Path, command: list[str]) -> None:
+    assert loaded(applied, config_home, command, HEAVY)[0] == "LOADED []"
+
+
+def test_a_plan_of_what_has_not_changed_loads_what_compares_and_nothing_that_decides(tmp_path: Path, config_home: Path) -> None:
+    generator.write_repository(tmp_path, 100)
+    generator.write_history(tmp_path)
+    long_ago = time.time() - 60
+    for folder in (tmp_path / ".forge" / "store" / "manifests", *(tmp_path / ".forge" / "store" / "manifests").iterdir()):
+        os.utime(folder, (long_ago, long_ago))  # a store that changed just now is looked at in full
+    said, decided = loaded(tmp_path, config_home, ["plan"], UNUSED)
+    assert "forge.plan.plan" in said
+    assert decided.endswith(" in sync\n")
+    assert loaded(tmp_path, config_home, ["plan"], UNUSED) == ("LOADED []", decided)
 
 
 def test_json_goes_to_stdout_and_nothing_else(applied: Path, config_home: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import DEPLOYMENT, MODEL, commit_all, git, run_forge
-from tests.reconcile.test_apply import FORGE, snapshot_of, training_under_way, wait_for
+from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
 
 from forge.contract.messages import FailureCause
 from forge.reconcile.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
@@ -160,3 +160,18 @@ def test_the_pause_doubles_up_to_a_quarter_of_an_hour_and_a_new_key_starts_afres
     assert not backoff.waits("a")
     backoff.succeeded("a")
     assert backoff.failed("a") == FIRST_SECONDS
+
+
+def test_a_budget_that_is_lowered_while_it_trains_stops_the_training(copy_of_applied: Path, config_home: Path) -> None:
+    (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 400k"))
+    commit_all(copy_of_applied)
+    with watching(copy_of_applied, config_home) as log:
+        wait_for(lambda: training_under_way(copy_of_applied))
+        with (copy_of_applied / "forge.toml").open("a") as settings:
+            settings.write("[budgets]\nmax_cost_per_plan = 0.00000001\n")
+        commit_all(copy_of_applied)
+        wait_for(lambda: "budgets.max_cost_per_plan" in log.read_text())
+        assert "what is left to do may not be done" in log.read_text()
+        wait_for(lambda: not step_processes(copy_of_applied))
+    assert snapshot_of(copy_of_applied).attempts("train/small") == []
+    assert list((copy_of_applied / ".forge" / "work").glob("*/scratch/checkpoints/step-*"))  # the next one goes on from it

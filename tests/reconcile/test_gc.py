@@ -4,9 +4,13 @@ import os
 import time
 from pathlib import Path
 
+import fsspec
+import pytest
+from fsspec.implementations.local import LocalFileSystem
 from tests.conftest import MODEL, SETTINGS, commit_all, git, run_forge
 from tests.reconcile.test_apply import snapshot_of
 
+from forge.cli.main import app
 from forge.store.store import Store
 
 AT_ONCE = "[retention]\ndays = 0.0\nreleases = 1\ngrace_hours = 0.0\n"
@@ -81,3 +85,46 @@ def test_a_damaged_artifact_is_found_by_a_scrub_and_made_again(copy_of_applied: 
     run_forge(copy_of_applied, config_home, "apply")
     assert store.damaged() == frozenset()
     assert "0 are damaged" in run_forge(copy_of_applied, config_home, "scrub").stdout
+
+
+class Undated(LocalFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A file system that does not tell when a file was written, as some object stores' do not."""
+
+    protocol = "undated"
+
+    def modified(self, path: str) -> object:
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("grace_hours", [24.0, 0.0])
+def test_a_store_that_tells_no_times_keeps_all_says_why_and_what_to_do(
+    copy_of_applied: Path,
+    config_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    grace_hours: float,
+) -> None:
+    fsspec.register_implementation("undated", Undated, clobber=True)
+    root = copy_of_applied / ".forge" / "store"
+    settings = f'[store]\nurl = "undated://{root}"\n[retention]\ndays = 0.0\nreleases = 1\ngrace_hours = {grace_hours}\n'
+    (copy_of_applied / "forge.toml").write_text(SETTINGS + settings)
+    commit_all(copy_of_applied)
+    store = Store(f"undated://{root}", copy_of_applied)
+    unreached = store.put_bytes({"a": b"nobody names this"}).digest
+    blobs = set(root.glob("blobs/*/*"))
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    with pytest.raises(SystemExit) as ended:
+        app(["--repo", str(copy_of_applied), "gc", "--yes"])
+    said = capsys.readouterr()
+    assert ended.value.code == 0
+    if grace_hours:
+        assert said.out == ""
+        assert f"1 artifacts more are reached by nothing and stay: the store undated://{root} does not tell when" in said.err
+        assert "set that to 0 in forge.toml" in said.err
+        assert store.has(unreached)
+        assert set(root.glob("blobs/*/*")) == blobs
+    else:
+        assert said.out.split() == [unreached]
+        assert "does not tell when" not in said.err
+        assert not store.has(unreached)
+        assert len(blobs - set(root.glob("blobs/*/*"))) == 1

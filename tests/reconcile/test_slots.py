@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from tests.conftest import MODEL, SETTINGS, commit_all, run_forge
 from tests.reconcile.test_apply import snapshot_of
 
@@ -16,11 +17,12 @@ def overlap(folder: Path) -> bool:
     return first.started < second.finished and second.started < first.finished
 
 
-def two_models(folder: Path, slots: int) -> None:
+def two_models(folder: Path, slots: int, processes: int = 1) -> None:
     (folder / "forge.toml").write_text(SETTINGS.replace("[executor]", f"[executor]\nslots = {slots}"))
     for number, name in enumerate(("one", "two")):
         text = MODEL.replace("name: small}", f"name: {name}}}").replace("seed: 5", f"seed: {number + 20}")
-        (folder / "models" / f"{name}.yaml").write_text(text.replace("tokens: 40k", "tokens: 100k"))
+        resources = f"  resources: {{accelerator: cpu, count: {processes}}}\n"
+        (folder / "models" / f"{name}.yaml").write_text(text.replace("tokens: 40k", "tokens: 100k") + resources)
     commit_all(folder)
 
 
@@ -32,6 +34,15 @@ def test_two_slots_train_two_models_at_once(copy_of_applied: Path, config_home: 
 
 def test_one_slot_trains_one_after_the_other(copy_of_applied: Path, config_home: Path) -> None:
     two_models(copy_of_applied, 1)
+    run_forge(copy_of_applied, config_home, "apply")
+    assert not overlap(copy_of_applied)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_slot_is_a_process_and_a_step_that_needs_more_than_there_are_runs_alone(
+    copy_of_applied: Path, config_home: Path, slots: int
+) -> None:
+    two_models(copy_of_applied, slots, processes=2)
     run_forge(copy_of_applied, config_home, "apply")
     assert not overlap(copy_of_applied)
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.conftest import DATA, commit_all, git, new_repository
 
@@ -162,3 +164,81 @@ def test_globs_do_not_leave_their_folder(repository: Path) -> None:
             f"models/{n}.yaml" for n in ("data", "deployment", "model", "tokenizer")
         )
         assert matching(tree, ["*.yaml"]) == []
+
+
+def test_a_path_with_spaces_is_there_or_missing_and_never_mistaken_for_an_answer(tmp_path: Path) -> None:
+    folder = new_repository(tmp_path / "spaces")
+    (folder / "a blob 5").write_text("hello")
+    commit = commit_all(folder)
+    with Repository(folder) as repository:
+        found = repository.read_object(f"{commit}:a blob 5")
+        assert found is not None
+        assert found.data == b"hello"
+        for name in ("b blob 5", "missing", "b missing", "a blob 5 missing"):
+            assert repository.read_object(f"{commit}:{name}") is None
+        assert repository.read_object(f"{commit}:a blob 5") == found
+
+
+def test_git_that_was_killed_is_started_again(repository: Path) -> None:
+    good = git(repository, "rev-parse", "HEAD:forge.toml")
+    with Repository(repository) as opened:
+        assert opened.read_object(good) is not None
+        (helper,) = [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+        helper.kill()
+        assert opened.read_object(good) is not None
+    assert not [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+
+
+def test_a_repository_that_nobody_closed_leaves_no_process_behind(repository: Path) -> None:
+    opened = Repository(repository)
+    assert opened.read_object("HEAD") is not None
+    assert [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+    del opened
+    assert not [child for child in psutil.Process().children() if "cat-file" in child.cmdline()]
+
+
+def test_threads_that_share_a_repository_get_their_own_answers(repository: Path) -> None:
+    names = git(repository, "ls-tree", "-r", "--format=%(objectname)", "HEAD").split()
+    with Repository(repository) as opened, ThreadPoolExecutor(8) as threads:
+        found = threads.map(opened.read_object, names * 50)
+        assert [item.name if item else None for item in found] == names * 50
+
+
+def test_a_linked_work_tree_has_its_own_commit_and_files_and_the_clone_s_state(repository: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    git(repository, "worktree", "add", "--quiet", "-b", "other", str(linked))
+    (linked / "new.txt").write_text("new")
+    commit = commit_all(linked)
+    (linked / "newer.txt").write_text("newer")
+    with Repository(linked / "models") as opened, Repository(repository) as main:
+        assert opened.resolve_commit("HEAD") == commit
+        assert opened.root == linked
+        assert (opened.home, opened.state_folder) == (main.home, main.state_folder)
+        assert "newer.txt" in WorkTree(opened).paths()
+        assert "newer.txt" not in WorkTree(main).paths()
+
+
+def test_a_bare_repository_and_the_inside_of_one_are_opened(repository: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare.git"
+    git(tmp_path, "clone", "--quiet", "--bare", str(repository), str(bare))
+    with Repository(bare) as opened:
+        assert opened.is_bare
+        assert opened.root == opened.common_dir == bare
+        with pytest.raises(RepoError, match="a bare repository has no working tree"):
+            WorkTree(opened)
+    with Repository(repository / ".git") as opened:
+        assert not opened.is_bare
+        assert opened.root == opened.home == repository
+
+
+def test_what_the_environment_of_a_git_hook_names_is_not_what_is_read(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = new_repository(tmp_path / "other")
+    commit_all(other)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    monkeypatch.setenv("GIT_WORK_TREE", str(other))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(other / ".git" / "index"))
+    with Repository(repository) as opened:
+        assert opened.root == repository
+        assert "forge.toml" in WorkTree(opened).paths()

@@ -15,7 +15,9 @@ from forge.errors import SpecError, UsageError, printable
 if TYPE_CHECKING:
     from forge.cli.place import Reader
     from forge.ledger.ledger import Snapshot
+    from forge.plan.action import Plan
     from forge.plan.desired import Desired
+    from forge.plan.saved import Reading
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -95,17 +97,9 @@ def plan(
     exit_code: Annotated[bool, typer.Option("--exit-code", help="Exit 3 when there is something to do.")] = False,
 ) -> None:
     """Show what applying a commit would do, why, and what it would cost."""
-    from forge import __version__
-    from forge.plan import render
-    from forge.plan.explain import explain as explained
-    from forge.plan.graph import build_graph, unchanged_steps
-    from forge.plan.markdown import to_markdown
-    from forge.plan.review import review
-    from forge.plan.saved import Reading, SavedPlan, to_bytes
-    from forge.reconcile.glance import glance, note_in_sync
-    from forge.reconcile.place import look
-
     gc.disable()  # a plan makes many small values and no circles, and the process ends with it: a third of the time
+    from forge.plan import render
+
     if out is not None and (worktree or without_store or base is not None):
         raise UsageError(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
@@ -113,16 +107,24 @@ def plan(
         )
     notes = ["The store was not read: what the ledger records is taken to be there."] if without_store else []
     with reader_of(context) as reader:
-        place = reader.place(ref, worktree=worktree, without_store=without_store)
+        desired = reader.desired(ref, worktree=worktree)
         special = target or force or base or out or explain or worktree or without_store
         plain = output is PlanFormat.TEXT and not special
-        if plain and (idle := glance(place)) is not None and idle.num_unlisted > render.MOST_IDLE_ROWS:
+        if plain and (idle := reader.glance(desired)) is not None and idle.num_unlisted > render.MOST_IDLE_ROWS:
             typer.echo(render.to_text(idle), nl=False)
             return
+
+        from forge.reconcile.glance import note_in_sync
+        from forge.reconcile.place import look
+
+        place = reader.place_for(desired) if plain else reader.place_now(desired, without_store=without_store)
+
         chosen = scope_of(place.desired, target, force)
         readings: list[Reading] = []
 
-        def reading(snapshot: "Snapshot") -> Reading:
+        def reading(snapshot: "Snapshot") -> "Reading":
+            from forge.plan.saved import Reading
+
             readings.append(Reading(snapshot))
             return readings[-1]
 
@@ -136,8 +138,11 @@ def plan(
         )
         made = now.plan
         if plain:
-            note_in_sync(place, made)
+            note_in_sync(place.scene, made)
         if explain is not None:
+            from forge.plan.explain import explain as explained
+            from forge.plan.graph import build_graph
+
             typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
             return
         older = _base_of(reader, base, notes) if base is not None else None
@@ -146,14 +151,18 @@ def plan(
             before = look(
                 reader.place_for(older, without_store=without_store), without_store=without_store, with_blame=with_blame
             ).plan
-            made = made.beyond(before, unchanged_steps(build_graph(place.desired), build_graph(older)))
-            if made.commit is not None and older.commit is not None:
-                changed = frozenset(change.path for change in reader.repository.changes(older.commit, made.commit))
+            made, changed = _beyond(reader, place.desired, made, older, before)
         if output is PlanFormat.MARKDOWN:
+            from forge.plan.markdown import to_markdown
+            from forge.plan.review import review
+
             printed = to_markdown(made, review(made, place.desired, older, changed, tuple(notes)))
         else:
             printed = render.to_text(made) if output is PlanFormat.TEXT else render.to_json(made)
     if out is not None:
+        from forge import __version__
+        from forge.plan.saved import SavedPlan, to_bytes
+
         out.write_bytes(to_bytes(SavedPlan(made, chosen, __version__, readings[-1].digest)))
     typer.echo(printed, nl=False)
     if made.refusals and exit_code:
@@ -260,6 +269,18 @@ def _base_of(reader: "Reader", base: str, notes: list[str]) -> "Desired | None":
         notes.append(f"Commit {commit[:12]}, the base, is not valid itself: this is the whole plan.")
         typer.echo(f"--base: commit {commit[:12]} is not valid, so nothing is left out:\n{error}", err=True)
         return None
+
+
+def _beyond(
+    reader: "Reader", desired: "Desired", made: "Plan", older: "Desired", before: "Plan"
+) -> "tuple[Plan, frozenset[str] | None]":
+    """The plan without what an older commit's holds as well, and the paths that differ between the two commits."""
+    from forge.plan.graph import build_graph, unchanged_steps
+
+    beyond = made.beyond(before, unchanged_steps(build_graph(desired), build_graph(older)))
+    if beyond.commit is None or older.commit is None:
+        return beyond, None
+    return beyond, frozenset(change.path for change in reader.repository.changes(older.commit, beyond.commit))
 
 
 def _machine_readable(error: SpecError, output: ValidateFormat) -> str:

@@ -85,6 +85,7 @@ def _interrupt(_number: int, _frame: object) -> None:
 def run() -> None:
     """Entry point: a user's mistake ends with a message and its exit code, never with a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # nothing that happens to be installed decides what a valid spec is
     for name in _GIT_ENVIRONMENT:
         os.environ.pop(name, None)
     try:

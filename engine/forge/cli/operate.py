@@ -85,6 +85,13 @@ def gc(
                 f"{garbage.young} of them only because they are young (retention.grace_hours)",
                 err=True,
             )
+            if garbage.undated:
+                typer.echo(
+                    f"{garbage.undated} artifacts more are reached by nothing and stay: the store {place.store.url} does not "
+                    "tell when a file was written, so nobody can say whether they are past retention.grace_hours. To collect "
+                    "them, set that to 0 in forge.toml, and say --yes only while no apply is at work anywhere",
+                    err=True,
+                )
             asks = sys.stdin.isatty() and sys.stdout.isatty()
             if not garbage.artifacts or not (yes or (asks and typer.confirm("Delete them?"))):
                 if garbage.artifacts and not asks:

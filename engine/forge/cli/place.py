@@ -12,6 +12,8 @@ import typer
 from forge.errors import UsageError
 
 if TYPE_CHECKING:
+    from forge.ledger.refs import Refs
+    from forge.plan.action import Plan
     from forge.plan.desired import Desired
     from forge.plan.recorded import Scope
     from forge.reconcile.place import Place
@@ -50,12 +52,45 @@ class Reader:
 
         return settings_of(tree_of(self.repository, ref, worktree=False))
 
-    def place(self, ref: str, *, worktree: bool = False, writes: bool = False, without_store: bool = False) -> "Place":
-        """The same with everything that holds state, the ledger as its remote has it now.
+    def glance(self, desired: "Desired") -> "Plan | None":
+        """The plan in which everything is in sync, where a glance tells that; the ledger as its remote has it now.
+
+        No place is opened for it: of what a place is made of, nothing has to be loaded to see that nothing has changed.
+        """
+        from forge.reconcile.glance import Scene, glance
+
+        where = desired.settings.ledger
+        refs: Refs
+        if where.remote is None:
+            from forge.ledger.head import head_here
+            from forge.ledger.refs import LocalRefs
+
+            refs = LocalRefs(self.repository)
+
+            def head() -> str | None:
+                return head_here(self.repository, where.ref)
+        else:
+            from forge.ledger.ledger import Ledger
+
+            ledger = Ledger(self.repository, where.ref, where.remote)
+            refs, fetched = ledger.refs, ledger.fetch().commit
+
+            def head() -> str | None:
+                return fetched
+
+        store = store_of(self.repository, desired)
+        return glance(Scene(self.repository, desired, refs, head, store, work_folder(self.repository)))
+
+    def place(self, ref: str, *, worktree: bool = False, writes: bool = False) -> "Place":
+        """What a commit asks for with everything that holds state: see ``place_now``."""
+        return self.place_now(self.desired(ref, worktree=worktree), writes=writes)
+
+    def place_now(self, desired: "Desired", *, writes: bool = False, without_store: bool = False) -> "Place":
+        """Everything that holds state, for what a commit asks for; the ledger as its remote has it now.
 
         ``writes``: the command will append; a remote that cannot take that is refused before any work is done.
         """
-        place = self.place_for(self.desired(ref, worktree=worktree), without_store=without_store)
+        place = self.place_for(desired, without_store=without_store)
         if writes:
             place.ledger.connect()
         place.ledger.fetch()
@@ -108,7 +143,7 @@ def place_of(repository: "Repository", desired: "Desired", *, without_store: boo
         repository=repository,
         desired=desired,
         ledger=ledger,
-        leases=Leases(ledger, this_holder()),
+        leases=Leases(ledger, this_holder),
         holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
         store=Store("memory://not-read", repository.home) if without_store else store_of(repository, desired),
         work=work_folder(repository),

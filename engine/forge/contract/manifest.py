@@ -13,7 +13,7 @@ from forge.canonical import Digest, canonical_json, digest_of_bytes, is_digest
 class ManifestFile(BaseModel):
     """One file of an artifact."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     path: str
     size: int = Field(ge=0)
@@ -32,7 +32,7 @@ class ManifestFile(BaseModel):
 class Manifest(BaseModel):
     """An immutable set of files."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     files: tuple[ManifestFile, ...]

@@ -23,7 +23,7 @@ EVENTS_FILE = "events.jsonl"
 class Message(BaseModel):
     """Base of everything that is written to a step's folder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
 
@@ -31,7 +31,7 @@ class Message(BaseModel):
 class InputArtifact(BaseModel):
     """One product that a step reads; ``path`` is a folder to be treated as read-only, or None where only the digest matters."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     digest: str
     path: str | None = None
@@ -40,7 +40,7 @@ class InputArtifact(BaseModel):
 class Continued(BaseModel):
     """The run that another one is the exact continuation of."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     key: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """Its step key."""
@@ -68,7 +68,7 @@ class Hardware(BaseModel):
 class Resources(BaseModel):
     """What the step may use. Thread, process and task counts are pinned here because bytes may depend on them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     accelerator: str = "cpu"
     threads: int = Field(default=2, ge=1)

@@ -15,7 +15,7 @@ POLICY_FILE = "policy.json"
 class ReleaseDocument(BaseModel):
     """The ``release.json`` of a release step; it names bytes by digest only and says nothing of time or place."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     environment: Name

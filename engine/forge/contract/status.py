@@ -42,7 +42,7 @@ class AgentState(StrEnum):
 class AgentStatus(BaseModel):
     """One agent's state."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     environment: Name

@@ -22,7 +22,7 @@ VERDICT_FILE = "verdict.json"
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class TaskReport(_Value):

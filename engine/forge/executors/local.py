@@ -6,22 +6,18 @@ its parent is seen by the lock it holds, awaited, and never doubled. This is no 
 same user; its environment is an allow-list, and its home an empty folder.
 """
 
-import fcntl
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 from pydantic import ValidationError
 
-from forge.canonical import hex_of
 from forge.contract.messages import (
     EVENTS_FILE,
     FAILURE_FILE,
@@ -34,123 +30,14 @@ from forge.contract.messages import (
     StepResult,
 )
 from forge.errors import StepError
+from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
 _LOG_FILE = "step.log"
-_OPEN = "open"
 _PROCESS_FILE = "process.json"
 
 OnEvent = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class Workspace:
-    """The folder of one step key; attempts lie below it."""
-
-    folder: Path
-
-    @property
-    def inputs(self) -> Path:
-        """Where input artifacts are laid out."""
-        return self.folder / "inputs"
-
-    @property
-    def scratch(self) -> Path:
-        """What attempts share."""
-        return self.folder / "scratch"
-
-    def attempts(self) -> list[int]:
-        """Numbers of the attempts so far."""
-        return sorted(int(path.name) for path in self.folder.glob("[0-9]*") if path.name.isdigit())
-
-    def attempt(self, number: int) -> Path:
-        """The folder of one attempt."""
-        return self.folder / f"{number:06d}"
-
-    def finished(self) -> tuple[StepResult, Path] | None:
-        """A result that is in place but not recorded yet, with the folder its products lie in."""
-        for number in reversed(self.attempts()):
-            path = self.attempt(number) / RESULT_FILE
-            if path.exists():
-                return StepResult.model_validate_json(path.read_bytes()), self.attempt(number) / "output"
-        return None
-
-    def clear(self) -> None:
-        """Drop what a recorded step leaves behind; logs, events and the result's words stay.
-
-        The result is renamed first: a kill in between must not leave a result whose products are gone.
-        """
-        reached("executor.clear.before")
-        for number in self.attempts():
-            result = self.attempt(number) / RESULT_FILE
-            if result.exists():
-                result.replace(result.with_name("recorded-" + RESULT_FILE))
-            shutil.rmtree(self.attempt(number) / "output", ignore_errors=True)
-        for folder in (self.inputs, self.scratch, self.folder / "home"):
-            shutil.rmtree(folder, ignore_errors=True)
-        reached("executor.clear.after")
-
-
-def workspace(work: Path, key: str) -> Workspace:
-    """The workspace of a step key, made if need be."""
-    folder = work / hex_of(key)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Workspace(folder)
-
-
-@dataclass(frozen=True)
-class OpenRun:
-    """A step that was launched in a clone and whose result is not recorded yet."""
-
-    key: str
-    step_id: str
-    commit: str
-
-
-def note_open(work: Path, key: str, step_id: str, commit: str) -> None:
-    """Note that a step is launched, before it is: what it leaves behind can be found without searching every folder."""
-    folder = work / _OPEN
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".{hex_of(key)}.tmp"
-    reached("executor.open.before")
-    temporary.write_text(json.dumps({"schema_version": 1, "key": key, "step_id": step_id, "commit": commit}))
-    temporary.replace(folder / hex_of(key))
-    reached("executor.open.after")
-
-
-def note_closed(work: Path, key: str) -> None:
-    """Note that a step is recorded."""
-    (work / _OPEN / hex_of(key)).unlink(missing_ok=True)
-    reached("executor.closed.after")
-
-
-def open_runs(work: Path) -> list[OpenRun]:
-    """The steps that were launched here and not recorded, the newest first; a note that cannot be read is no note."""
-    folder = work / _OPEN
-    if not folder.is_dir():
-        return []
-    found = []
-    for path in sorted(folder.glob("?" * 64), key=lambda path: path.stat().st_mtime, reverse=True):
-        with suppress(ValueError, KeyError, OSError):
-            note = json.loads(path.read_text())
-            found.append(OpenRun(str(note["key"]), str(note["step_id"]), str(note["commit"])))
-    return found
-
-
-@contextmanager
-def step_lock(space: Workspace) -> Iterator[int | None]:
-    """The key's lock as an open file to hand to a child; None while a live step process holds it."""
-    descriptor = os.open(space.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 class Job:
@@ -223,17 +110,6 @@ def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent)
 def adopt(space: Workspace, on_event: OnEvent) -> Job:
     """Watch the step process that holds the key's lock: it outlived its launcher."""
     return Job(space, max(space.attempts(), default=1), None, on_event)
-
-
-def requested(space: Workspace) -> StepRequest | None:
-    """What the newest attempt was asked to do; None where there is none, or its request cannot be read."""
-    attempts = space.attempts()
-    if not attempts:
-        return None
-    try:
-        return StepRequest.model_validate_json((space.attempt(attempts[-1]) / REQUEST_FILE).read_bytes())
-    except (OSError, ValidationError):
-        return None
 
 
 def living_process(space: Workspace) -> int | None:

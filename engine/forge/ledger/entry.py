@@ -30,7 +30,7 @@ Body = Annotated[
 class Entry(BaseModel):
     """A body with its place in the chain."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     schema_version: Literal[1] = 1
     sequence: int = Field(ge=1)

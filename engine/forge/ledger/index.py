@@ -401,7 +401,7 @@ def _made(row: tuple[bytes, int]) -> Made:
     document, checksum = row
     try:
         if zlib.crc32(document) == checksum:
-            return Made(*from_json(document))
+            return Made._make(from_json(document))
     except (TypeError, ValueError) as error:  # another type than was written
         raise _DamagedRowError from error
     raise _DamagedRowError

@@ -10,15 +10,15 @@ from rfc8785 import CanonicalizationError
 
 from forge.canonical import canonical_json, hex_of
 from forge.errors import LedgerError, RefusedError, printable
+from forge.ledger.refs import LEASE_REFS
 from forge.repo.repository import object_id
 
-LEASE_REFS = "refs/forge/leases/"
 TOKEN_REF = "refs/forge/lease-token"  # noqa: S105 (a counter, not a secret)
 SCHEMA_VERSION = 1
 
 
 class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Holder(_Value):

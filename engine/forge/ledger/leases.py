@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -24,7 +25,6 @@ from pydantic import ValidationError
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
 from forge.ledger.lease import (
-    LEASE_REFS,
     TOKEN_REF,
     AlreadyRecordedError,
     Counter,
@@ -38,7 +38,7 @@ from forge.ledger.lease import (
     parse_lease,
 )
 from forge.ledger.lock import fair_lock
-from forge.ledger.refs import LocalRefs, Move, RefMovedError, Refs, write_blob
+from forge.ledger.refs import LEASE_REFS, LocalRefs, Move, RefMovedError, Refs, write_blob
 from forge.ledger.snapshot import Snapshot
 from forge.repo.repository import Repository
 
@@ -85,13 +85,19 @@ def this_holder() -> Holder:
 class Leases:
     """The leases of a ledger, locally or on its remote, on behalf of one holder."""
 
-    def __init__(self, ledger: Shared, holder: Holder | None = None) -> None:
+    def __init__(self, ledger: Shared, holder: Holder | Callable[[], Holder] = this_holder) -> None:
+        """``holder`` may be a function: who only reads leases need not say who he is."""
         self._ledger = ledger
         self._repository = ledger.repository
         self._refs = ledger.refs
         self._is_local = isinstance(self._refs, LocalRefs)
-        self.holder = holder or this_holder()
+        self._holder = holder
         self._token_file = self._repository.state_folder / "lease-token"
+
+    @cached_property
+    def holder(self) -> Holder:
+        """On whose behalf leases are taken; the same for as long as this object lives."""
+        return self._holder() if callable(self._holder) else self._holder
 
     def read(self) -> Found:
         """All leases as they are now, and what is no lease."""

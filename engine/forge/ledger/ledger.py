@@ -12,17 +12,16 @@ Rules of the state machine:
 """
 
 import logging
-import os
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-from forge.errors import LedgerError, RepoError
+from forge.errors import LedgerError
 from forge.faults import reached
 from forge.ledger.batch import TEMPORARY_REFS, Batch, Draft, build, write_commit
 from forge.ledger.entry import Entry
+from forge.ledger.head import check_advance, head_here, read_text, seen_file, write_text
 from forge.ledger.index import Index
 from forge.ledger.lease import Lease, StaleLeaseError
 from forge.ledger.leases import holding
@@ -56,9 +55,8 @@ class Ledger:
         name = ref.removeprefix("refs/forge/")
         self._name = name
         self._index = Index(repository, name)
-        suffix = name.removeprefix("ledger")
-        self._seen_file = repository.state_folder / f"ledger-head{suffix}"
-        self._remote_seen_file = repository.state_folder / f"ledger-head{suffix}.{remote}"
+        self._seen_file = seen_file(repository, ref)
+        self._remote_seen_file = self._seen_file.with_name(f"{self._seen_file.name}.{remote}")
 
     @property
     def refs(self) -> Refs:
@@ -72,13 +70,7 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """The ledger as this clone has it; raises LedgerError when its head is no advance over the last one seen here."""
-        seen = _read_text(self._seen_file)
-        commit = self.repository.ref_target(self.ref)  # after `seen`: a writer moves the ref first, and only forwards
-        if seen and seen != commit:
-            self._check_advance(seen, commit, self.ref, f"git update-ref {self.ref} {seen}")
-        if commit and commit != seen:
-            _write_text(self._seen_file, commit)
-        return Snapshot(self.repository, commit, self._index)
+        return Snapshot(self.repository, head_here(self.repository, self.ref), self._index)
 
     def fetch(self) -> Snapshot:
         """The ledger as the remote has it now; without a remote, as it is here.
@@ -174,12 +166,12 @@ class Ledger:
         here = [Move(self.ref, snapshot.commit, commit)]
         if self.remote is not None:
             self.remote.move([Move(self.ref, theirs, commit), *moves])
-            _write_text(self._remote_seen_file, commit)
+            write_text(self._remote_seen_file, commit)
         else:
             here += moves
         LocalRefs(self.repository).move([*here, *self._no_temporary_refs()])
         reached("ledger.move.after")
-        _write_text(self._seen_file, commit)
+        write_text(self._seen_file, commit)
         return batch.entries
 
     def _no_temporary_refs(self) -> list[Move]:
@@ -189,48 +181,28 @@ class Ledger:
     def _adopt(self, remote: RemoteRefs) -> tuple[Snapshot, str | None]:
         """Move this clone's ref to what was fetched, if that is an advance; returns the head to build on and the remote's."""
         snapshot, theirs = self.snapshot(), remote.target(self.ref)
-        seen = _read_text(self._remote_seen_file)
+        seen = read_text(self._remote_seen_file)
         where = f"{self.ref} of remote {remote.name!r}"
         if seen and seen != theirs:
             lease = f"--force-with-lease={self.ref}:{theirs or ''}"
-            self._check_advance(seen, theirs, where, f"git push {lease} {remote.name} {seen}:{self.ref}")
+            check_advance(self.repository, seen, theirs, where, f"git push {lease} {remote.name} {seen}:{self.ref}")
         if theirs is None:
             return snapshot, None
         if snapshot.commit != theirs and not self._is_part(theirs, snapshot.commit):
             if snapshot.commit is not None:
                 remedy = f"compare `git log {self.ref}` with `git log {theirs}` and keep the true one"
-                self._check_advance(snapshot.commit, theirs, where, remedy)
+                check_advance(self.repository, snapshot.commit, theirs, where, remedy)
             advanced = Snapshot(self.repository, theirs, self._index)
             advanced.check()
             LocalRefs(self.repository).move([Move(self.ref, snapshot.commit, theirs), *self._no_temporary_refs()])
-            _write_text(self._seen_file, theirs)
+            write_text(self._seen_file, theirs)
             snapshot = advanced
         if seen != theirs:
-            _write_text(self._remote_seen_file, theirs)
+            write_text(self._remote_seen_file, theirs)
         return snapshot, theirs
 
     def _is_part(self, commit: str, head: str | None) -> bool:
         return head is not None and (commit == head or self.repository.is_ancestor(commit, head))
-
-    def _check_advance(self, seen: str, commit: str | None, where: str, remedy: str) -> None:
-        """Refuse a head that does not descend from the last one seen, or that removes or changes what that had."""
-        lost: list[str] = []
-        if commit is not None and commit != seen:
-            try:
-                lost = [change.path for change in self.repository.changes(seen, commit) if change.status != "A"]
-            except RepoError as error:
-                raise LedgerError(f"the ledger cannot be compared with the last head seen here, {seen}: {error}") from error
-            if not lost and self.repository.is_ancestor(seen, commit):
-                return
-        names = (
-            f" It removes or changes {', '.join(lost[:3])}{f' and {len(lost) - 3} more' if len(lost) > 3 else ''}."
-            if lost
-            else ""
-        )
-        raise LedgerError(
-            f"the ledger was rewritten: {where} is now {commit or 'absent'}, which does not descend from {seen}, the last head "
-            f"seen here, or does not keep what that had.{names} Find out who moved it. To restore it: {remedy}"
-        )
 
     def _join_packs(self) -> None:
         """Join small packs into larger ones; git keeps every object, reachable or not, and readers notice nothing."""
@@ -245,26 +217,3 @@ class Ledger:
             reached("ledger.repack.after")
         if done.returncode:  # nothing depends on it: the next append tries again
             _log.warning("git repack: %s", done.stderr.decode(errors="replace").strip())
-
-
-def _read_text(path: Path) -> str | None:
-    try:
-        return path.read_text("utf-8", "replace").strip() or None
-    except FileNotFoundError:
-        return None
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file whole, on the disk before it has its name: an empty one would forget what was seen."""
-    point = "remote.seen" if "." in path.name else "ledger.seen"
-    reached(f"{point}.before")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise LedgerError(f"cannot remember the ledger's head in {path}: {error}") from error
-    reached(f"{point}.after")

@@ -18,6 +18,7 @@ from forge.ledger.lock import fair_lock
 from forge.repo.repository import Repository, object_id
 
 FSYNC = ("-c", "core.fsync=all", "-c", "core.fsyncMethod=fsync")
+LEASE_REFS = "refs/forge/leases/"
 NO_OBJECT = "0" * 40
 STALE_LOCK_SECONDS = 5.0
 """git holds the lock of a ref for milliseconds."""

@@ -4,13 +4,16 @@ The planner estimates time and cost with these functions and the train step repo
 what was done are measured by one rule; tests/plan/test_compute.py compares the count with the real model's.
 """
 
-from forge.spec.model import Architecture
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from forge.spec.model import Architecture
 
 FLOPS_FORMULA = "6*N + 12*L*H*S per token (PaLM, appendix B)"
 """What to print beside any figure that rests on ``flops_per_token``."""
 
 
-def num_parameters(architecture: Architecture, vocab_size: int) -> int:
+def num_parameters(architecture: "Architecture", vocab_size: int) -> int:
     """Trainable parameters of a Llama decoder; a tied embedding counts once."""
     hidden = architecture.hidden_size
     key_value = hidden // architecture.num_attention_heads * architecture.num_key_value_heads
@@ -21,7 +24,7 @@ def num_parameters(architecture: Architecture, vocab_size: int) -> int:
     return embeddings + architecture.num_hidden_layers * (attention + feed_forward + norms) + hidden
 
 
-def flops_per_token(architecture: Architecture, vocab_size: int, sequence_length: int) -> int:
+def flops_per_token(architecture: "Architecture", vocab_size: int, sequence_length: int) -> int:
     """Floating-point operations of training on one token, forward and backward: ``6*N + 12*L*H*S``.
 
     N is the number of parameters without the input embedding, which is a look-up; a tied embedding stays in, because

@@ -4,11 +4,14 @@ None means "cannot tell": a step that never ran and whose work no formula gives 
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from forge.contract.record import Record, Spent
 from forge.plan.compute import flops_per_token, num_parameters
-from forge.spec.model import ModelSpec
-from forge.spec.settings import Settings
+
+if TYPE_CHECKING:  # most plans estimate nothing
+    from forge.contract.record import Record, Spent
+    from forge.spec.model import ModelSpec
+    from forge.spec.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ NO_ESTIMATE = Estimate()
 """Nothing is known."""
 
 
-def estimate_training(spec: ModelSpec, vocab_size: int, settings: Settings) -> Estimate:
+def estimate_training(spec: "ModelSpec", vocab_size: int, settings: "Settings") -> Estimate:
     """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
     training = spec.training
     steps = -(-training.tokens // training.batch_tokens)
@@ -42,19 +45,21 @@ def estimate_training(spec: ModelSpec, vocab_size: int, settings: Settings) -> E
     return Estimate(seconds, cost, parameters, tokens, flops)
 
 
-def estimate_from_history(latest: Record | None) -> Estimate:
+def estimate_from_history(latest: "Record | None") -> Estimate:
     """What the step took when it last ran under this id; nothing known gives an empty estimate."""
     if latest is None:
         return NO_ESTIMATE
     return Estimate(latest.actual.seconds, latest.actual.cost)
 
 
-def price(seconds: float, count: int, accelerator: str, settings: Settings) -> float | None:
+def price(seconds: float, count: int, accelerator: str, settings: "Settings") -> float | None:
     """Money for time on accelerators; None where forge.toml names no price."""
     entry = settings.accelerators.get(accelerator)
     return None if entry is None else seconds / 3600 * count * entry.price_per_hour
 
 
-def spent(estimate: Estimate) -> Spent | None:
+def spent(estimate: Estimate) -> "Spent | None":
     """The estimate as a record keeps it, beside the actual figures."""
+    from forge.contract.record import Spent
+
     return None if estimate.seconds is None else Spent(seconds=estimate.seconds, cost=estimate.cost)

@@ -1,14 +1,16 @@
 """A plan as text and as JSON: two views of the same value. The third, for pull requests, is in ``markdown``."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
-
-from pydantic import TypeAdapter
+from typing import TYPE_CHECKING, Any
 
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.compute import FLOPS_FORMULA
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 2
 MOST_IDLE_ROWS = 40
@@ -43,7 +45,6 @@ COUNTED = {
     ActionKind.NOTHING: "in sync",
 }
 """How each kind is counted, in the order of a summary."""
-_ADAPTER = TypeAdapter(Plan)
 
 
 def to_text(plan: Plan) -> str:
@@ -79,7 +80,7 @@ def to_data(plan: Plan) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "summary": {kind.value: sum(action.kind is kind for action in plan.actions) for kind in ActionKind},
-        **_ADAPTER.dump_python(plan, mode="json"),
+        **_adapter().dump_python(plan, mode="json"),
     }
 
 
@@ -87,7 +88,7 @@ def from_data(data: dict[str, Any]) -> Plan:
     """A plan from its JSON form; raises ``ValueError`` for another schema version, ``ValidationError`` for another shape."""
     if data.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(f"a plan of schema version {data.get('schema_version')!r}; this engine reads {SCHEMA_VERSION}")
-    return _ADAPTER.validate_python({name: data[name] for name in data if name not in ("schema_version", "summary")})
+    return _adapter().validate_python({name: data[name] for name in data if name not in ("schema_version", "summary")})
 
 
 def duration(seconds: float) -> str:
@@ -169,3 +170,11 @@ def totals(plan: Plan) -> Iterable[str]:
         yield "No estimate: none of these steps ran here before."
     if any(estimate.flops is not None for estimate in estimates):
         yield f"FLOPs: {FLOPS_FORMULA}."
+
+
+@functools.cache
+def _adapter() -> "TypeAdapter[Plan]":
+    """Made when a plan is first turned into data: text needs none."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)

@@ -5,10 +5,11 @@ After each thing that is done the plan is made again, because products decide wh
 1. A lease is taken before a step is launched, and ends in the transaction that records it. Whoever finds a lease whose
    holder is dead takes it over, and adopts the step's process if that still lives.
 2. A finished step is recorded at once; what has ended together is appended together.
-3. Steps that do not wait for each other run at once, as many as the executor has slots.
+3. Steps that do not wait for each other run at once, as long as their processes fit the executor's slots.
 4. After a failure nothing new is started, unless told to keep going; what runs is awaited and recorded, then the
    failure is raised.
-5. A plan that was approved is never exceeded: each new look is held against it, and what was spent counts.
+5. A plan that was approved is never exceeded: each new look is held against it, and what was spent counts. A plan that is
+   refused (a budget) is not carried out, whether it is the first or one that was made again in the middle.
 """
 
 import time
@@ -25,6 +26,7 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError, TrustError
 from forge.executors import local
+from forge.executors.open_runs import note_closed
 from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, Plan
@@ -159,6 +161,8 @@ class _Apply:
             self.place = self.mode.refresh(self.place)
         done = {record.step_id for record in self.done}
         now = look(self.place, Scope(self.mode.scope.target, self.mode.scope.force - done))
+        if now.plan.refusals:
+            raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
         if self.mode.allowed is not None:
             spent = sum(record.actual.cost or 0.0 for record in self.done)
             beyond = exceeds(self.mode.allowed, now.plan, spent)
@@ -267,17 +271,20 @@ class _Apply:
                 work.ask_to_stop()
 
     def _start(self, now: Look) -> None:
-        """Launch what is ready, up to the executor's slots."""
+        """Launch what is ready and fits the executor's slots."""
         if self._is_failing():
             return
         graph = build_graph(self.place.desired)
         for action in now.plan.changes:
-            if len(self.at_work) >= self.place.desired.settings.executor.slots:
-                return
-            if self._is_ready(action, now):
+            if self._is_ready(action, now) and self._fits(graph[action.id].processes):
                 lease = self._take_lease(action, now)
                 if lease is not None:
                     self._begin(action, graph[action.id], lease)
+
+    def _fits(self, processes: int) -> bool:
+        """Whether so many processes more find a place; where nothing is at work, any number does."""
+        taken = sum(work.request.resources.processes for work in self.at_work.values())
+        return not taken or taken + processes <= self.place.desired.settings.executor.slots
 
     def _begin(self, action: Action, step: Step, lease: Lease) -> None:
         try:
@@ -339,12 +346,11 @@ class _Apply:
 
     def _drain(self) -> None:
         """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
-        asked = self.stop.asked
         until = time.monotonic() + _GRACE_SECONDS
         for work in self.at_work.values():
             work.ask_to_stop()
         while not all(work.is_over() for work in self.at_work.values()):
-            if self.stop.asked > max(1, asked) or time.monotonic() > until:
+            if self.stop.asked > 1 or time.monotonic() > until:
                 for work in self.at_work.values():
                     work.kill()
             elif self.stop.asked:  # not after an error: then the ledger may be what is at fault
@@ -391,7 +397,7 @@ class _Apply:
         for work, record in ended:
             if record is not None:
                 work.space.clear()
-                local.note_closed(self.place.work, work.lease.key)
+                note_closed(self.place.work, work.lease.key)
                 self.done.append(record)
                 self.waiting.discard(work.action.id)
                 self.observer.finished(work.action, record)

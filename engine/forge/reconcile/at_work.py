@@ -11,6 +11,8 @@ from forge.contract.messages import FailureCause, InputArtifact, Resources, Step
 from forge.contract.record import Attempt
 from forge.errors import RefusedError, StoreError
 from forge.executors import local
+from forge.executors.open_runs import note_open
+from forge.executors.workspace import Workspace, requested, step_lock, workspace
 from forge.ledger.lease import Lease
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action
@@ -27,7 +29,7 @@ class AtWork:
     action: Action
     step: Step
     request: StepRequest
-    space: local.Workspace
+    space: Workspace
     job: local.Job | None
     """None: its result was there already."""
     lease: Lease
@@ -63,9 +65,9 @@ class AtWork:
 
 def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Observer) -> AtWork:
     """Adopt the step's living process, take up the result it left, or launch an attempt."""
-    space, began = local.workspace(place.work, lease.key), place.now()
-    with local.step_lock(space) as lock:
-        request = local.requested(space)
+    space, began = workspace(place.work, lease.key), place.now()
+    with step_lock(space) as lock:
+        request = requested(space)
         if lock is None:
             if request is None:
                 raise RefusedError(
@@ -80,7 +82,7 @@ def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Obse
             return AtWork(action, step, request, space, None, lease, began)
         request = _request(place, action, step, space)
         observer.started(action, adopted=False)
-        local.note_open(place.work, lease.key, step.id, place.desired.commit or "")
+        note_open(place.work, lease.key, step.id, place.desired.commit or "")
         job = local.launch(request, space, lock, lambda event: observer.progressed(action, event))
     return AtWork(action, step, request, space, job, lease, began)
 
@@ -95,7 +97,7 @@ def store_bundle(place: Place, source: FromCommit) -> None:
         raise StoreError(f"{source.address}: its files changed while they were read (planned {expected}, stored {found})")
 
 
-def _request(place: Place, action: Action, step: Step, space: local.Workspace) -> StepRequest:
+def _request(place: Place, action: Action, step: Step, space: Workspace) -> StepRequest:
     inputs: dict[str, InputArtifact] = {}
     shutil.rmtree(space.inputs, ignore_errors=True)
     for name, digest in action.inputs.items():
@@ -125,7 +127,7 @@ def _request(place: Place, action: Action, step: Step, space: local.Workspace) -
     )
 
 
-def _checkpoint(place: Place, action: Action, step: Step, space: local.Workspace) -> InputArtifact | None:
+def _checkpoint(place: Place, action: Action, step: Step, space: Workspace) -> InputArtifact | None:
     """The checkpoint to go on from: an artifact of a recorded run, or the newest that a stopped run left on this machine."""
     if action.continues is None:
         return None
@@ -134,8 +136,8 @@ def _checkpoint(place: Place, action: Action, step: Step, space: local.Workspace
         folder.mkdir(parents=True)
         place.store.lay_out(action.continues.checkpoint, folder)
         return InputArtifact(digest=action.continues.checkpoint, path=str(folder))
-    stopped = local.workspace(place.work, action.continues.key)
-    request = local.requested(stopped)
+    stopped = workspace(place.work, action.continues.key)
+    request = requested(stopped)
     if request is None:
         return None
     names = [path.relative_to(stopped.scratch).as_posix() for path in stopped.scratch.glob(CHECKPOINT_GLOB)]

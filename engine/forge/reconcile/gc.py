@@ -2,7 +2,8 @@
 
 Rules:
 1. What is kept is decided in one place (``plan.reach``), from a ledger whose every entry could be read.
-2. What was stored within the grace time is kept: a step stores its products before it records them.
+2. What was stored within the grace time is kept: a step stores its products before it records them. Where the store does
+   not tell when something was stored, it is kept as well, and that is said.
 3. No apply of this clone is at work meanwhile (the caller holds its lock); leases say what runners elsewhere read.
 4. Manifests go first, then the blobs that no manifest names: a kill in between leaves nothing half-deleted that is named.
 """
@@ -12,11 +13,13 @@ import time
 from dataclasses import dataclass
 
 from forge.contract.record import Record
-from forge.executors import local
+from forge.executors.open_runs import open_runs
+from forge.executors.workspace import Workspace, requested
 from forge.ledger.entry import sequence_path
 from forge.plan.graph import FromCommit, build_graph
 from forge.plan.reach import History, Retention, reachable, removable
 from forge.reconcile.place import Look, Place
+from forge.store.store import is_young
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Collection:
     """Number of artifacts that stay."""
     young: int
     """How many of those stay only because they were stored within the grace time."""
+    undated: int
+    """How many stay only because the store does not tell when they were stored, so that the grace time cannot be judged."""
 
 
 def find_garbage(place: Place, now: Look) -> Collection:
@@ -38,9 +43,11 @@ def find_garbage(place: Place, now: Look) -> Collection:
     ages = place.store.ages(time.time())
     grace = place.desired.settings.retention.grace_hours * 3600
     unreached = removable(ages, kept)
-    old = [digest for digest in unreached if ages[digest] >= grace]
+    old = [digest for digest in unreached if not is_young(ages[digest], grace)]
+    undated = [digest for digest in unreached if ages[digest] is None and digest not in old]
     size = sum(place.store.manifest(digest).size for digest in old if digest not in place.store.damaged())
-    return Collection(tuple(old), size, len(ages) - len(old), len(unreached) - len(old))
+    young = len(unreached) - len(old) - len(undated)
+    return Collection(tuple(old), size, len(ages) - len(old), young, len(undated))
 
 
 def collect_garbage(place: Place, garbage: Collection) -> tuple[int, int]:
@@ -85,8 +92,8 @@ def _read_by_work(place: Place) -> set[str]:
     found: set[str] = set()
     for lease in place.leases.current().values():
         found.update(digest for digest in lease.handle.get("inputs", "").split(",") if digest)
-    for run in local.open_runs(place.work):
-        request = local.requested(local.Workspace(place.work / run.key.removeprefix("sha256:")))
+    for run in open_runs(place.work):
+        request = requested(Workspace(place.work / run.key.removeprefix("sha256:")))
         if request is not None:
             found.update(item.digest for item in request.inputs.values())
             if request.continues is not None:

@@ -2,6 +2,7 @@
 
 On the same machine the kernel is asked. Elsewhere only time tells: a lease that stands still for its time to live, on
 this observer's own monotonic clock, is a dead holder's. In doubt a holder lives: the price is waiting, not a step twice.
+Where there is no lease nobody is asked, and nothing is loaded that asks.
 """
 
 import os
@@ -9,15 +10,15 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
-
-from forge.executors import local
+from forge.executors.workspace import Workspace, step_lock
 from forge.ledger.lease import Holder, Lease
 from forge.ledger.leases import Watch
 
 
 def this_holder() -> Holder:
     """This process, as others will see it."""
+    import psutil
+
     started = psutil.Process().create_time()
     return Holder(id=f"{_machine()}/{os.getpid()}/{started:.2f}", host=socket.gethostname(), pid=os.getpid())
 
@@ -46,11 +47,13 @@ class Holders:
         folder = work / lease.key.removeprefix("sha256:")
         if not folder.is_dir():
             return False
-        with local.step_lock(local.Workspace(folder)) as lock:
+        with step_lock(Workspace(folder)) as lock:
             return lock is None
 
 
 def _is_alive(pid: str, started: str) -> bool:
+    import psutil
+
     try:
         return bool(abs(psutil.Process(int(pid)).create_time() - float(started)) < 1)
     except (psutil.NoSuchProcess, ValueError):

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forge.contract.kinds import STEPS, Role, StepKind
-from forge.executors import local
+from forge.executors.open_runs import open_runs
+from forge.executors.workspace import Workspace, requested
 from forge.ledger.lease import Lease
 from forge.ledger.leases import Leases
 from forge.ledger.ledger import Ledger, Snapshot
@@ -14,9 +15,9 @@ from forge.plan.action import Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
-from forge.plan.plan import make_plan
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
 from forge.plan.upkeep import environments_with_approvals
+from forge.reconcile.glance import Scene
 from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree
@@ -48,6 +49,13 @@ class Place:
         roles = self.desired.charter["supply_chain"]["roles"] if self.desired.charter is not None else {}
         return next((Role(role) for role, rules in roles.items() if step.value in rules.get("steps", ())), STEPS[step].role)
 
+    @property
+    def scene(self) -> Scene:
+        """What a glance looks at."""
+        return Scene(
+            self.repository, self.desired, self.ledger.refs, lambda: self.ledger.snapshot().commit, self.store, self.work
+        )
+
 
 @dataclass(frozen=True)
 class Look:
@@ -72,6 +80,8 @@ def look(
     ``without_store``: the store is not read, and taken to hold what the ledger records.
     ``with_blame``: reasons say which commit brought a change; Git is asked once for each.
     """
+    from forge.plan.plan import make_plan  # the decision and all kinds of specs: a place where nothing changed needs neither
+
     snapshot = place.ledger.snapshot()
     held = {lease.key: lease for lease in place.leases.current().values() if place.holders.may_live(lease, place.work)}
     live = Live(
@@ -113,14 +123,14 @@ def _running(lease: Lease, work: Path) -> Running:
 def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, Running]:
     """Runs that ended on this machine without a result: their checkpoints may serve a longer run."""
     found: dict[str, Running] = {}
-    for run in local.open_runs(place.work):
+    for run in open_runs(place.work):
         if run.key not in held and snapshot.made(run.key) is None:
             found.setdefault(run.step_id, _run(run.key, run.step_id, "", run.commit, place.work))
     return found
 
 
 def _run(key: str, step_id: str, holder: str, commit: str, work: Path) -> Running:
-    request = local.requested(local.Workspace(work / key.removeprefix("sha256:")))
+    request = requested(Workspace(work / key.removeprefix("sha256:")))
     parameters = request.parameters if request else {}
     inputs = {name: item.digest for name, item in request.inputs.items()} if request else {}
     return Running(key, step_id, holder, commit, parameters, inputs)

@@ -1,10 +1,16 @@
-"""The wish to stop. Once: drain, that is, let the steps write their checkpoints and end. Twice: end at once."""
+"""The wish to stop. Once: drain, that is, let the steps write their checkpoints and end. Twice: end them at once.
+
+Asked a third time, whatever is being done is left as a kill would leave it: a large artifact that is being stored must not
+keep anybody waiting, and everything that is written here can be interrupted anywhere.
+"""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_PATIENCE = 2
+"""So often the one who asks is answered in order."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -25,6 +31,8 @@ def stop_on_signals(stop: Stop) -> Iterator[None]:
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         stop.ask()
+        if stop.asked > _PATIENCE:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, handle) for number in _SIGNALS}
     try:

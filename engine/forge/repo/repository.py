@@ -1,12 +1,14 @@
 """The Git repository that holds the specs: refs, commits and objects, each object re-hashed as it is read.
 
 Git itself does not check an object's name against its bytes on every read; a chain of evidence must, so ``read_object``
-does. Objects come through one long-lived ``git cat-file --batch`` (GitPython's), refs and moves through the git program.
+does. Everything goes through the git program, so that what git reads Forge reads: single objects through one long-lived
+``git cat-file --batch`` (``forge.repo.objects``), many through one of their own, refs and moves through a process each.
 """
 
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from git import Git, Repo
-from git.exc import GitCommandError, InvalidGitRepositoryError, NoSuchPathError
-
 from forge.errors import RepoError
+from forge.repo.objects import ObjectReader, UnreadableError
 
+_NO_REPOSITORY = "not in a Git repository: run `git init` there, or name another with --repo"
 _EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 _PLACES = (
     "GIT_DIR",
@@ -65,33 +66,23 @@ class Change:
 
 
 class Repository:
-    """An open repository. Holds two processes (cat-file) until closed."""
+    """An open repository. Holds a process (cat-file) from the first object that is read until it is closed."""
 
     def __init__(self, folder: Path) -> None:
         """Open the repository that holds a folder; raises RepoError where there is none or it is of a kind not handled."""
-        try:
-            self._repo = Repo(folder, search_parent_directories=True)
-        except (InvalidGitRepositoryError, NoSuchPathError) as error:
-            raise RepoError(f"{folder}: not in a Git repository: run `git init` there, or name another with --repo") from error
-        self.git: Git = self._repo.git
-        self.git.update_environment(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE=os.devnull)  # objects as their names say
-        self.common_dir = Path(self._repo.common_dir).resolve()
-        meant = {
-            "GIT_DIR": self._repo.git_dir,
-            "GIT_WORK_TREE": self._repo.working_tree_dir or self._repo.git_dir,
-            "GIT_COMMON_DIR": self.common_dir,
-            "GIT_INDEX_FILE": Path(self._repo.git_dir) / "index",
-            "GIT_OBJECT_DIRECTORY": self.common_dir / "objects",
-            "GIT_NAMESPACE": "",
-        }
-        self.git.update_environment(**{name: str(path) for name, path in meant.items() if name in os.environ})
-        reader = self._repo.config_reader()
-        object_format = reader.get_value("extensions", "objectformat", "sha1")
-        if str(object_format).lower() != "sha1":
+        found = _located(folder)
+        if found.object_format != "sha1":
             raise RepoError(
-                f"{folder}: this repository names objects by {object_format}; Forge reads SHA-1 repositories "
+                f"{folder}: this repository names objects by {found.object_format}; Forge reads SHA-1 repositories "
                 "(make one with `git init --object-format=sha1`)"
             )
+        self.common_dir = found.common_dir
+        self.root = found.root
+        """The working tree's top folder; for a bare repository the repository itself."""
+        self.is_bare = found.is_bare
+        """Whether there is no working tree."""
+        self._git_dir = found.git_dir
+        self._objects = ObjectReader(found.common_dir, _environment())
 
     def __enter__(self) -> "Repository":
         return self
@@ -100,13 +91,8 @@ class Repository:
         self.close()
 
     def close(self) -> None:
-        """End git's helper processes."""
-        self._repo.close()
-
-    @property
-    def root(self) -> Path:
-        """The working tree's top folder; for a bare repository the repository itself."""
-        return Path(self._repo.working_tree_dir or self._repo.common_dir)
+        """End git's helper process."""
+        self._objects.close()
 
     @property
     def home(self) -> Path:
@@ -121,11 +107,6 @@ class Repository:
         return path
 
     @property
-    def is_bare(self) -> bool:
-        """Whether there is no working tree."""
-        return bool(self._repo.bare)
-
-    @property
     def is_shallow(self) -> bool:
         """Whether history was cut off when cloning."""
         return (self.common_dir / "shallow").exists()
@@ -134,24 +115,23 @@ class Repository:
         """The commit that a branch, tag, or abbreviated id names; raises RepoError when it names none."""
         if ref.startswith("-"):
             raise RepoError(f"not a commit: {ref!r}")
-        try:
-            return str(self.git.rev_parse("--verify", "--quiet", "--end-of-options", ref + "^{commit}"))
-        except GitCommandError as error:
-            if error.stderr.strip():
-                raise RepoError(f"{self.root}: git: {error.stderr.strip().removeprefix('stderr: ')}") from error
-            hint = "; this clone is shallow: `git fetch --unshallow` brings its history" if self.is_shallow else ""
-            if ref == "HEAD":
-                raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree") from error
-            raise RepoError(f"no commit is named {ref!r}{hint}") from error
+        done = self._here(["rev-parse", "--verify", "--quiet", "--end-of-options", ref + "^{commit}"])
+        if done.returncode == 0:
+            return done.stdout.decode().strip()
+        if said := _said(done):
+            raise RepoError(f"{self.root}: git: {said}")
+        hint = "; this clone is shallow: `git fetch --unshallow` brings its history" if self.is_shallow else ""
+        if ref == "HEAD":
+            raise RepoError("there is no commit yet: commit your specs first, or preview with --worktree")
+        raise RepoError(f"no commit is named {ref!r}{hint}")
 
     def fetch_branch(self, remote: str, branch: str) -> str:
         """Bring a branch of a remote; returns its commit; raises RepoError in git's words, without credentials of a URL."""
         target = f"refs/remotes/{remote}/{branch}"
-        try:
-            self.git.fetch("--quiet", "--no-tags", "--end-of-options", remote, f"+refs/heads/{branch}:{target}")
-        except GitCommandError as error:
-            said = re.sub(r"//[^/@\s]*@", "//", error.stderr.strip().removeprefix("stderr: ").strip("'\n "))
-            raise RepoError(f"cannot fetch {branch} from {remote}: {said}") from error
+        done = self._here(["fetch", "--quiet", "--no-tags", "--end-of-options", remote, f"+refs/heads/{branch}:{target}"])
+        if done.returncode:
+            said = re.sub(r"//[^/@\s]*@", "//", _said(done))
+            raise RepoError(f"cannot fetch {branch} from {remote}: {said}")
         return self.resolve_commit(target)
 
     def ref_target(self, ref: str) -> str | None:
@@ -165,25 +145,30 @@ class Repository:
 
     def last_change(self, older: str, newer: str, paths: Sequence[str]) -> str | None:
         """The newest commit after ``older``, up to ``newer``, that touched one of some paths; None where it cannot be told."""
-        try:
-            found = str(self.git.log("-1", "--format=%H", f"{older}..{newer}", "--", *(f":(literal){path}" for path in paths)))
-        except GitCommandError:
-            return None
-        return found or None
+        limits = [f"{older}..{newer}", "--", *(f":(literal){path}" for path in paths)]
+        done = self._here(["log", "-1", "--format=%H", *limits])
+        return done.stdout.decode().strip() or None if done.returncode == 0 else None
+
+    def worktree_files(self) -> list[str]:
+        """The paths that Git tracks or would add, as they are now; one in conflict is listed three times."""
+        done = self._here(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        if done.returncode:
+            raise RepoError(f"{self.root}: git ls-files: {_said(done)}")
+        return [path for path in done.stdout.decode("utf-8", "surrogateescape").split("\0") if path]
 
     def read_object(self, name: str) -> GitObject | None:
         """Read an object by id or ``COMMIT:PATH``; None when absent; raises RepoError for a damaged one, naming it."""
         if "\n" in name:
             raise RepoError(f"not an object name: {name!r}")
         try:
-            oid, kind, _, data = self.git.get_object_data(name)
-        except ValueError as error:
-            if "missing" in str(error) and not self._has_loose(name):
-                return None
+            answer = self._objects.read(name)
+        except (UnreadableError, OSError) as error:
             raise RepoError(self._damaged(name, str(error))) from error
-        except (GitCommandError, OSError) as error:
-            raise RepoError(self._damaged(name, str(error))) from error
-        oid, kind = _text(oid), _text(kind)
+        if answer is None:
+            if self._has_loose(name):
+                raise RepoError(self._damaged(name, "git calls it missing, and its file is there"))
+            return None
+        oid, kind, data = answer
         found = object_id(kind, data)
         if found != oid:
             raise RepoError(self._damaged(name, f"its bytes hash to {found}"))
@@ -223,6 +208,18 @@ class Repository:
         if len({row.path for row in rows}) != len(rows):
             raise RepoError(self._damaged(name, "it lists a name twice"))  # git and we could read different ones
         return rows
+
+    def _here(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
+        """Run the git program where the repository was opened: with this work tree's HEAD, index and files."""
+        return subprocess.run(
+            ["git", f"--git-dir={self._git_dir}", "-c", "advice.graftFileDeprecated=false", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=self.root,
+            env=_environment(),
+            start_new_session=True,
+            check=False,
+        )
 
     def program(
         self, arguments: Sequence[str], stdin: bytes = b"", timeout_seconds: float | None = None
@@ -286,6 +283,7 @@ class Repository:
                 stderr=said,
                 cwd=self.common_dir,
                 env=_environment(),
+                start_new_session=True,
             ) as process:
                 if process.stdout is None:
                     raise RepoError("git cat-file gave no output")
@@ -334,5 +332,47 @@ def _verb(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """What git said when it failed, on as many lines as it took."""
+    return done.stderr.decode(errors="replace").strip()
+
+
+class _Located(NamedTuple):
+    """Where a repository is, and of what kind."""
+
+    git_dir: Path
+    """The work tree's own part of it: HEAD and index."""
+    common_dir: Path
+    """What all work trees share: objects and refs."""
+    root: Path
+    is_bare: bool
+    object_format: str
+
+
+def _located(folder: Path) -> _Located:
+    """The repository that holds a folder, as git finds it; raises RepoError where it finds none."""
+    questions = ["--git-dir", "--git-common-dir", "--show-object-format", "--is-bare-repository", "--show-toplevel"]
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", *questions],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=folder,
+            env=_environment(),
+            start_new_session=True,
+            check=False,
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if shutil.which("git") is None:
+            raise RepoError("the program `git` is not on PATH: install it") from error
+        raise RepoError(f"{folder}: {_NO_REPOSITORY}") from error
+    answers = done.stdout.decode("utf-8", "surrogateescape").split("\n")[:-1]
+    if len(answers) < 4:  # the last question has no answer in a bare repository
+        if "not a git repository" in (said := _said(done)):
+            raise RepoError(f"{folder}: {_NO_REPOSITORY}")
+        raise RepoError(f"{folder}: git: {said}")
+    git_dir, common_dir = ((folder / answer).resolve() for answer in answers[:2])
+    is_bare = answers[3] == "true"
+    outside = common_dir if is_bare or common_dir.name != ".git" else common_dir.parent
+    root = Path(answers[4]) if len(answers) > 4 else outside
+    return _Located(git_dir, common_dir, root, is_bare, answers[2])

@@ -132,9 +132,8 @@ class WorkTree:
         self._root = repository.root
         if repository.is_bare:
             raise RepoError(f"{repository.root}: a bare repository has no working tree: name a commit with --ref")
-        listing = str(repository.git.ls_files("-z", "--cached", "--others", "--exclude-standard"))
-        names = dict.fromkeys(listing.split("\0"))  # a path in conflict is listed three times
-        self._paths = [path for path in names if path and _is_text(path) and (self._root / path).exists()]
+        names = dict.fromkeys(repository.worktree_files())  # each once
+        self._paths = [path for path in names if _is_text(path) and (self._root / path).exists()]
 
     def paths(self) -> Iterable[str]:
         """Every path, links included."""

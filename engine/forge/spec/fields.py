@@ -28,7 +28,7 @@ KINDS = (
 class Part(BaseModel):
     """Base of everything inside a spec: immutable, unknown keys are errors, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True)
 
 
 def _parse_count(value: Any) -> Any:

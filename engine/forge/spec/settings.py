@@ -16,7 +16,7 @@ _MOST_LINES = 1000
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
 
 class SpecsSection(_Section):
@@ -47,7 +47,8 @@ class LocalExecutorSection(_Section):
     threads: Annotated[int, Field(ge=1)] = 2
     """Threads of a step's process; products may depend on it, so it is recorded."""
     slots: Annotated[int, Field(ge=1, le=1024)] = 1
-    """Steps that run at once, where they do not wait for each other."""
+    """Processes of steps that run at once, where the steps do not wait for each other: a training with `resources.count: 2`
+    takes two. One that takes more than there are runs alone; one that does not fit yet lets smaller ones pass."""
 
 
 class LeaseSection(_Section):
@@ -65,7 +66,8 @@ class RetentionSection(_Section):
     releases: Annotated[int | None, Field(ge=1)] = None
     """The newest so many releases of each environment; None: all of them, so that any can be rolled back to."""
     grace_hours: Annotated[float, Field(ge=0)] = 24.0
-    """What was stored within so many hours is never touched: it may belong to a step that is not recorded yet."""
+    """What was stored within so many hours is never touched: it may belong to a step that is not recorded yet. Where the store
+    does not tell when a file was written, nothing is, unless this is 0."""
 
 
 class BudgetsSection(_Section):

@@ -4,8 +4,9 @@ They are a proposal until the root has signed them (``forge keys delegate``): a 
 that, so whoever may write the repository cannot give themselves a role.
 """
 
+import functools
 from itertools import combinations
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, Field, TypeAdapter, model_validator
 
@@ -19,13 +20,17 @@ Shape = Literal["pretrain"]
 """A way from data to a release: ``pretrain`` is curate, tokenizer, tokenize, train, evaluate, gate, release."""
 STEP_NAMES: tuple[StepName, ...] = ("curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release")
 
-_AWARE = TypeAdapter(AwareDatetime)
+
+@functools.cache
+def _instants() -> TypeAdapter[Any]:
+    """Made when a time is first read: most commands read none."""
+    return TypeAdapter(AwareDatetime)
 
 
 def _moment(value: str) -> str:
     if not value.endswith("Z") or len(value) != len("2026-01-01T00:00:00Z"):
         raise ValueError("expected a time in UTC such as 2026-01-01T00:00:00Z")
-    _AWARE.validate_python(value)
+    _instants().validate_python(value)
     return value
 
 

@@ -30,6 +30,7 @@ class Store:
 
     def __init__(self, url: str, base: Path) -> None:
         """Open the store; a URL without a scheme is a folder, relative to ``base``."""
+        self.url = url
         path = url.removeprefix("file://")
         self._is_local = "://" not in path
         self._root = str((base / path).resolve())
@@ -99,9 +100,9 @@ class Store:
                 found += [(str(folder.relative_to(self._root)), folder.stat().st_mtime_ns) for folder in folders]
         return found
 
-    def ages(self, now: float) -> dict[str, float]:
-        """Artifact -> seconds since its manifest was written or written again, by the file system's clock."""
-        return {digest: now - self._modified(self._manifest_path(digest)) for digest in self.index()}
+    def ages(self, now: float) -> dict[str, float | None]:
+        """Artifact -> seconds since its manifest was written or written again, by its file system's clock; None: not told."""
+        return {digest: self._age(self._manifest_path(digest), now) for digest in self.index()}
 
     def remove(self, digest: str) -> None:
         """Remove an artifact: its manifest, and the note that it is damaged. Its blobs stay until ``sweep``."""
@@ -113,14 +114,15 @@ class Store:
     def sweep(self, now: float, grace_seconds: float) -> tuple[int, int]:
         """Remove the blobs that no manifest names and that are older than ``grace_seconds``; returns their number and bytes.
 
-        A blob that is stored again while it is there gets a new time (``_put_blob``), so one that a writer is about to name
-        in a manifest is not old. Raises StoreError, and removes nothing, while a manifest cannot be read.
+        One whose age nobody can tell goes only without a grace time. A blob that is stored again while it is there gets a new
+        time (``_put_blob``), so one that a writer is about to name in a manifest is not old. Raises StoreError, and removes
+        nothing, while a manifest cannot be read.
         """
         named = {file.sha256 for digest in self.index() for file in self.manifest(digest).files}
         count = size = 0
         for path in self._blob_files():
             digest = "sha256:" + path.rsplit("/", 1)[-1]
-            if digest in named or now - self._modified(path) < grace_seconds:
+            if digest in named or is_young(self._age(path, now), grace_seconds):
                 continue
             size += int(self._fs.size(path) or 0)
             count += 1
@@ -133,15 +135,15 @@ class Store:
         top = f"{self._root}/blobs"
         return [str(path) for path in self._fs.find(top)] if self._fs.exists(top) else []
 
-    def _modified(self, path: str) -> float:
-        """Seconds since the epoch; now, that is young, where the file system does not tell."""
+    def _age(self, path: str, now: float) -> float | None:
+        """Seconds since a file was written; None where the file system does not tell."""
         if self._is_local:
-            return Path(path).stat().st_mtime
+            return now - Path(path).stat().st_mtime
         try:
             found = self._fs.modified(path)
         except NotImplementedError:
-            return float("inf")
-        return float(found.timestamp())
+            return None
+        return now - float(found.timestamp())
 
     def _touch(self, path: str) -> None:
         if self._is_local:
@@ -360,6 +362,11 @@ class Store:
     def _note_path(self, digest: str) -> str:
         name = hex_of(digest)
         return f"{self._root}/damaged/{name[:2]}/{name}.json"
+
+
+def is_young(age: float | None, grace_seconds: float) -> bool:
+    """Whether something may be about to be named and must stay; what has no age does, unless there is no grace time at all."""
+    return grace_seconds > 0 and (age is None or age < grace_seconds)
 
 
 class _AbsentBlobError(StoreError):

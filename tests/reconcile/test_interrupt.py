@@ -1,0 +1,139 @@
+"""Ctrl-C, once and twice, and SIGTERM: what is at work ends, nothing is left behind, and the next apply goes on from there.
+
+Signals go to the whole group of the runner, as a terminal sends them.
+"""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from tests.conftest import MODEL, commit_all, git, run_forge
+from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+LONG_ENOUGH = "tokens: 160k"
+
+
+def start(folder: Path, config_home: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """``forge`` as the leader of a process group of its own, as a shell starts it."""
+    return subprocess.Popen(
+        [FORGE, *(arguments or ("apply",))],
+        cwd=folder,
+        env={**os.environ, "FORGE_CONFIG_HOME": str(config_home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def group_of(leader: int) -> list[int]:
+    """The processes of a group that are alive."""
+    found = subprocess.run(["ps", "-e", "-o", "pid=,pgid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = (line.split() for line in found.splitlines())
+    return [int(pid) for pid, group, state in rows if int(group) == leader and not state.startswith("Z")]
+
+
+def leases(folder: Path) -> str:
+    return git(folder, "for-each-ref", "refs/forge/leases")
+
+
+@pytest.fixture
+def training(copy_of_applied: Path) -> Path:
+    """The example with a training that takes long enough to be interrupted."""
+    (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", LONG_ENOUGH))
+    commit_all(copy_of_applied)
+    return copy_of_applied
+
+
+def nothing_is_left(folder: Path, runner: "subprocess.Popen[str]") -> None:
+    assert step_processes(folder) == []
+    assert group_of(runner.pid) == []
+    assert leases(folder) == ""
+    assert snapshot_of(folder).attempts("train/small") == []  # a stop that was asked for is no failure
+
+
+def goes_on(folder: Path, config_home: Path) -> None:
+    run_forge(folder, config_home, "apply")
+    record = snapshot_of(folder).latest("train/small")
+    assert record is not None
+    assert record.attempt == 2
+    assert int(record.metrics["resumed_from_step"]) > 0
+    assert "7 in sync" in run_forge(folder, config_home, "plan").stdout
+
+
+def test_once_lets_the_training_write_its_checkpoint(training: Path, config_home: Path) -> None:
+    runner = start(training, config_home)
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode == 130, said
+    assert "`forge apply` goes on where it stopped" in said
+    assert "Traceback" not in said
+    nothing_is_left(training, runner)
+    (failure,) = (training / ".forge" / "work").glob("*/000001/failure.json")
+    assert '"stopped"' in failure.read_text()  # the step had the time to say so
+    goes_on(training, config_home)
+
+
+@SIGNALS
+def test_twice_ends_a_step_that_does_not_answer(training: Path, config_home: Path, number: signal.Signals) -> None:
+    runner = start(training, config_home)
+    wait_for(lambda: training_under_way(training))
+    (step,) = step_processes(training)
+    step.suspend()  # it hears nothing: only being killed ends it
+    os.killpg(runner.pid, number)
+    with pytest.raises(subprocess.TimeoutExpired):
+        runner.communicate(timeout=2)
+    assert leases(training) != ""  # it is awaited, and nobody else may have it
+    os.killpg(runner.pid, number)
+    _, said = runner.communicate(timeout=20)
+    assert runner.returncode == 130, said
+    assert "Traceback" not in said
+    nothing_is_left(training, runner)
+    assert not list((training / ".forge" / "work").glob("*/000001/failure.json"))
+    if number is signal.SIGINT:
+        goes_on(training, config_home)
+
+
+def test_twice_before_the_first_was_noticed_counts_as_twice(training: Path, config_home: Path) -> None:
+    runner = start(training, config_home)
+    wait_for(lambda: training_under_way(training))
+    (step,) = step_processes(training)
+    step.suspend()
+    runner.send_signal(signal.SIGSTOP)
+    for number in (signal.SIGINT, signal.SIGTERM):  # one of each: two of one kind would wait as one
+        runner.send_signal(number)
+    runner.send_signal(signal.SIGCONT)
+    _, said = runner.communicate(timeout=20)
+    assert runner.returncode == 130, said
+    nothing_is_left(training, runner)
+
+
+def test_a_controller_ends_the_same_way(training: Path, config_home: Path) -> None:
+    runner = start(training, config_home, "reconcile", "--watch", "--interval", "1")
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode == 130, said
+    assert "Traceback" not in said
+    nothing_is_left(training, runner)
+
+
+@SIGNALS
+def test_while_it_is_still_planning_it_ends_without_a_word_of_python(
+    training: Path, config_home: Path, number: signal.Signals
+) -> None:
+    lock = training / ".git" / "forge" / "apply.lock"
+    assert lock.exists()
+    runner = start(training, config_home)
+    wait_for(lambda: group_of(runner.pid))
+    with pytest.raises(subprocess.TimeoutExpired):
+        runner.communicate(timeout=0.3)  # its imports
+    os.killpg(runner.pid, number)
+    _, said = runner.communicate(timeout=60)
+    assert runner.returncode != 0
+    assert "Traceback" not in said
+    nothing_is_left(training, runner)
