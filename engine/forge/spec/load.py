@@ -120,7 +120,8 @@ def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[
             return document.diagnostic(location, _pattern_message(name, fault))
         case _:
             message = fault["msg"].removeprefix("Value error, ")
-            given = f", found {fault['input']!r}" if isinstance(fault["input"], str | int | float | None) else ""
+            shown = isinstance(fault["input"], str | int | float | None) and "PRIVATE KEY" not in str(fault["input"])
+            given = f", found {fault['input']!r}" if shown else ""  # a secret that was put in a spec goes into no log as well
             return document.diagnostic(location, f"`{name}`: {message}{given}" if name else message)
 
 

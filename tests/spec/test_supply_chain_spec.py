@@ -1,0 +1,141 @@
+"""Faults of SupplyChain and People, each with its place and what to do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import DATA, DEPLOYMENT, MODEL, POLICY, SUITE, TOKENIZER
+from tests.governed import Governed, make_governed
+
+from forge.spec.load import load
+from forge.spec.resolve import resolve
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+def faults(governed: Governed, people: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+    specs = {"data": DATA, "tokenizer": TOKENIZER, "model": MODEL, "suite": SUITE, "policy": POLICY, "deployment": DEPLOYMENT}
+    for kind, spec in (("SupplyChain", governed.supply_chain(**changes)), ("People", people or governed.people())):
+        document = {"apiVersion": "forge/v1", "kind": kind, "metadata": {"name": "small"}, "spec": spec}
+        specs[kind] = yaml.safe_dump(document, sort_keys=False, width=1000)
+    loaded = load([(f"{name}.yaml", text.encode()) for name, text in specs.items()])
+    resolved = resolve(loaded.resources, loaded.broken)
+    return [str(item) for item in (*loaded.diagnostics, *resolved.diagnostics)]
+
+
+_RSA = (
+    "-----BEGIN PUBLIC KEY-----\nMFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALvEJ6bCqkAXCzFLTBmnzUDPWqOWcWjN\n"
+    "Ls8mWIdOYm0CeLTfVPyYsRoCW8ysAIsi7dmXJbuCrAdrpG2wUgVOSHsCAwEAAQ==\n-----END PUBLIC KEY-----\n"
+)
+
+
+def roles_of(governed: Governed, **changes: Any) -> dict[str, Any]:
+    return {**governed.supply_chain()["roles"], **changes}
+
+
+def test_the_governed_example_is_valid(governed: Governed) -> None:
+    assert faults(governed) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"approvers": ["anna"]}, "People has no `anna`; did you mean `ana`?"),
+        ({"release": {"approvals": {"local": 3}}}, "3 approvals are asked for, but there are 2 approvers"),
+        ({"approvers": ["ana", "ana"], "release": {"approvals": {"local": 2}}}, "but there are 1 approvers"),
+        ({"release": {"licenses": ["MIT"]}}, "the SupplyChain allows MIT"),
+        ({"release": {"evaluations": [{"suite": "EvalSuite/safety"}]}}, "there is no EvalSuite/safety"),
+        ({"expires": "2027-01-01"}, "expected a time in UTC such as 2026-01-01T00:00:00Z"),
+        ({"expires": "2027-13-01T00:00:00Z"}, "`expires`"),
+        ({"separation_of_duties": [["author"]]}, "at least 2 items"),
+        ({"separation_of_duties": [["author", "autor"]]}, "expected 'author'"),
+        ({"shapes": ["sweep"]}, "'pretrain'"),
+        ({"approval": {}}, "unknown key `approval`"),
+    ],
+)
+def test_what_is_wrong_is_named(governed: Governed, changes: dict[str, Any], told: str) -> None:
+    found = faults(governed, **changes)
+    assert any(told in text for text in found), found
+
+
+def test_a_step_has_one_role_and_none_is_forgotten(governed: Governed) -> None:
+    roles = roles_of(governed, releaser={"steps": ["release", "gate"]})
+    assert any("the step `gate` is given to evaluator and to releaser" in text for text in faults(governed, roles=roles))
+    roles = roles_of(governed, releaser={"steps": []})
+    assert any("no role may do: release" in text for text in faults(governed, roles=roles))
+
+
+def test_roles_that_are_kept_apart_share_no_key_and_no_holder(governed: Governed) -> None:
+    shared = {"name": "x", "public": governed.public("trainer"), "valid_from": "2026-01-01T00:00:00Z"}
+    roles = roles_of(governed, evaluator={"steps": ["evaluate", "gate"], "keys": [shared]})
+    apart = [["trainer", "evaluator"]]
+    assert faults(governed, roles=roles) == []
+    told = "has the roles trainer and evaluator, which separation_of_duties keeps apart"
+    assert any(told in text for text in faults(governed, roles=roles, separation_of_duties=apart))
+    roles = roles_of(governed)
+    for role in ("trainer", "evaluator"):
+        roles[role] = {**roles[role], "keys": [{**key, "holder": "ana"} for key in roles[role]["keys"]]}
+    assert any(f"ana {told}" in text for text in faults(governed, roles=roles, separation_of_duties=apart))
+
+
+@pytest.mark.parametrize(
+    ("public", "told"),
+    [
+        ("nonsense", "not a public key in PEM"),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "this is a private key: it is lost now"),
+        (
+            _RSA,
+            "expected an Ed25519 or P-256 key",
+        ),
+    ],
+)
+def test_a_key_that_is_none_is_refused(governed: Governed, public: str, told: str) -> None:
+    key = {"name": "x", "public": public, "valid_from": "2026-01-01T00:00:00Z"}
+    roles = roles_of(governed, agent={"keys": [key]})
+    found = faults(governed, roles=roles)
+    assert any(told in text for text in found), found
+
+
+def test_a_private_key_is_never_repeated_in_a_message(governed: Governed) -> None:
+    secret = (governed.config / "keys" / "agent.pem").read_text()
+    roles = roles_of(governed, agent={"keys": [{"name": "x", "public": secret, "valid_from": "2026-01-01T00:00:00Z"}]})
+    body = secret.splitlines()[1]
+    assert not any(body in text for text in faults(governed, roles=roles))
+
+
+@pytest.mark.parametrize("public", ["ssh-rsa AAAA", "ssh-ed25519 AAAA", "", "ecdsa-sha2-nistp256 AAAA x"])
+def test_a_person_has_an_ed25519_key(governed: Governed, public: str) -> None:
+    people = governed.people()
+    people["people"][0]["keys"][0]["public"] = public
+    assert any("`public`" in text for text in faults(governed, people))
+
+
+def test_one_key_is_one_persons(governed: Governed) -> None:
+    people = governed.people()
+    people["people"][1]["keys"][0]["public"] = governed.person("ana").split()[0] + " " + governed.person("ana").split()[1]
+    assert any("ana and ben have the same key" in text for text in faults(governed, people))
+
+
+def test_validity_ends_after_it_begins(governed: Governed) -> None:
+    people = governed.people()
+    people["people"][0]["keys"][0]["valid_until"] = "2019-01-01T00:00:00Z"
+    assert any("valid_until is not later than valid_from" in text for text in faults(governed, people))
+
+
+def test_a_second_supply_chain_is_one_too_many(governed: Governed, tmp_path: Path) -> None:
+    del tmp_path
+    text = yaml.safe_dump(
+        {
+            "apiVersion": "forge/v1",
+            "kind": "SupplyChain",
+            "metadata": {"name": "a"},
+            "spec": governed.supply_chain(approvers=[], release={}),
+        }
+    )
+    loaded = load([("a.yaml", text.encode()), ("b.yaml", text.replace("name: a\n", "name: b\n", 1).encode())])
+    found = [str(item) for item in resolve(loaded.resources).diagnostics]
+    assert any("a commit has one SupplyChain, and SupplyChain/a is there already" in item for item in found), found
