@@ -10,6 +10,7 @@ from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
+from forge.admission.objects import read_objects
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
 from forge.contract.checkpoints import BYPRODUCT
@@ -21,6 +22,7 @@ from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
 from forge.ledger.entry import Entry, index_paths, sequence_path
 from forge.ledger.ledger import Snapshot
+from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
 from forge.plan.graph import Step, build_graph
 from forge.repo.desired import read_desired
@@ -201,20 +203,22 @@ def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | No
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
-    commits = _read_objects(repository, snapshot, evidence)
+    objects = read_objects(repository, snapshot.commit)
+    evidence.findings += [Finding(Rule.LEDGER, path, message) for path, message in objects.faults]
     if evidence.findings:
         return
-    for older, newer in commits:
-        for path in _lost(repository, f"{older}^{{tree}}", f"{newer}^{{tree}}"):
-            evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {newer} removes or changes it"))
-    listing = snapshot.paths()
+    for (older, newer), name in zip(objects.commits, objects.names, strict=True):
+        for path in objects.lost(older, newer):
+            evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {name} removes or changes it"))
+    listing = objects.paths()
     previous: str | None = None
     listed: set[str] = set()
     last = snapshot.head[0]
+    places = _Places()
     for sequence in range(1, last + 1):
         path = sequence_path(sequence)
         try:
-            entry = snapshot.entry_at(path)
+            entry = read_entry(path, objects.blobs.get(listing.get(path, "")))
         except LedgerError as error:
             evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
             return
@@ -227,7 +231,7 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
                 evidence.findings.append(Finding(Rule.LEDGER, index, f"it should be the same object as {path}"))
         listed.add(path)
         previous = entry.digest
-        evidence.findings.extend(_replays(entry, evidence.entries))
+        evidence.findings.extend(places.replays(entry))
         evidence.entries.append(entry)
         evidence.locate((entry,))
     if (last, previous) != snapshot.head:
@@ -237,77 +241,40 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
             evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
 
 
-def _replays(entry: Entry, before: list[Entry]) -> Iterator[Finding]:
-    """A signed body says nothing of its place in the chain, so whoever can write the ref could append an old one again."""
-    body, path = entry.body, sequence_path(entry.sequence)
-    if isinstance(body, Record):
-        known = next((old for old in reversed(before) if isinstance(old.body, Record) and old.body.key == body.key), None)
-        if body.supersedes != (known.digest if known else None):
-            place = f"entry {known.sequence}" if known else "none"
-            yield Finding(Rule.LEDGER, path, f"the record of {body.step_id} does not supersede the one before it ({place})")
-    elif isinstance(body, Withdrawal):
-        known = next((e for e in reversed(before) if isinstance(e.body, Withdrawal) and e.body.subject == body.subject), None)
-        if body.supersedes != (known.digest if known else None):
-            place = f"entry {known.sequence}" if known else "none"
-            yield Finding(Rule.LEDGER, path, f"the withdrawal of {body.subject} does not follow the one before it ({place})")
-    elif isinstance(body, Release | Retirement) and body.environment is not None:
-        bodies = (old.body for old in before)
-        moves = [old.moved for old in bodies if isinstance(old, Release | Retirement) and old.environment == body.environment]
-        if moves and body.moved <= moves[-1]:
-            yield Finding(
-                Rule.LEDGER, path, f"a {body.kind} of {body.environment} moved {body.moved} follows one of {moves[-1]}"
-            )
+class _Places:
+    """The newest entry in each place of the ledger: what the next one there has to follow."""
+
+    def __init__(self) -> None:
+        self._newest: dict[tuple[str, str], Entry] = {}
+
+    def replays(self, entry: Entry) -> Iterator[Finding]:
+        """A signed body says nothing of its place in the chain: whoever can write the ref could append an old one again."""
+        body, path = entry.body, sequence_path(entry.sequence)
+        if isinstance(body, Record):
+            known = self._follow(("record", body.key), entry)
+            if body.supersedes != (known.digest if known else None):
+                message = f"the record of {body.step_id} does not supersede the one before it ({_place(known)})"
+                yield Finding(Rule.LEDGER, path, message)
+        elif isinstance(body, Withdrawal):
+            known = self._follow(("withdrawal", body.subject), entry)
+            if body.supersedes != (known.digest if known else None):
+                message = f"the withdrawal of {body.subject} does not follow the one before it ({_place(known)})"
+                yield Finding(Rule.LEDGER, path, message)
+        elif isinstance(body, Release | Retirement) and body.environment is not None:
+            known = self._follow(("move", body.environment), entry)
+            before = known.body.moved if known is not None and isinstance(known.body, Release | Retirement) else None
+            if before is not None and body.moved <= before:
+                message = f"a {body.kind} of {body.environment} moved {body.moved} follows one of {before}"
+                yield Finding(Rule.LEDGER, path, message)
+
+    def _follow(self, place: tuple[str, str], entry: Entry) -> Entry | None:
+        known = self._newest.get(place)
+        self._newest[place] = entry
+        return known
 
 
-def _lost(repository: Repository, older: str, newer: str, prefix: str = "") -> Iterator[str]:
-    """Paths of the older tree that the newer lacks or has other bytes for; equal subtrees are not entered."""
-    kept = {row.path: row for row in repository.children(newer)}
-    for row in repository.children(older):
-        now = kept.get(row.path)
-        if now == row:
-            continue
-        if now is not None and now.mode == row.mode == "40000":
-            yield from _lost(repository, row.name, now.name, f"{prefix}{row.path}/")
-        else:
-            yield prefix + row.path
-
-
-def _read_objects(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> list[tuple[str, str]]:
-    """Walk commits, trees and blobs from the head, each read once; git's own walk does not re-hash what it meets.
-
-    Returns the commits as (parent, child).
-    """
-    pending = [(snapshot.commit, "the head")] if snapshot.commit else []
-    seen: set[str] = set()
-    steps: list[tuple[str, str]] = []
-    while pending:
-        name, path = pending.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        try:
-            found = repository.read_object(name)
-        except RepoError as error:
-            evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
-            continue
-        if found is None:
-            evidence.findings.append(Finding(Rule.LEDGER, path, f"Git object {name} is absent"))
-        elif found.kind == "commit":
-            names = [line.split(" ", 1) for line in _headers(found.data) if line.startswith(("tree ", "parent "))]
-            pending += [(target, f"commit {name}") for _, target in names]
-            steps += [(target, name) for kind, target in names if kind == "parent"]
-        elif found.kind == "tree":
-            try:
-                pending += [(row.name, row.path) for row in repository.children(name)]
-            except RepoError as error:
-                evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
-        elif found.kind != "blob":
-            evidence.findings.append(Finding(Rule.LEDGER, path, f"Git object {name} is a {found.kind}"))
-    return steps
-
-
-def _headers(commit: bytes) -> list[str]:
-    return commit.split(b"\n\n", 1)[0].decode("utf-8", "replace").splitlines()
+def _place(entry: Entry | None) -> str:
+    return f"entry {entry.sequence}" if entry else "none"
 
 
 def _collect_bytes(store: Store, record: Record, evidence: Evidence) -> None:

@@ -4,6 +4,7 @@ An entry is stored once as an object and listed twice: by sequence number, and b
 listings name the same object id, which the verifier checks.
 """
 
+from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,7 +43,7 @@ class Entry(BaseModel):
         """Canonical bytes; what the next entry's ``previous`` is the digest of."""
         return canonical_json(self.model_dump(mode="json"))
 
-    @property
+    @cached_property
     def digest(self) -> Digest:
         """The entry's name."""
         return digest_of_bytes(self.to_bytes())

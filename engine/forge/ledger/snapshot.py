@@ -149,17 +149,7 @@ class Snapshot:
 
     def entry_at(self, path: str) -> Entry:
         """The entry at a path of the ledger's tree; raises LedgerError when it is absent or not in its canonical form."""
-        data = self._read_path(path)
-        if data is None:
-            raise LedgerError(f"the ledger has no {path}")
-        entry = parse_entry(path, data)
-        try:
-            is_canonical = entry.to_bytes() == data
-        except CanonicalizationError as error:
-            raise LedgerError(f"ledger entry {path} has no canonical form: {error}") from error
-        if not is_canonical:
-            raise LedgerError(f"ledger entry {path} is not in its canonical form")
-        return entry
+        return read_entry(path, self._read_path(path))
 
     def attestation(self, digest: str) -> bytes:
         """The bytes of an attestation, checked against their digest."""
@@ -207,3 +197,17 @@ class Snapshot:
         except RepoError as error:
             raise LedgerError(f"ledger: {error}") from error
         return found.data if found else None
+
+
+def read_entry(path: str, data: bytes | None) -> Entry:
+    """The entry whose bytes lie at a path; raises LedgerError where there are none, or none in their canonical form."""
+    if data is None:
+        raise LedgerError(f"the ledger has no {path}")
+    entry = parse_entry(path, data)
+    try:
+        is_canonical = entry.digest == digest_of_bytes(data)
+    except CanonicalizationError as error:
+        raise LedgerError(f"ledger entry {path} has no canonical form: {error}") from error
+    if not is_canonical:
+        raise LedgerError(f"ledger entry {path} is not in its canonical form")
+    return entry
