@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import statistics
 import time
 from pathlib import Path
 
@@ -31,9 +32,8 @@ def write(folder: Path, remote: str | None, writer: int, batches: int, size: int
             began = time.monotonic()
             ledger.append([Draft(record, (record.key.encode(),)) for record in records], ended=[lease])
             waits.append(time.monotonic() - began)
-        out.write_text(
-            json.dumps({"tokens": tokens, "attempts": ledger.most_attempts, "wait": max(waits), "total": sum(waits)})
-        )
+        report = {"wait": max(waits), "usual": statistics.median(waits), "total": sum(waits)}
+        out.write_text(json.dumps({"tokens": tokens, "attempts": ledger.most_attempts, **report}))
 
 
 def contend(tmp_path: Path, remote: str | None, batches: int, size: int) -> list[dict[str, object]]:
@@ -92,7 +92,7 @@ def test_eight_processes_append_500_records_each(tmp_path: Path) -> None:
     said = contend(tmp_path, None, batches=20, size=25)
     show(said)
     assert max(report["attempts"] for report in said) <= 3
-    waits = [report["total"] for report in said]
+    waits = [report["usual"] for report in said]  # not the longest: one of them joins the packs for all
     assert max(waits) < 2 * min(waits)
 
 

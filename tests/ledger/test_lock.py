@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from forge.errors import LedgerError
-from forge.ledger.lock import fair_lock
+from forge.ledger.lock import fair_lock, lock_if_free
 
 
 def test_whoever_waits_is_next(tmp_path: Path) -> None:
@@ -57,3 +57,10 @@ def test_a_dead_holder_holds_nothing_and_a_living_one_is_not_waited_for_without_
     process.join()
     with fair_lock(tmp_path, "x", 1.0):
         pass
+
+
+def test_what_is_done_by_somebody_already_is_not_waited_for(tmp_path: Path) -> None:
+    with lock_if_free(tmp_path, "x") as first, lock_if_free(tmp_path, "x") as second:
+        assert (first, second) == (True, False)
+    with lock_if_free(tmp_path, "x") as again:
+        assert again

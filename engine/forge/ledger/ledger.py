@@ -25,7 +25,7 @@ from forge.ledger.head import check_advance, head_here, read_text, seen_file, wr
 from forge.ledger.index import Index
 from forge.ledger.lease import Lease, StaleLeaseError
 from forge.ledger.leases import holding
-from forge.ledger.lock import fair_lock
+from forge.ledger.lock import fair_lock, lock_if_free
 from forge.ledger.refs import LocalRefs, Move, RefMovedError, Refs, list_refs
 from forge.ledger.remote import RemoteRefs
 from forge.ledger.snapshot import Snapshot
@@ -211,7 +211,9 @@ class Ledger:
         kept = {name.removesuffix(".keep") + ".pack" for name in names if name.endswith(".keep")}
         if sum(1 for name in names - kept if name.endswith(".pack")) < _PACKS:
             return
-        with fair_lock(self.repository.state_folder, "repack"):
+        with lock_if_free(self.repository.state_folder, "repack") as is_ours:
+            if not is_ours:
+                return  # somebody joins them at this moment: once is enough, and nobody need wait for it
             reached("ledger.repack.before")
             done = self.repository.program(["repack", "--geometric=2", "-d", "-l", "-q", "--no-write-bitmap-index"])
             reached("ledger.repack.after")

@@ -34,6 +34,21 @@ def fair_lock(folder: Path, name: str, wait_seconds: float = WAIT_SECONDS) -> It
         os.close(lock)
 
 
+@contextmanager
+def lock_if_free(folder: Path, name: str) -> Iterator[bool]:
+    """Hold the lock ``name`` of a folder if nobody has it now; gives whether it is held."""
+    descriptor = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(path: Path, deadline: float) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
