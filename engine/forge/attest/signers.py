@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from securesystemslib.exceptions import UnsupportedLibraryError
-from securesystemslib.exceptions import VerificationError as SignatureError
+from securesystemslib.exceptions import UnsupportedLibraryError, UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
 from forge.attest.pem import load_private_key, load_public_key, pem_of_public, read_own_file, read_private_file
@@ -138,7 +137,7 @@ def prove(signer: Signer) -> None:
     """Sign something that says nothing, and check it: raises TrustError where the key will not sign when it is needed."""
     try:
         signer.public_key.verify_signature(signer.sign(_PROOF), _PROOF)
-    except SignatureError as error:
+    except UnverifiedSignatureError as error:
         raise TrustError(f"the key {signer.public_key.keyid[:12]} signs, but its own public half does not verify it") from error
 
 
@@ -239,7 +238,7 @@ class _Elsewhere(Signer):  # type: ignore[misc]  # the library is not typed
             except UnsupportedLibraryError as error:
                 needs = SCHEMES[self._uri.partition(":")[0]]
                 raise TrustError(f"{self._place}: {self._uri} needs {needs}, which is not installed here") from error
-            except SignatureError as error:
+            except UnverifiedSignatureError as error:
                 raise TrustError(
                     f"{self._place}: {self._uri} signed, but not with the key whose public half `public` names: one of the two "
                     "is another key's"
