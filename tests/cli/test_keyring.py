@@ -1,6 +1,7 @@
 """A team's trust, set up by commands alone: a root kept apart, keys by role, a key in a token, rotation."""
 
 import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -299,6 +300,30 @@ def test_what_makes_no_sense_makes_no_key(tmp_path: Path, arguments: list[str], 
     assert told in done.stderr
     assert "hunter2" not in done.stderr
     assert not (tmp_path / "config").exists()
+
+
+@pytest.mark.parametrize(("again", "code"), [(PASSPHRASE, 0), ("another one, mistyped", 2)])
+def test_a_passphrase_is_asked_for_twice_and_not_shown(tmp_path: Path, again: str, code: int) -> None:
+    child, terminal = pty.fork()
+    if child == 0:
+        os.environ["FORGE_CONFIG_HOME"] = str(tmp_path / "config")
+        os.execv(Path(sys.executable).with_name("forge"), ["forge", "keys", "new", "trainer", "--encrypt"])
+    shown = b""
+    for prompt, typed in ((b"Passphrase: ", PASSPHRASE), (b"Again: ", again)):
+        while not shown.endswith(prompt):
+            shown += os.read(terminal, 1000)
+        os.write(terminal, f"{typed}\n".encode())
+    try:
+        while data := os.read(terminal, 1000):
+            shown += data
+    except OSError:  # so a terminal says that nobody is there any more
+        pass
+    _, status = os.waitpid(child, 0)
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == code, shown.decode()
+    assert PASSPHRASE.encode() not in shown
+    assert (b'secret = "ask"' in shown) == (code == 0)
+    assert (tmp_path / "config" / "keys" / "trainer.pem").exists() == (code == 0)
 
 
 def test_keys_are_not_made_inside_a_work_tree(tmp_path: Path) -> None:
