@@ -89,7 +89,9 @@ def make_governed(folder: Path) -> Governed:
 def write_key(config: Path, name: str, key: ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey) -> None:
     """Write both halves of a key."""
     private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (config / "keys" / f"{name}.pem").write_bytes(private)
+    path = config / "keys" / f"{name}.pem"
+    path.touch(mode=0o600)
+    path.write_bytes(private)
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
     (config / "public" / f"{name}.pem").write_bytes(public)
 

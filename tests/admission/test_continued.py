@@ -13,8 +13,8 @@ import pytest
 from tests.admission.test_attacks import bodies_of, record_of, refused, rewrite, signed, store_of, verdict_of
 from tests.conftest import MODEL, commit_all
 
-from forge.attest.keys import weights_key
-from forge.attest.weights import sign_weights, weights_signer
+from forge.attest.keys import weights_signer_for
+from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes, hex_of
 from forge.contract.kinds import Role, StepKind
 from forge.contract.messages import Continued, FailureCause
@@ -41,7 +41,7 @@ class Forge:
         """Sign, with the trainer's key and over its weights too, and append."""
         made, sealed = signed(self.folder, self.config_home, record, Role.TRAINER)
         manifest = store_of(self.folder).manifest(made.products["weights"])
-        signature = sign_weights(manifest, weights_signer(weights_key(self.config_home)))
+        signature = sign_weights(manifest, weights_signer_for(self.config_home))
         names = {**made.attestations, "weights-signature": str(digest_of_bytes(signature))}
         made = made.model_copy(update={"attestations": names})
         self.bodies.append(made)

@@ -25,9 +25,9 @@ from tests.admission.test_attacks import (
 from tests.conftest import commit_all, git, run_forge
 
 from forge.attest.envelope import seal
-from forge.attest.keys import signer_for, weights_key
+from forge.attest.keys import signer_for, weights_signer_for
 from forge.attest.statements import VERIFICATION_SUMMARY
-from forge.attest.weights import sign_weights, weights_signer
+from forge.attest.weights import sign_weights
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import STEPS, Role
 from forge.contract.record import Record, Release
@@ -232,7 +232,7 @@ def test_a_pickle_among_weights_is_refused(name: str, message: str, copy_of_appl
     record, sealed = signed(
         copy_of_applied, config_home, trained.model_copy(update={"products": {"weights": evil.digest}}), Role.TRAINER
     )
-    signature = sign_weights(evil, weights_signer(weights_key(config_home)))
+    signature = sign_weights(evil, weights_signer_for(config_home))
     names = {**record.attestations, "weights-signature": str(digest_of_bytes(signature))}
     record = record.model_copy(update={"attestations": names})
     rewrite(copy_of_applied, [*bodies_of(copy_of_applied), record], [*sealed, signature])

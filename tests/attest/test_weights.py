@@ -15,10 +15,10 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.signer import CryptoSigner
 
 from forge.attest.bundle import bundle_of
-from forge.attest.keys import make_development_keys, weights_key
+from forge.attest.keys import make_development_keys, weights_signer_for
 from forge.attest.statements import PAYLOAD_TYPE
 from forge.attest.trust import read_trust_root
-from forge.attest.weights import sign_weights, verify_weights, weights_signer
+from forge.attest.weights import sign_weights, verify_weights
 from forge.canonical import canonical_json
 from forge.contract.manifest import Manifest, manifest_of
 from forge.errors import TrustError
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def signature(store: Store, config_home: Path) -> bytes:
-    return sign_weights(weights(store), weights_signer(weights_key(config_home)))
+    return sign_weights(weights(store), weights_signer_for(config_home))
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_signature_that_the_library_made_holds(
     """As every engine before this one made them."""
     folder = tmp_path / "weights"
     manifest = store.lay_out(weights(store).digest, folder)
-    config = signing.Config().use_elliptic_key_signer(private_key=weights_key(config_home))
+    config = signing.Config().use_elliptic_key_signer(private_key=config_home / "keys" / "weights.pem")
     config.set_hashing_config(hashing.Config().use_file_serialization(hashing_algorithm="sha256"))
     config.sign(folder, tmp_path / "model.sig")
     verify_weights(manifest, (tmp_path / "model.sig").read_bytes(), keys)
@@ -116,7 +116,7 @@ def resigned(config_home: Path, change: Callable[[dict[str, Any]], object], sign
     statement = json.loads(base64.b64decode(document["dsseEnvelope"]["payload"]))
     change(statement)
     envelope = Envelope(canonical_json(statement), PAYLOAD_TYPE, {})
-    envelope.sign(weights_signer(weights_key(config_home)))
+    envelope.sign(weights_signer_for(config_home))
     return bundle_of(canonical_json(envelope.to_dict()), document["verificationMaterial"]["publicKey"]["hint"])
 
 

@@ -21,9 +21,9 @@ from tests.admission.test_attacks import bodies_of, record_of, rewrite, signed, 
 from tests.conftest import commit_all, new_repository, run_forge, write_small
 
 from forge.admission.verify import verify
-from forge.attest.keys import make_development_keys, weights_key
+from forge.attest.keys import make_development_keys, weights_signer_for
 from forge.attest.trust import read_trust_root
-from forge.attest.weights import sign_weights, weights_signer
+from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role
 from forge.contract.manifest import Manifest
@@ -96,7 +96,7 @@ def attest(folder: Path, config: Path, manifest: Manifest) -> None:
     store_of(folder).check(manifest.digest)
     trained = record_of(folder, "train/small").model_copy(update={"products": {"weights": manifest.digest}})
     record, sealed = signed(folder, config, trained, Role.TRAINER)
-    signature = sign_weights(manifest, weights_signer(weights_key(config)))
+    signature = sign_weights(manifest, weights_signer_for(config))
     names = {**record.attestations, "weights-signature": str(digest_of_bytes(signature))}
     rewrite(folder, [*bodies_of(folder), record.model_copy(update={"attestations": names})], [*sealed, signature])
 
@@ -105,7 +105,7 @@ def attest_only(folder: Path, config: Path, weights: str) -> None:
     """Hash and sign, without the ledger."""
     manifest = store_of(folder).check(weights)
     signed(folder, config, record_of(folder, "train/small"), Role.TRAINER)
-    sign_weights(manifest, weights_signer(weights_key(config)))
+    sign_weights(manifest, weights_signer_for(config))
 
 
 def blobs_of(folder: Path, manifest: Manifest) -> list[str]:

@@ -70,7 +70,7 @@ def test_a_step_has_one_role_and_none_is_forgotten(governed: Governed) -> None:
 
 
 def test_roles_that_are_kept_apart_share_no_key_and_no_holder(governed: Governed) -> None:
-    shared = {"name": "x", "public": governed.public("trainer"), "valid_from": "2026-01-01T00:00:00Z"}
+    shared = {"name": "x", "public": f"the same\n{governed.public('trainer')}\n", "valid_from": "2026-01-01T00:00:00Z"}
     roles = roles_of(governed, evaluator={"steps": ["evaluate", "gate"], "keys": [shared]})
     apart = [["trainer", "evaluator"]]
     assert faults(governed, roles=roles) == []

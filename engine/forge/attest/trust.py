@@ -69,3 +69,36 @@ def read_trust_root(folder: Path) -> TrustRoot:
         raise TrustError(f"no trust root is pinned ({path}): run `forge keys init` for development keys") from error
     except ValidationError as error:
         raise TrustError(f"{path}: not a trust root: {error}") from error
+
+
+def write_trust_root(folder: Path, root: TrustRoot) -> None:
+    """Pin a root: from now on every verdict of this configuration rests on it."""
+    temporary = folder / f"{TRUST_FILE}.{os.getpid()}.tmp"
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), "w") as file:
+        file.write(root.model_dump_json(indent=1) + "\n")
+    temporary.replace(folder / TRUST_FILE)
+
+
+def pin_trust_root(folder: Path, data: bytes, digest: str, *, replace: bool) -> TrustRoot:
+    """Pin a root of which the digest is known from elsewhere.
+
+    Raises TrustError where the bytes are no root or one of another digest, and where another root is pinned unless
+    ``replace`` says that it is to go.
+    """
+    try:
+        root = TrustRoot.model_validate_json(data)
+    except ValidationError as error:
+        raise TrustError(f"not a trust root: {error}") from error
+    if root.digest != digest:
+        raise TrustError(
+            f"this root's digest is {root.digest}, and {digest} is to be pinned: it is another root, or was changed"
+        )
+    before = read_trust_root(folder) if (folder / TRUST_FILE).exists() and not replace else None
+    if before is not None and before.digest != root.digest:
+        raise TrustError(
+            f"{folder / TRUST_FILE} pins {before.digest} already. A root that it has signed as its successor needs no pinning "
+            "(`forge keys rotate`); `--replace` ends the trust in everything that rests on it"
+        )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write_trust_root(folder, root)
+    return root

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -18,11 +17,10 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512, HashAl
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
-    load_pem_private_key,
     load_pem_public_key,
 )
 from securesystemslib.dsse import Envelope
-from securesystemslib.signer import CryptoSigner, Signer
+from securesystemslib.signer import Signer
 
 from forge.attest.bundle import BUNDLE_TYPE, bundle_of
 from forge.attest.statements import PAYLOAD_TYPE, STATEMENT_TYPE
@@ -34,14 +32,6 @@ SIGNATURE_TYPE = "https://model_signing/signature/v1.0"
 MODEL_NAME = "weights"
 _HASHES: dict[int, HashAlgorithm] = {256: SHA256(), 384: SHA384(), 521: SHA512()}
 """By the size of the curve, as Sigstore's registry of algorithms pairs them."""
-
-
-def weights_signer(private_key: Path) -> CryptoSigner:
-    """The signer of a PEM file."""
-    try:
-        return CryptoSigner(load_pem_private_key(private_key.read_bytes(), None))
-    except (ValueError, TypeError) as error:
-        raise TrustError(f"{private_key}: not a private key in PEM: {error}") from error
 
 
 def sign_weights(manifest: Manifest, signer: Signer) -> bytes:

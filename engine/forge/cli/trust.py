@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.build import DataFormat
+from forge.cli.keyring import keys_new, keys_pin, keys_root
 from forge.cli.place import reader_of, repository_of, store_of, tree_of
 from forge.errors import UsageError
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from forge.repo.repository import Repository
 
 keys = typer.Typer(help="Signing keys and the trust root.", no_args_is_help=True)
+keys.command("new")(keys_new)
+keys.command("root")(keys_root)
+keys.command("pin")(keys_pin)
 
 
 def verify(

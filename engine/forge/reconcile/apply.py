@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from forge.admission.history import current_authority
-from forge.attest.keys import signer_for, weights_key
+from forge.attest.authority import public_key
+from forge.attest.keys import signer_for, weights_signer_for
+from forge.attest.signers import prove
 from forge.attest.trust import read_trust_root
 from forge.contract.kinds import StepKind
 from forge.contract.messages import FailureCause
@@ -194,7 +196,9 @@ class _Apply:
         for step in {action.step or StepKind.RELEASE for action in plan.changes}:
             role = self.place.role_of(step)
             signers = authority.signers(role, now)
-            keyid = signer_for(role, self.place.config).public_key.keyid
+            signer = signer_for(role, self.place.config)
+            prove(signer)
+            keyid = signer.public_key.keyid
             if not signers.count(keyid):
                 refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
                 raise TrustError(
@@ -202,7 +206,14 @@ class _Apply:
                     f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
                 )
             if step is StepKind.TRAIN:
-                weights_key(self.place.config)
+                weights = weights_signer_for(self.place.config)
+                prove(weights)
+                listed = {public_key(pem).keyid for pem in authority.weights_keys(now)}
+                if weights.public_key.keyid not in listed:
+                    raise TrustError(
+                        f"the key for weights here ({weights.public_key.keyid[:12]}) does not count: neither the trust root "
+                        "nor its supply chain lists it among the trainer's keys that are valid now"
+                    )
 
     def _store_bundles(self, plan: Plan) -> None:
         """What a step reads stays verifiable, whatever the store has lost since."""

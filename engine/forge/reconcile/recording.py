@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.attest.envelope import seal
-from forge.attest.keys import signer_for, weights_key
+from forge.attest.keys import signer_for, weights_signer_for
 from forge.attest.layout import chain_links, chain_of
 from forge.attest.statements import (
     CURRENT_STATEMENTS,
@@ -18,7 +18,7 @@ from forge.attest.statements import (
     verification_summary,
     withdrawal_statement,
 )
-from forge.attest.weights import sign_weights, weights_signer
+from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
@@ -263,8 +263,7 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
     payloads = {"link": link_of(record, manifests, producers), **statements_of(record, producers, documents)}
     sealed = {name: seal(payload, signer) for name, payload in payloads.items()}
     if step.kind is StepKind.TRAIN:
-        signer = weights_signer(weights_key(place.config))
-        sealed["weights-signature"] = sign_weights(manifests[record.products["weights"]], signer)
+        sealed["weights-signature"] = sign_weights(manifests[record.products["weights"]], weights_signer_for(place.config))
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return record.model_copy(update={"attestations": names}), tuple(sealed.values())
 

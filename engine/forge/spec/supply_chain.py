@@ -93,6 +93,13 @@ class RoleKey(_Validity):
     holder: Annotated[Name | None, GOVERN] = None
     """The person whose key it is, where it is a person's: then separation of duties sees both as one."""
 
+    @property
+    def material(self) -> bytes:
+        """The key itself, however its PEM is laid out."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+        return load_pem_public_key(self.public.encode()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
 
 class RoleRules(Part):
     """What a role may do, and with which keys."""
@@ -167,8 +174,8 @@ class SupplyChainSpec(Part):
                 if one == other:
                     raise ValueError(f"separation_of_duties: `{one}` stands twice in a group")
                 mine, theirs = (rules.get(duty, _NO_RULES) for duty in (one, other))
-                both = {key.public for key in mine.keys} & {key.public for key in theirs.keys}
-                names = [key.name for key in mine.keys if key.public in both]
+                both = {key.material for key in mine.keys} & {key.material for key in theirs.keys}
+                names = [key.name for key in mine.keys if key.material in both]
                 holders = {key.holder for key in mine.keys if key.holder} & {key.holder for key in theirs.keys if key.holder}
                 if names or holders:
                     who = f"the key {names[0]}" if names else f"{min(holders)}"
