@@ -58,7 +58,7 @@ def unknown_annotations(facts: Facts) -> list[str]:
     if facts.desired is None:
         return []
     return [
-        f"{address}: the annotation {name} is no field of this report; there are {', '.join(PREFIX + each for each in DECLARED)}"
+        f"{address}: annotation {name} is no field of this report; known: {', '.join(PREFIX + each for each in DECLARED)}"
         for address in facts.desired.compiled
         for name in facts.desired.resources[address].metadata.annotations
         if name.startswith(PREFIX) and (name.removeprefix(PREFIX) not in DECLARED or not address.startswith("Model/"))
@@ -88,7 +88,7 @@ def _general(facts: Facts, record: Record | None) -> tuple[Fact, ...]:
         facts.proved("Number of parameters", record.metrics.get("parameters") if record else None, record),
         facts.proved(
             "Modality of input and output",
-            "text in, text out (a causal language model of this family)" if record else None,
+            "text in, text out (a causal language model)" if record else None,
             record,
         ),
         _said(facts, "Licence of the model", record, "licence"),
