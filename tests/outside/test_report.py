@@ -253,7 +253,7 @@ ATTACKS = (
     (one_byte_of_a_bundle, "sigstore", "refused attestations/"),
     (no_svr, "the statements", "absent from this bundle"),
     (no_signature, "keys", "not signed by a key of the role trainer"),
-    (no_link, "in-toto", "Step 'evaluate' requires at least"),
+    (no_link, "in-toto", "Step 'evaluate' requires '1' link"),
     (a_weaker_layout, "keys", "in-toto/root.layout: not signed by the root"),
     (another_root, "keys", "not the trust root that you were given"),
     (no_delegation, "keys", "not signed by a key of the role"),
@@ -346,7 +346,7 @@ def test_a_report_edited_by_hand_is_found(released: Path, governed: Governed, tm
 def test_what_the_page_links_to_is_there(released: Path) -> None:
     page = (released.parent / "report" / "index.html").read_text()
     paths = set(re.findall(r'href="([^"#]+)"', page)) - {"data:,"}
-    assert len(paths) > 30
+    assert len(paths) > 20
     for path in paths:
         assert (released.parent / "report" / path).is_file(), path
     assert page.index("YES: small may serve local") < page.index("Which rules were checked")

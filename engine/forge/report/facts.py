@@ -138,7 +138,7 @@ def specs_of(repository: Repository, commit: str, notes: list[str]) -> Desired |
 
 
 def shown(value: object) -> str:  # noqa: PLR0911 (one per type)
-    """A value for people: thousands apart, lists with commas, tables as ``name value``."""
+    """A value for people: thousands apart, lists with commas, tables as ``name value``, those inside in brackets."""
     match value:
         case bool():
             return "yes" if value else "no"
@@ -147,7 +147,8 @@ def shown(value: object) -> str:  # noqa: PLR0911 (one per type)
         case float():
             return f"{value:.4g}"
         case Mapping():
-            return ", ".join(f"{name} {shown(item)}" for name, item in value.items()) or "none"
+            rows = ((name, f"({shown(item)})" if isinstance(item, Mapping) else shown(item)) for name, item in value.items())
+            return ", ".join(f"{name} {text}" for name, text in rows) or "none"
         case str():
             return value
         case Iterable():

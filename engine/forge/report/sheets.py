@@ -9,7 +9,7 @@ from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, S
 from forge.spec.resource import DataRecipe, Model
 
 REPORT_FILE = "report.json"
-_EVERY_DEFAULT = "the spec's own defaults"
+_EVERY_DEFAULT = "none"
 
 
 def data_sheets(facts: Facts) -> tuple[DataSheet, ...]:
@@ -118,7 +118,7 @@ def _training(facts: Facts, record: Record) -> Section:
             facts.proved("Time", f"{record.actual.seconds:,.0f} s, from {record.started} to {record.finished}", record),
             facts.proved("Hardware, as the step says", machine, record),
             facts.proved("Software, as the step says", record.environment, record),
-            facts.proved("Hyperparameters", {**training} or _EVERY_DEFAULT, record),
+            facts.proved("Hyperparameters that are not at their default", {**training} or _EVERY_DEFAULT, record),
             facts.proved("Training loss", metrics.get("train_loss"), record),
             facts.proved("Validation loss", metrics.get("validation_loss"), record),
             facts.proved(

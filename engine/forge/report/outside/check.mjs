@@ -228,6 +228,7 @@ function verdict() {
   });
   const { verdict: word, checks } = documentOf(decision, "verdict.json");
   need(word === "GO" && checks.length > 0, "verdict.json does not say GO");
+  for (const { suite } of trust.charter?.supply_chain.release?.evaluations ?? []) need(checks.some((check) => check.suite === suite), `the supply chain asks for ${suite}, which the verdict does not judge`);
   for (const check of checks) {
     const suite = check.suite.split("/")[1];
     const report = reports.find(([name, each]) => name.split("/")[1].endsWith(`.${suite}`) && each.tasks[check.task])?.[1];
