@@ -405,6 +405,25 @@ def test_a_second_release_shows_what_changed(released: Path, governed: Governed,
     assert "<b>" not in page
 
 
+def test_a_root_that_handed_over_is_followed(released: Path, governed: Governed, tmp_path: Path, reviewer: Any) -> None:
+    """The supply chain was signed by the old root, the release came after the new one; the verifier pins the old root."""
+    folder, new = tmp_path / "repository", make_governed(tmp_path / "new")
+    shutil.copytree(released, folder, symlinks=True)
+    run_forge(folder, governed.config, "keys", "rotate", str(new.config))
+    path = folder / "models" / "deployment.yaml"
+    path.write_text(path.read_text() + "  engine: {max_num_seqs: 4}\n")
+    commit_as(folder, governed, "cleo", "again")
+    run_forge(folder, governed.config, "apply")
+    out = tmp_path / "report"
+    run_forge(folder, governed.config, "report", "release/local", "--out", str(out))
+    (out / "bundle/node_modules").symlink_to(FOLDER / "node_modules")
+    holds, said = followed(reviewer, out / "bundle", root_of(governed))
+    assert holds, said
+    one(out, "bundle/trust/root-change-1.by-itself.json").write_bytes(one(out, "bundle/trust/delegation.json").read_bytes())
+    holds, said = followed(reviewer, out / "bundle", root_of(governed))
+    assert not holds, said
+
+
 def test_a_report_is_of_a_release_and_goes_to_an_empty_folder(released: Path, governed: Governed, tmp_path: Path) -> None:
     assert (
         "release/ENVIRONMENT"

@@ -52,18 +52,20 @@ function readTrust(pinned) {
     checks.push(...found);
     return payloadOf(envelope);
   };
+  const keys = [...(root.roles.root ?? [])];
   for (let number = 1; existsSync(`trust/root-change-${number}.by-previous.json`); number += 1) {
     const change = signedByRoot(`trust/root-change-${number}.by-previous.json`, root.roles.root ?? []);
     need(change.version === number && bare(change.previous) === sha256(JSON.stringify(sorted(root))), `root change ${number} does not follow`);
     need(same(signedByRoot(`trust/root-change-${number}.by-itself.json`, change.root.roles.root ?? []), change), `root change ${number}: the new root signed something else`);
     root = change.root;
+    keys.push(...(root.roles.root ?? []));
   }
-  let charter = null;
+  let charter = null; // it may be older than the last change of the root: which came first, the ledger's order says
   if (existsSync("trust/delegation.json")) {
-    const delegation = signedByRoot("trust/delegation.json", root.roles.root ?? []);
+    const delegation = signedByRoot("trust/delegation.json", keys);
     need(delegation.predicateType === "urn:forge:delegation:v1", "trust/delegation.json: not a delegation");
     charter = delegation.predicate.charter;
-    signedByRoot("in-toto/root.layout", root.roles.root ?? []);
+    signedByRoot("in-toto/root.layout", keys);
   }
   return { root, charter, checks };
 }
