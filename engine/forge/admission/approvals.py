@@ -35,6 +35,22 @@ def authors_of(repository: Repository, commit: str, before: Sequence[str], autho
 
     Raises TrustError where the history cannot be read.
     """
+    people: set[str] = set()
+    unknown = []
+    for name in commits_between(repository, commit, before):
+        person = author_of(repository, name, authority)
+        if person is None:
+            unknown.append(name)
+        else:
+            people.add(person)
+    return Authors(frozenset(people), tuple(unknown))
+
+
+def commits_between(repository: Repository, commit: str, before: Sequence[str]) -> list[str]:
+    """The commits that lead to ``commit`` and to none of ``before``, the commit itself always among them, by name.
+
+    Raises TrustError where the history cannot be read.
+    """
     arguments = ["rev-list", f"--max-count={_MOST_COMMITS + 1}", commit, *(f"^{each}" for each in before)]
     done = repository.program(arguments)
     if done.returncode:
@@ -42,15 +58,7 @@ def authors_of(repository: Repository, commit: str, before: Sequence[str], autho
     names = {*done.stdout.decode().split(), commit}
     if len(names) > _MOST_COMMITS:
         raise TrustError(f"more than {_MOST_COMMITS:,} commits lead to {commit} since the last release: release more often")
-    people: set[str] = set()
-    unknown = []
-    for name in sorted(names):
-        person = _author(repository, name, authority)
-        if person is None:
-            unknown.append(name)
-        else:
-            people.add(person)
-    return Authors(frozenset(people), tuple(unknown))
+    return sorted(names)
 
 
 def judge_approvals(
@@ -125,7 +133,8 @@ def _refusal(
     return None
 
 
-def _author(repository: Repository, name: str, authority: Authority) -> str | None:
+def author_of(repository: Repository, name: str, authority: Authority) -> str | None:
+    """Whom People lists for the key that signed a commit; None where it is signed by nobody whom they list."""
     try:
         found = repository.read_object(name)
     except RepoError as error:

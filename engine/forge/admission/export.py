@@ -56,12 +56,18 @@ def export(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     Returns the verdict. Raises what ``verify`` raises, UsageError for a folder that holds something, and TrustError where
     the ledger itself is at fault or an attestation is no envelope.
     """
+    examined = examine(subject, repository, snapshot, store, root)
+    write_export(examined, snapshot, root, folder)
+    return examined.verdict
+
+
+def write_export(examined: Examination, snapshot: Snapshot, root: TrustRoot, folder: Path) -> dict[str, Any]:
+    """The same of what was examined already; returns what ``index.json`` says."""
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"{folder} is not empty: name a new folder to export to")
-    examined = examine(subject, repository, snapshot, store, root)
     verdict, evidence, release = examined.verdict, examined.evidence, examined.release
     if not evidence.records:
-        raise TrustError(f"{subject}: nothing to export: " + "; ".join(str(finding) for finding in verdict.findings))
+        raise TrustError(f"{verdict.subject}: nothing to export: " + "; ".join(str(finding) for finding in verdict.findings))
     for name in ("attestations", "keys", "locks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     sequence = evidence.sequence(release) if release is not None else len(evidence.entries) + 1
@@ -71,7 +77,7 @@ def export(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
     listed = [_write(number, item, folder) for number, item in enumerate(_attestations(examined, authority), 1)]
     index = {
         "schema_version": 1,
-        "subject": subject,
+        "subject": verdict.subject,
         "holds": verdict.holds,
         "findings": [str(finding) for finding in verdict.findings],
         "trust_root": root.digest,
@@ -83,7 +89,7 @@ def export(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
         "approvals": list(_write_approvals(examined, sequence, folder)),
     }
     (folder / INDEX_FILE).write_text(json.dumps(index, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return verdict
+    return index
 
 
 def _attestations(examined: Examination, authority: Authority) -> Iterator[_Attestation]:

@@ -1,0 +1,205 @@
+"""Chain, evaluations, approvals and changes: the parts of a report that are rows rather than fields."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from forge.admission.approvals import author_of, commits_between, judge_approvals
+from forge.admission.evidence import signers_of
+from forge.attest.bundle import signed_by
+from forge.contract.kinds import StepKind
+from forge.contract.record import Approval, Record
+from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
+from forge.errors import RepoError, TrustError
+from forge.report.bundle import previous_release
+from forge.report.facts import Facts, specs_of
+from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement
+
+_LONGEST = 200
+_MOST_ROWS = 500
+
+
+def chain(facts: Facts) -> tuple[ChainStep, ...]:
+    """The steps in the ledger's order, each with its place in the picture."""
+    evidence = facts.examined.evidence
+    records = sorted(evidence.records.values(), key=evidence.sequence)
+    makers: dict[str, list[Record]] = {}
+    for record in records:
+        for digest in record.products.values():
+            makers.setdefault(digest, []).append(record)
+    reads = {
+        record.key: sorted({maker.key for digest in record.inputs.values() for maker in makers.get(digest, ())} - {record.key})
+        for record in records
+    }
+    by_key = {record.key: record for record in records}
+    levels: dict[str, int] = {}
+
+    def level(key: str, above: frozenset[str]) -> int:
+        if key not in levels:
+            levels[key] = 1 + max((level(each, above | {key}) for each in reads[key] if each not in above), default=-1)
+        return levels[key]
+
+    return tuple(
+        ChainStep(
+            id=record.step_id,
+            level=level(record.key, frozenset()),
+            reads=tuple(by_key[key].step_id for key in reads[record.key]),
+            signer=_signer(facts, record),
+            commit=record.commit,
+            products=tuple(sorted(record.products.items())),
+            finished=record.finished,
+            evidence=facts.attested(record.step_id, *sorted(record.attestations)),
+            holds=facts.holds(record),
+        )
+        for record in records
+    )
+
+
+def measurements(facts: Facts) -> tuple[Measurement, ...]:
+    """Every metric of every evaluation, with the bound that the gate of this release holds it to."""
+    bounds = {}
+    gates = facts.records(StepKind.GATE)
+    for gate in gates:
+        document = facts.document(gate, "verdict", VERDICT_FILE)
+        for check in document["checks"] if document else ():
+            bounds[check["suite"], check["task"], check["metric"], check["bound"]] = check, gate
+    rows: list[Measurement] = []
+    for record in facts.records(StepKind.EVALUATE):
+        report = facts.document(record, "report", REPORT_FILE)
+        suite = f"EvalSuite/{record.step_id.rpartition('.')[2]}"
+        for task, found in report["tasks"].items() if report else ():
+            for metric, value in found["metrics"].items():
+                place = (suite, task, metric)
+                own = [bounds.pop(key) for key in list(bounds) if key[:3] == place]
+                rows += [_measurement(facts, record, place, value, found, check, gate) for check, gate in own]
+                if not own:
+                    rows.append(_measurement(facts, record, place, value, found, None, None))
+    for (suite, task, metric, _), (check, gate) in bounds.items():  # a bound that nothing measured: a NO-GO
+        rows.append(_measurement(facts, None, (suite, task, metric), check["value"], {}, check, gate))
+    return tuple(rows)
+
+
+def approvals(facts: Facts) -> tuple[int, tuple[GivenApproval, ...]]:
+    """How many are needed, and those that the release names."""
+    release, evidence, history = facts.release, facts.examined.evidence, facts.examined.history
+    charter = facts.authority.charter
+    needed = charter.supply_chain.release.approvals.get(release.environment, 0) if charter else 0
+    entries = [entry for entry in evidence.entries if entry.digest in release.approvals]
+    given = judge_approvals(entries, evidence.attestations, history, evidence.sequence(release), evidence.authors)
+    refusals = {item.entry: item.refusal for item in given}
+    return needed, tuple(
+        GivenApproval(
+            person=body.person,
+            given=body.given,
+            commit=body.commit,
+            refusal=refusals.get(entry.digest, "it came after the release"),
+            evidence=(Evidence(f"approval of {body.person}", f"approvals/{body.person}-{entry.sequence}.json"),),
+        )
+        for entry in entries
+        if isinstance(body := entry.body, Approval)
+    )
+
+
+def changes(facts: Facts) -> Changes:
+    """What differs from the release that the environment served before."""
+    release = facts.release
+    before = previous_release(facts.examined, release)
+    if before is None:
+        return Changes(None, None, (), ())
+    unread: list[str] = []
+    earlier = specs_of(facts.repository, before.commit, unread)
+    fields: tuple[FieldChange, ...] = ()
+    if earlier is not None and facts.desired is not None:
+        fields = tuple(_fields(_plain(earlier), _plain(facts.desired)))
+    try:
+        names = commits_between(facts.repository, release.commit, [before.commit])
+    except TrustError as error:
+        unread.append(str(error))
+        names = [release.commit]
+    commits = tuple(_commit(facts, name) for name in names[:_MOST_ROWS])
+    return Changes(before.commit, before.moved, commits, fields[:_MOST_ROWS], "; ".join(unread) or None)
+
+
+def _signer(facts: Facts, record: Record) -> str:
+    """The name of the key that signed a record's link, as the supply chain has it."""
+    evidence = facts.examined.evidence
+    data = evidence.attestations.get(record.attestations.get("link", ""))
+    if data is None:
+        return "nobody"
+    try:
+        ids = signed_by(data)
+        known = signers_of(record, record.step, evidence, facts.examined.history).known
+    except TrustError:
+        return "nobody that can be told"
+    return ", ".join(signer.name for signer in known if signer.key.keyid in ids and signer.refusal is None) or "a stranger"
+
+
+def _measurement(
+    facts: Facts,
+    record: Record | None,
+    place: tuple[str, str, str],
+    value: float | None,
+    found: Mapping[str, Any],
+    check: Mapping[str, Any] | None,
+    gate: Record | None,
+) -> Measurement:
+    evidence = (
+        *(facts.attested(record.step_id, "test-result") if record else ()),
+        *((facts.in_bundle(record, "report", REPORT_FILE),) if record else ()),
+        *(facts.attested(gate.step_id, "svr", "provenance")[:1] if gate else ()),
+    )
+    return Measurement(
+        *place,
+        value=value,
+        stderr=found.get("stderr", {}).get(place[2]),
+        num_items=found.get("items", 0),
+        bound=Bound(check["bound"]) if check else None,
+        threshold=check["threshold"] if check else None,
+        passed=check["passed"] if check else None,
+        evidence=evidence,
+    )
+
+
+def _commit(facts: Facts, name: str) -> CommitRow:
+    try:
+        found = facts.repository.read_object(name)
+        signer = author_of(facts.repository, name, facts.authority)
+    except (RepoError, TrustError) as error:
+        return CommitRow(name, str(error), None)
+    message = found.data.partition(b"\n\n")[2] if found is not None else b""
+    return CommitRow(name, message.decode("utf-8", "replace").strip().split("\n", 1)[0][:_LONGEST], signer)
+
+
+def _plain(desired: Any) -> dict[str, dict[str, Any]]:
+    """Every spec as flat fields."""
+    found = {}
+    for address in desired.compiled:
+        resource = desired.resources[address]
+        found[address] = dict(_flat(resource.model_dump(mode="json", exclude={"apiVersion", "kind"}), ""))
+    return found
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from _flat(item, f"{path}.{name}" if path else str(name))
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from _flat(item, f"{path}[{index}]")
+    else:
+        yield path, value
+
+
+def _fields(old: Mapping[str, dict[str, Any]], new: Mapping[str, dict[str, Any]]) -> Iterator[FieldChange]:
+    for address in sorted({*old, *new}):
+        if address not in old or address not in new:
+            was, now_is = ("was there" if address in side else None for side in (old, new))
+            yield FieldChange(address, "the whole spec", was, "new" if now_is else None)
+            continue
+        before, now = old[address], new[address]
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
+                yield FieldChange(address, name, _text(before.get(name)), _text(now.get(name)))
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)[:_LONGEST]

@@ -1,0 +1,438 @@
+"""Done when: a reviewer without Forge follows the bundle's README, command by command, and reaches Forge's verdict."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import git, new_repository, run_forge, write_small
+from tests.governed import Governed, commit_as, govern, make_governed
+from tests.outside.node import FOLDER, node
+
+from forge.attest.envelope import seal
+from forge.attest.keys import signer_for
+from forge.attest.trust import read_trust_root
+from forge.canonical import canonical_json
+from forge.contract.kinds import Role
+from forge.report.bundle import tool
+
+pytestmark = [
+    pytest.mark.skipif(not (FOLDER / "node_modules").is_dir(), reason="needs `make setup-dev`"),
+    pytest.mark.skipif(
+        any(shutil.which(name) is None for name in ("openssl", "ssh-keygen", "tar")), reason="needs its programs"
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+    """A governed repository with an approved release; a folder ``report`` beside it."""
+    folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
+    write_small(folder)
+    govern(folder, governed.supply_chain(), governed.people())
+    commit_as(folder, governed, "cleo", "the small example, governed")
+    run_forge(folder, governed.config, "keys", "delegate")
+    run_forge(folder, governed.config, "apply", code=1)
+    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    run_forge(folder, governed.config, "apply")
+    run_forge(folder, governed.config, "report", "release/local", "--out", str(folder.parent / "report"))
+    return folder
+
+
+@pytest.fixture
+def reviewer(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a shell command in a folder, in an environment that has the outside verifiers and no Forge."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    verify = Path(sys.executable).with_name("in-toto-verify")
+    for name, command in (("in-toto-verify", [sys.executable, "-I", str(verify)]), ("node", node())):
+        (tools / name).write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')
+        (tools / name).chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+
+    def run(folder: Path, command: str, root: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TRUST_ROOT": root}
+        return subprocess.run(
+            ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
+        )
+
+    assert run(tmp_path, 'command -v forge || test -n "$PYTHONPATH"', "").returncode, "the reviewer has Forge"
+    return run
+
+
+@pytest.fixture
+def bundle(released: Path, tmp_path: Path) -> Path:
+    """The archive, unpacked into an empty folder, with the npm packages that its lock file names."""
+    with tarfile.open(released.parent / "report" / "bundle.tar.gz") as archive:
+        archive.extractall(tmp_path / "empty", filter="data")
+    (tmp_path / "empty" / "bundle" / "node_modules").symlink_to(FOLDER / "node_modules")
+    return tmp_path / "empty" / "bundle"
+
+
+def root_of(governed: Governed) -> str:
+    return read_trust_root(governed.config).digest
+
+
+def commands(readme: Path) -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```$", readme.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def followed(run: Callable[..., subprocess.CompletedProcess[str]], folder: Path, root: str) -> tuple[bool, str]:
+    """The README's commands, one block after the other: whether all end with 0, and what they said."""
+    said = []
+    found = commands(folder / "README.md")
+    assert len(found) == 7
+    for command in found:
+        done = run(folder, command, root)
+        said.append(done.stdout + done.stderr)
+        if done.returncode:
+            return False, "".join(said)
+    return True, "".join(said)
+
+
+def test_a_reviewer_without_forge_reaches_its_verdict(bundle: Path, released: Path, governed: Governed, reviewer: Any) -> None:
+    holds, said = followed(reviewer, bundle, root_of(governed))
+    assert holds, said
+    assert "VERDICT release/local: the chain holds\n" in said
+    assert 'Good "forge-approval" signature for ana' in said
+    assert "1 of 1 needed; written by cleo" in said
+    assert "the chain holds" in run_forge(released, governed.config, "verify", "release/local").stdout
+
+
+def test_the_script_runs_the_commands_of_the_readme() -> None:
+    script = tool("verify.sh").decode()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", tool("README.md").decode(), flags=re.MULTILINE | re.DOTALL)
+    for line in (line for block in blocks for line in block.splitlines()):
+        assert line in script, line
+
+
+def test_the_script_unpacks_checks_and_says_the_verdict(
+    released: Path, governed: Governed, reviewer: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    for name in ("verify.sh", "bundle.tar.gz"):
+        shutil.copy(released.parent / "report" / name, folder)
+    (folder / "node_modules").symlink_to(FOLDER / "node_modules")
+    good = reviewer(folder, f"sh verify.sh {root_of(governed)} bundle.tar.gz", "")
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert good.stdout.endswith("VERDICT release/local: the chain holds\n")
+    shutil.rmtree(folder / "bundle")
+    stranger = reviewer(folder, f"sh verify.sh sha256:{'0' * 64} bundle.tar.gz", "")
+    assert stranger.returncode == 1
+    assert "not the trust root that you were given" in stranger.stdout
+    assert "DOES NOT HOLD" in stranger.stdout
+
+
+def one(folder: Path, pattern: str) -> Path:
+    return min(folder.glob(pattern))
+
+
+def change_payload(path: Path, change: Callable[[bytes], bytes]) -> None:
+    document = json.loads(path.read_bytes())
+    envelope = document.get("dsseEnvelope", document)
+    envelope["payload"] = base64.b64encode(change(base64.b64decode(envelope["payload"]))).decode()
+    path.write_bytes(canonical_json(document))
+
+
+def payload(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_bytes())
+    return dict(json.loads(base64.b64decode(document.get("dsseEnvelope", document)["payload"])))
+
+
+def one_byte(folder: Path, governed: Governed) -> None:
+    change_payload(
+        one(folder, "attestations/*train*.provenance.dsse.json"), lambda data: data.replace(b'"seed":5', b'"seed":6')
+    )
+
+
+def one_byte_of_a_bundle(folder: Path, governed: Governed) -> None:
+    change_payload(one(folder, "attestations/*svr*.sigstore.json"), lambda data: data.replace(b"max 7.0", b"max 6.0"))
+
+
+def no_svr(folder: Path, governed: Governed) -> None:
+    for path in folder.glob("attestations/*svr*"):
+        path.unlink()
+
+
+def no_signature(folder: Path, governed: Governed) -> None:
+    path = one(folder, "attestations/*train*.provenance.dsse.json")
+    path.write_bytes(canonical_json({**json.loads(path.read_bytes()), "signatures": []}))
+
+
+def no_link(folder: Path, governed: Governed) -> None:
+    one(folder, "in-toto/links/evaluate.*").unlink()
+
+
+def a_weaker_layout(folder: Path, governed: Governed) -> None:
+    """Signed by a stranger, whose key the bundle now calls the root's."""
+    other = make_governed(folder.parent / "other")
+    layout = payload(folder / "in-toto/root.layout")
+    layout["steps"] = layout["steps"][-1:]
+    (folder / "in-toto/root.layout").write_bytes(seal(canonical_json(layout), signer_for(Role.ROOT, other.config)))
+    one(folder, "keys/root-*.pem").write_text(other.public("root"))
+
+
+def another_root(folder: Path, governed: Governed) -> None:
+    other = make_governed(folder.parent / "other")
+    (folder / "trust/trust-root.json").write_bytes(canonical_json(read_trust_root(other.config).model_dump(mode="json")))
+
+
+def no_delegation(folder: Path, governed: Governed) -> None:
+    shutil.rmtree(folder / "in-toto")
+    (folder / "trust/delegation.json").unlink()
+
+
+def an_edited_approval(folder: Path, governed: Governed) -> None:
+    path = one(folder, "approvals/ana-*[0-9].json")
+    path.write_bytes(path.read_bytes().replace(b'"person":"ana"', b'"person":"ben"'))
+
+
+def an_approval_by_somebody_else(folder: Path, governed: Governed) -> None:
+    """The author signs the approver's statement."""
+    path = one(folder, "approvals/ana-*[0-9].json")
+    path.with_name(f"{path.name}.sig").unlink()
+    command = ["ssh-keygen", "-q", "-Y", "sign", "-n", "forge-approval", "-f", str(governed.ssh / "cleo"), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def no_approval(folder: Path, governed: Governed) -> None:
+    for path in folder.glob("approvals/ana-*"):
+        path.unlink()
+
+
+def another_commit(folder: Path, governed: Governed) -> None:
+    path = one(folder, "commits/*.commit")
+    path.write_bytes(path.read_bytes().replace(b"governed", b"improved"))
+
+
+def no_commit(folder: Path, governed: Governed) -> None:
+    one(folder, "commits/*.commit").rename(folder / "commits" / f"{'0' * 40}.commit")
+
+
+def other_weights(folder: Path, governed: Governed) -> None:
+    path = folder / "weights.sha256"
+    path.write_text(path.read_text().replace("a", "b", 1))
+
+
+def an_edited_report(folder: Path, governed: Governed) -> None:
+    for path in folder.glob("artifacts/*/report.json"):
+        path.write_bytes(path.read_bytes().replace(b'"bits_per_byte":3', b'"bits_per_byte":2'))
+
+
+def an_edited_record(folder: Path, governed: Governed) -> None:
+    for path in folder.glob("records/*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"seconds":', b'"seconds":1'))
+
+
+def signed_by_another_role(folder: Path, governed: Governed) -> None:
+    """The trainer signs the gate's result, in both forms."""
+    result = payload(one(folder, "attestations/*svr.dsse.json"))
+    for path in folder.glob("attestations/*svr*"):
+        path.unlink()
+    sealed = seal(canonical_json(result), signer_for(Role.TRAINER, governed.config))
+    (folder / "attestations/014-gate-small-local.svr.dsse.json").write_bytes(sealed)
+
+
+ATTACKS = (
+    (one_byte, "openssl", "REFUSED attestations/008-train-small.provenance"),
+    (one_byte_of_a_bundle, "sigstore", "refused attestations/"),
+    (no_svr, "the statements", "absent from this bundle"),
+    (no_signature, "keys", "not signed by a key of the role trainer"),
+    (no_link, "in-toto", "Step 'evaluate' requires '1' link"),
+    (a_weaker_layout, "keys", "in-toto/root.layout: not signed by the root"),
+    (another_root, "keys", "not the trust root that you were given"),
+    (no_delegation, "keys", "not signed by a key of the role"),
+    (an_edited_approval, "ssh-keygen", "Could not verify signature"),
+    (an_approval_by_somebody_else, "ssh-keygen", "Could not verify signature"),
+    (no_approval, "the statements", "is absent"),
+    (another_commit, "git", ""),
+    (no_commit, "git", ""),
+    (other_weights, "the statements", "weights.sha256 is not the list"),
+    (an_edited_report, "the statements", "other bytes than its manifest says"),
+    (an_edited_record, "the statements", "no signed statement names a record"),
+    (signed_by_another_role, "keys", "not signed by a key of the role evaluator"),
+)
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"), [(attack, said) for attack, _, said in ATTACKS], ids=[a[0].__name__ for a in ATTACKS]
+)
+def test_the_commands_refuse(attack: Any, said: str, bundle: Path, governed: Governed, reviewer: Any) -> None:
+    attack(bundle, governed)
+    holds, output = followed(reviewer, bundle, root_of(governed))
+    assert not holds, output
+    assert said in output
+
+
+def test_the_archive_holds_plain_files_alone(released: Path) -> None:
+    with tarfile.open(released.parent / "report" / "bundle.tar.gz") as archive:
+        members = archive.getmembers()
+    names = [member.name for member in members]
+    assert names == sorted(names)
+    assert all(member.isfile() and member.mtime == 0 and member.uid == 0 for member in members)
+    assert all(re.fullmatch(r"bundle(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", name) for name in names)
+
+
+def poisoned(path: Path, member: tarfile.TarInfo) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("bundle/README.md"), io.BytesIO())
+        archive.addfile(member, io.BytesIO())
+
+
+@pytest.mark.parametrize("name", ["bundle/../../escaped", "/tmp/escaped", "elsewhere", "bundle/link", "bundle/hard"])
+def test_the_script_refuses_an_archive_that_leads_elsewhere(name: str, reviewer: Any, tmp_path: Path) -> None:
+    member = tarfile.TarInfo(name)
+    if name.endswith(("link", "hard")):
+        member.type, member.linkname = (
+            (tarfile.SYMTYPE, "/etc") if name.endswith("link") else (tarfile.LNKTYPE, "bundle/README.md")
+        )
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    poisoned(folder / "bundle.tar.gz", member)
+    (folder / "verify.sh").write_bytes(tool("verify.sh"))
+    done = reviewer(folder, f"sh verify.sh sha256:{'0' * 64} bundle.tar.gz", "")
+    assert done.returncode == 1
+    assert "in the archive" in done.stdout
+    assert not (folder / "bundle").exists()
+
+
+def test_the_same_ledger_gives_the_same_report(released: Path, governed: Governed, tmp_path: Path) -> None:
+    done = run_forge(released, governed.config, "report", "release/local", "--check", str(released.parent / "report"))
+    assert "small may serve" in done.stdout
+    again = tmp_path / "again"
+    run_forge(released, governed.config, "report", "release/local", "--out", str(again))
+    for path in sorted(again.rglob("*")):
+        if path.is_file():
+            other = released.parent / "report" / path.relative_to(again)
+            assert path.read_bytes() == other.read_bytes(), path
+
+
+def test_a_report_edited_by_hand_is_found(released: Path, governed: Governed, tmp_path: Path) -> None:
+    edited = tmp_path / "report"
+    shutil.copytree(released.parent / "report", edited)
+    page = edited / "index.html"
+    page.write_text(page.read_text().replace("cleo", "ana"))
+    (edited / "bundle/extra.json").write_text("{}")
+    (edited / "bundle/link").symlink_to("/etc/hostname")
+    one(edited, "bundle/attestations/*svr.dsse.json").unlink()
+    with tarfile.open(edited / "bundle.tar.gz", "w:gz") as archive:
+        archive.add(edited / "verify.sh", "bundle/verify.sh")
+    done = run_forge(released, governed.config, "report", "release/local", "--check", str(edited), code=4)
+    for line in (
+        "index.html: it is not what",
+        "bundle/extra.json: Forge writes no",
+        "bundle/link: neither",
+        "svr.dsse.json: it is absent",
+    ):
+        assert line in done.stderr
+    assert "bundle.tar.gz: it is not what" in done.stderr
+
+
+def test_what_the_page_links_to_is_there(released: Path) -> None:
+    page = (released.parent / "report" / "index.html").read_text()
+    paths = set(re.findall(r'href="([^"#]+)"', page)) - {"data:,"}
+    assert len(paths) > 20
+    for path in paths:
+        assert (released.parent / "report" / path).is_file(), path
+    assert page.index("YES: small may serve local") < page.index("Which rules were checked")
+    assert ">DEVELOPMENT<" not in page
+
+
+def test_the_tools_are_those_that_the_tests_install() -> None:
+    for name in ("verify.mjs", "package.json", "package-lock.json"):
+        assert (FOLDER / name).read_bytes() == tool(name), name
+
+
+def test_a_development_root_says_so_and_a_lost_chain_says_no(
+    copy_of_applied: Path, config_home: Path, tmp_path: Path, reviewer: Any
+) -> None:
+    """The same commands on a chain without a supply chain; then a byte of the stored weights is changed."""
+    out = tmp_path / "development"
+    run_forge(copy_of_applied, config_home, "report", "release/local", "--out", str(out))
+    (out / "bundle/node_modules").symlink_to(FOLDER / "node_modules")
+    root = read_trust_root(config_home).digest
+    holds, said = followed(reviewer, out / "bundle", root)
+    assert holds, said
+    assert "the chain holds (DEVELOPMENT trust root)" in said
+    assert ">DEVELOPMENT<" in (out / "index.html").read_text()
+    weights = next(
+        line.split()[0] for line in (out / "bundle/weights.sha256").read_text().splitlines() if "safetensors" in line
+    )
+    blob = copy_of_applied / ".forge/store/blobs" / weights[:2] / weights
+    blob.chmod(0o644)
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    broken = tmp_path / "broken"
+    run_forge(copy_of_applied, config_home, "report", "release/local", "--out", str(broken), code=4)
+    assert "NO: small may not serve local" in (broken / "index.html").read_text()
+    (broken / "bundle/node_modules").symlink_to(FOLDER / "node_modules")
+    holds, said = followed(reviewer, broken / "bundle", root)
+    assert not holds, said
+
+
+def test_a_second_release_shows_what_changed(released: Path, governed: Governed, tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    shutil.copytree(released, folder, symlinks=True)
+    path = folder / "models" / "deployment.yaml"
+    path.write_text(path.read_text() + "  engine: {max_num_seqs: 4}\n")
+    commit_as(folder, governed, "cleo", "<b>fewer</b> at once")
+    run_forge(folder, governed.config, "apply", code=None)
+    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ben"), code=None)
+    run_forge(folder, governed.config, "apply")
+    run_forge(folder, governed.config, "report", "release/local", "--out", str(tmp_path / "report"))
+    changes = json.loads((tmp_path / "report" / "report.json").read_text())["changes"]
+    assert changes["previous_commit"] == git(folder, "rev-parse", "HEAD~1")
+    assert [(row["subject"], row["signer"]) for row in changes["commits"]] == [("<b>fewer</b> at once", "cleo")]
+    assert {row["field"]: (row["old"], row["new"]) for row in changes["fields"]} == {"spec.engine.max_num_seqs": ("32", "4")}
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "&lt;b&gt;fewer&lt;/b&gt;" in page
+    assert "<b>" not in page
+
+
+def test_a_root_that_handed_over_is_followed(released: Path, governed: Governed, tmp_path: Path, reviewer: Any) -> None:
+    """The supply chain was signed by the old root, the release came after the new one; the verifier pins the old root."""
+    folder, new = tmp_path / "repository", make_governed(tmp_path / "new")
+    shutil.copytree(released, folder, symlinks=True)
+    run_forge(folder, governed.config, "keys", "rotate", str(new.config))
+    path = folder / "models" / "deployment.yaml"
+    path.write_text(path.read_text() + "  engine: {max_num_seqs: 4}\n")
+    commit_as(folder, governed, "cleo", "again")
+    run_forge(folder, governed.config, "apply")
+    out = tmp_path / "report"
+    run_forge(folder, governed.config, "report", "release/local", "--out", str(out))
+    (out / "bundle/node_modules").symlink_to(FOLDER / "node_modules")
+    holds, said = followed(reviewer, out / "bundle", root_of(governed))
+    assert holds, said
+    one(out, "bundle/trust/root-change-1.by-itself.json").write_bytes(one(out, "bundle/trust/delegation.json").read_bytes())
+    holds, said = followed(reviewer, out / "bundle", root_of(governed))
+    assert not holds, said
+
+
+def test_a_report_is_of_a_release_and_goes_to_an_empty_folder(released: Path, governed: Governed, tmp_path: Path) -> None:
+    assert (
+        "release/ENVIRONMENT"
+        in run_forge(released, governed.config, "report", "model/small", "--out", str(tmp_path / "x"), code=2).stderr
+    )
+    (tmp_path / "kept").write_text("mine")
+    assert (
+        "not an empty folder"
+        in run_forge(released, governed.config, "report", "release/local", "--out", str(tmp_path), code=2).stderr
+    )
+    assert (tmp_path / "kept").read_text() == "mine"
+    run_forge(released, governed.config, "report", "release/local", code=2)
