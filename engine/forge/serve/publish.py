@@ -10,13 +10,14 @@ import traceback
 from collections.abc import Callable
 
 from forge.admission.history import current_authority
+from forge.attest.authority import Authority
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.statements import STATUS_PAYLOAD_TYPE
-from forge.attest.trust import read_trust_root
+from forge.attest.trust import TrustRoot, read_trust_root
 from forge.contract.kinds import Role
 from forge.contract.status import LONGEST_SILENCE_SECONDS, AgentStatus
-from forge.errors import ForgeError, TrustError
+from forge.errors import ForgeError, LedgerError, TrustError
 from forge.ledger.ledger import Ledger
 from forge.ledger.status import publish
 from forge.repo.repository import Repository, object_id
@@ -41,6 +42,8 @@ class Publisher:
         self._wake = threading.Event()
         self._closing = threading.Event()
         self._beat = 0
+        self._authority: Authority | None = None
+        """Who may sign, as the ledger said last."""
         self._last: str | None = None
         """The object that we published last."""
         self._is_contested = False
@@ -98,7 +101,7 @@ class Publisher:
         now = utc_now().isoformat(timespec="milliseconds")
         with Repository(source.repository) as repository:
             ledger = Ledger(repository, source.ledger_ref, source.ledger_remote)
-            signers = current_authority(ledger.snapshot(), root).signers(Role.AGENT, now)
+            signers = self._authority_in(ledger, root).signers(Role.AGENT, now)
             if not signers.count(signer.public_key.keyid):
                 raise TrustError(
                     f"the key of the role agent in {source.config} is not one that {root.describe()} lists, or its supply "
@@ -109,6 +112,14 @@ class Publisher:
             replaced = publish(ledger.refs, repository, source.environment, data)
         self._notice_rival(replaced)
         self._last = object_id("blob", data)
+
+    def _authority_in(self, ledger: Ledger, root: TrustRoot) -> Authority:
+        """Who may sign, as the ledger says; as it said last, where it cannot be read, for that is what a status has to tell."""
+        try:
+            self._authority = current_authority(ledger.snapshot(), root)
+        except (LedgerError, TrustError):
+            return self._authority or Authority(root)
+        return self._authority
 
     def _notice_rival(self, replaced: str | None) -> None:
         is_rival = self._last is not None and replaced is not None and replaced != self._last
