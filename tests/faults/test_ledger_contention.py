@@ -93,7 +93,7 @@ def test_eight_processes_append_500_records_each(tmp_path: Path) -> None:
     show(said)
     assert max(report["attempts"] for report in said) <= 3
     waits = [report["usual"] for report in said]  # not the longest: one of them joins the packs for all
-    assert max(waits) < 2 * min(waits)
+    assert max(waits) < 4 * min(waits)  # who starts first or ends last has fewer beside him; who starves waits for all others
 
 
 @pytest.mark.soak
