@@ -12,25 +12,36 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.admission.test_attacks import bodies_of, record_of, rewrite, signed, store_of
-from tests.conftest import commit_all, new_repository, run_forge, write_small
+from tests.conftest import DEPLOYMENT, SUITE, commit_all, new_repository, run_forge, write_small
 
 from forge.admission.verify import verify
-from forge.attest.keys import make_development_keys, weights_signer_for
+from forge.attest.envelope import seal
+from forge.attest.keys import make_development_keys, signer_for, weights_signer_for
+from forge.attest.statements import link_of, statements_of
 from forge.attest.trust import read_trust_root
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
-from forge.contract.kinds import Role
+from forge.contract.kinds import STEPS, Role, StepKind
 from forge.contract.manifest import Manifest
-from forge.ledger.ledger import Ledger
+from forge.contract.record import Record
+from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Report
+from forge.contract.verdict import check as decide
+from forge.ledger.ledger import Draft, Ledger
+from forge.plan.graph import Step, build_graph, producers_of, step_key
+from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+from forge.spec.deployment import Gate
+from forge.store.store import Store
 
 RUNS = 5
+RECORDS = 994
 SHARDS = 4
 _TRAINING_SECONDS = 120.0
 """What the example trains for (README)."""
@@ -74,6 +85,89 @@ def main(gibibytes: float) -> None:
         print(f"| the same for the small example | {example:.3f} s, {share:.2%} of {_TRAINING_SECONDS:.0f} s | 1% |")
         command = statistics.median(timed(lambda: run_forge(folder, config, "verify", manifest.digest)) for _ in range(RUNS))
         print(f"| `forge verify` of {size}, the whole command | {command:.2f} s | |")
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as scratch:
+        seconds, entries = long_chain(Path(scratch))
+        print(f"| a chain of {entries:,} records with small artifacts, every signature and statement | {seconds:.2f} s | |")
+
+
+def long_chain(scratch: Path) -> tuple[float, int]:
+    """Seconds to verify a verdict that rests on a thousand records, median, and how many records there are.
+
+    One model, evaluated under so many suites, each with a record of its own in a ledger of two hundred commits.
+    """
+    folder, config = new_repository(scratch / "repository"), scratch / "config"
+    make_development_keys(config)
+    write_small(folder)
+    commit_all(folder)
+    run_forge(folder, config, "apply")
+    evaluated, gated = record_of(folder, "evaluate/small.small"), record_of(folder, "gate/small-local")
+    gates = []
+    for number in range(RECORDS):
+        name = f"suite-{number:04d}"
+        (folder / "evals" / f"{name}.yaml").write_text(
+            SUITE.replace("name: small", f"name: {name}") + f"  seed: {number + 2}\n"
+        )
+        gates.append(
+            f"    - suite: EvalSuite/{name}\n      thresholds: [{{task: small_bpb, metric: bits_per_byte, max: 7.0}}]\n"
+        )
+    head = DEPLOYMENT.split("  gates:")[0].replace("small-local", "small-wide").replace("local", "wide")
+    (folder / "models" / "wide.yaml").write_text(head + "  gates:\n" + "".join(gates))
+    commit = commit_all(folder)
+    with Repository(folder) as repository:
+        graph = build_graph(read_desired(CommitTree(repository, commit)))
+        store, ledger = store_of(folder), Ledger(repository, "refs/forge/ledger")
+        drafts = []
+        for step in graph.values():
+            if step.kind is StepKind.EVALUATE and step.name != "small.small":
+                change = {"step_id": step.id, "parameters": dict(step.parameters), "commit": commit}
+                drafts.append(drafted(evaluated.model_copy(update=change), step, store, config))
+        for start in range(0, len(drafts), 5):
+            ledger.append(drafts[start : start + 5])
+        step = graph["gate/small-wide"]
+        reports = dict.fromkeys(step.inputs, evaluated.products["report"])
+        verdict = wide_verdict(folder, step, reports)
+        change = {
+            "step_id": step.id,
+            "parameters": dict(step.parameters),
+            "commit": commit,
+            "inputs": reports,
+            "products": {"verdict": verdict},
+            "about": dict(gated.about),
+        }
+        ledger.append([drafted(gated.model_copy(update=change), step, store, config)])
+        root = read_trust_root(config)
+
+        def check() -> None:
+            found = verify(verdict, repository, ledger.snapshot(), store, root)
+            if not found.holds:
+                sys.exit("\n".join(str(finding) for finding in found.findings[:5]))
+
+        return statistics.median(timed(check) for _ in range(RUNS)), len(drafts) + 6
+
+
+def wide_verdict(folder: Path, step: Step, reports: Mapping[str, str]) -> str:
+    """The digest of the verdict that a gate over some reports gives."""
+    gates = [Gate.model_validate(gate) for gate in step.parameters["gates"]]
+    report = Report.model_validate_json(store_of(folder).read_file(next(iter(reports.values())), REPORT_FILE))
+    made = folder.parent / "verdict"
+    made.mkdir()
+    (made / VERDICT_FILE).write_bytes(decide(gates, [report] * len(gates)).to_bytes())
+    return store_of(folder).put_folder(made).digest
+
+
+def drafted(record: Record, step: Step, store: Store, config: Path) -> Draft:
+    """A record that its commit asks for, signed by its role."""
+    key = step_key(record.step, record.step_version, record.parameters, record.inputs)
+    record = record.model_copy(update={"key": key, "attestations": {}, "supersedes": None})
+    manifests = {digest: store.manifest(digest) for digest in {*record.inputs.values(), *record.products.values()}}
+    producers = producers_of(step)
+    documents = {
+        digest: store.read_file(digest, VERDICT_FILE) for digest in record.products.values() if record.step is StepKind.GATE
+    }
+    payloads = {"link": link_of(record, manifests, producers), **statements_of(record, producers, documents)}
+    sealed = {name: seal(payload, signer_for(STEPS[record.step].role, config)) for name, payload in payloads.items()}
+    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
+    return Draft(record.model_copy(update={"attestations": names}), tuple(sealed.values()))
 
 
 def large_weights(folder: Path, source: Path, size: int) -> Manifest:

@@ -4,8 +4,9 @@ This half reads; ``rules`` decides. What cannot be read is a finding, not an exc
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
@@ -61,6 +62,20 @@ class Evidence:
     findings: list[Finding] = field(default_factory=list)
     sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
     """By its attestations: the first place of a body in the ledger."""
+
+    @cached_property
+    def makers(self) -> Mapping[str, Sequence[Record]]:
+        """By product: the records of the chain that made it. Asked for once everything is collected."""
+        found: dict[str, list[Record]] = defaultdict(list)
+        for record in self.records.values():
+            for digest in record.products.values():
+                found[digest].append(record)
+        return found
+
+    @cached_property
+    def by_step(self) -> Mapping[tuple[str, str], Record]:
+        """By product and step id: the record of that name which made it. Asked for once everything is collected."""
+        return {(digest, record.step_id): record for digest, records in self.makers.items() for record in records}
 
     def locate(self, entries: Iterable[Entry]) -> None:
         """Note where bodies stand."""

@@ -96,7 +96,7 @@ def _judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgemen
     reports = []
     for index in range(len(gate.inputs)):
         digest = gate.inputs[f"report-{index}"]
-        makers = [record for record in evidence.records.values() if digest in record.products.values()]
+        makers = evidence.makers.get(digest, ())
         if not makers or digest not in evidence.documents:
             return [Finding(Rule.GATE, gate.step_id, f"report-{index} ({digest}) is not a report that could be read")]
         if not any(maker.step is StepKind.EVALUATE and maker.inputs.get("weights") == weights for maker in makers):
@@ -195,8 +195,12 @@ def _is_made_by(source: FromStep, digest: str, graph: Mapping[str, Step], eviden
     Not the step's id: two deployments with equal gates share one record. Not merely a recorded product: a gate of another
     commit could have laxer thresholds.
     """
-    makers = [record for record in evidence.records.values() if record.products.get(source.product) == digest]
-    return any(_is_asked_for(record, graph[source.step_id], graph, evidence) for record in makers)
+    step = graph[source.step_id]
+    likely = evidence.by_step.get((digest, source.step_id))  # a thousand evaluations may give one report
+    if likely is not None and likely.products.get(source.product) == digest and _is_asked_for(likely, step, graph, evidence):
+        return True
+    makers = (record for record in evidence.makers.get(digest, ()) if record.products.get(source.product) == digest)
+    return any(_is_asked_for(record, step, graph, evidence) for record in makers if record is not likely)
 
 
 def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidence: Evidence) -> bool:

@@ -47,7 +47,7 @@ def judge_subjects(evidence: Evidence) -> list[Finding]:
     for gate in evidence.records.values():
         for name, weights in gate.about.items():
             for report in gate.inputs.values():
-                makers = [record for record in evidence.records.values() if report in record.products.values()]
+                makers = evidence.makers.get(report, ())
                 if not any(maker.step is StepKind.EVALUATE and maker.inputs.get("weights") == weights for maker in makers):
                     message = (
                         f"it says that it is about {name} ({weights}), but no evaluation of those gave its report {report}"
