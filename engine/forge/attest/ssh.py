@@ -49,11 +49,21 @@ def ssh_signer(payload: bytes, armoured: str, namespace: str) -> str:
             raise TrustError(f"an SSH signature over the hash {outer.hash_algo!r}; expected sha256 or sha512")
         if "".join(outer.to_armored().split()) != "".join(armoured.split()):
             raise TrustError("an SSH signature that is not in its canonical form")
+        # The library reads these two leniently; ssh-keygen refuses what is not exactly this.
+        if not _is_ed25519(outer.public_key, 32) or not _is_ed25519(outer.signature, 64):
+            raise TrustError("an SSH signature that is not made by an ssh-ed25519 key")
         sshsig.check_signature(payload, armoured, namespace)
     except (sshsig.InvalidSignature, NotImplementedError, ValueError, AssertionError, EOFError, UnicodeError) as error:
         raise TrustError(f"not a valid SSH signature: {error}") from error
     kind = bytes(outer.public_key[4 : 4 + int.from_bytes(outer.public_key[:4], "big")]).decode("ascii", "replace")
     return f"{kind} {base64.b64encode(bytes(outer.public_key)).decode()}"
+
+
+def _is_ed25519(blob: bytes, size: int) -> bool:
+    """Whether a blob is the name ssh-ed25519 and one string of a size (RFC 8709)."""
+    name = b"ssh-ed25519"
+    head = len(name).to_bytes(4, "big") + name + size.to_bytes(4, "big")
+    return bytes(blob).startswith(head) and len(blob) == len(head) + size
 
 
 def commit_signer(commit: bytes) -> str | None:
