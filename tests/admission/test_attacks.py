@@ -15,7 +15,7 @@ from forge.admission.verdict import Verdict
 from forge.admission.verify import verify
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
-from forge.attest.statements import VERIFICATION_SUMMARY, link_of, release_statement, statements_of, verification_summary
+from forge.attest.statements import VERIFICATION_SUMMARY, payloads_of, release_statement, verification_summary
 from forge.attest.trust import read_trust_root
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role, StepKind
@@ -118,10 +118,7 @@ def as_it_stands(folder: Path, config_home: Path, record: Record, role: Role) ->
     verdicts = {
         digest: store_of(folder).read_file(digest, "verdict.json") for digest in map(record.products.get, ["verdict"]) if digest
     }
-    payloads = {
-        "link": link_of(record, manifests, producers_of(step)),
-        **statements_of(record, producers_of(step), verdicts),
-    }
+    payloads = payloads_of(record, manifests, producers_of(step), verdicts)
     sealed = {name: seal(payload, signer_for(role, config_home)) for name, payload in payloads.items()}
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return record.model_copy(update={"attestations": names}), list(sealed.values())

@@ -280,6 +280,12 @@ def test_the_command_says_what_is_at_fault_and_ends_with_4(copy_of_applied: Path
     assert {finding["rule"] for finding in data["findings"]} == {"bytes", "gate"}
 
 
+def test_what_was_released_can_be_verified_under_a_commit_with_broken_specs(copy_of_applied: Path, config_home: Path) -> None:
+    (copy_of_applied / "models" / "broken.yaml").write_text("kind: Nothing\n")
+    commit_all(copy_of_applied)
+    assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "model/small").stdout
+
+
 def test_what_is_signed_is_canonical_json(applied: Path) -> None:
     with Repository(applied) as repository:
         snapshot = Ledger(repository, REF).snapshot()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from forge.attest.statements import link_of, release_statement, retirement_statement, statements_of
+from forge.attest.statements import payloads_of, release_statement, retirement_statement
 from forge.canonical import digest_of_bytes
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release, Retirement
@@ -32,9 +32,9 @@ def test_an_old_record_keeps_its_link_and_its_one_statement(name: str) -> None:
         item.digest: item for item in map(Manifest.model_validate, json.loads((FOLDER / "manifests.json").read_text()))
     }
     producers = json.loads((FOLDER / "producers.json").read_text())[name]
-    assert link_of(record, manifests, producers) == (FOLDER / f"{name}.link.json").read_bytes()
-    statements = statements_of(record, producers, {record.products.get("verdict", ""): b"no verdict"})
-    assert list(statements.values()) == [(FOLDER / f"{name}.statement.json").read_bytes()]
+    payloads = payloads_of(record, manifests, producers, {record.products.get("verdict", ""): b"no verdict"})
+    assert payloads.pop("link") == (FOLDER / f"{name}.link.json").read_bytes()
+    assert list(payloads.values()) == [(FOLDER / f"{name}.statement.json").read_bytes()]
 
 
 def test_old_moves_keep_their_statements() -> None:

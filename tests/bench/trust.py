@@ -23,7 +23,7 @@ from tests.conftest import DEPLOYMENT, SUITE, commit_all, new_repository, run_fo
 from forge.admission.verify import verify
 from forge.attest.envelope import seal
 from forge.attest.keys import make_development_keys, signer_for, weights_signer_for
-from forge.attest.statements import link_of, statements_of
+from forge.attest.statements import payloads_of
 from forge.attest.trust import read_trust_root
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
@@ -164,7 +164,7 @@ def drafted(record: Record, step: Step, store: Store, config: Path) -> Draft:
     documents = {
         digest: store.read_file(digest, VERDICT_FILE) for digest in record.products.values() if record.step is StepKind.GATE
     }
-    payloads = {"link": link_of(record, manifests, producers), **statements_of(record, producers, documents)}
+    payloads = payloads_of(record, manifests, producers, documents)
     sealed = {name: seal(payload, signer_for(STEPS[record.step].role, config)) for name, payload in payloads.items()}
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return Draft(record.model_copy(update={"attestations": names}), tuple(sealed.values()))

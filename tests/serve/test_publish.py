@@ -78,7 +78,9 @@ def test_a_remote_that_is_away_is_said_once_and_so_is_its_return(folder: Path, c
     time.sleep(0.5)
     assert len(said) == 1
     assert "remote 'origin'" in said[0]
-    git(tmp_path, "init", "--quiet", "--bare", str(bare))
+    made = tmp_path / "made.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(made))
+    made.rename(bare)  # whole at once: half a repository is another fault, which is said as well
     eventually(lambda: len(said) == 2)
     publisher.close()
     assert said[1] == "the agent's status is published again"

@@ -14,6 +14,7 @@ from forge.admission.history import History, claimed_moment
 from forge.admission.objects import read_objects
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
+from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -21,7 +22,7 @@ from forge.contract.record import Approval, Attempt, Delegation, Record, Release
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
-from forge.ledger.entry import Entry, index_paths, sequence_path
+from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
@@ -60,6 +61,10 @@ class Evidence:
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
     """By number of an entry that lifts a withdrawal: why its commit does not say so."""
     findings: list[Finding] = field(default_factory=list)
+    listing: Mapping[str, str] = field(default_factory=dict)
+    """Every path of the ledger's tree with its object id."""
+    made: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
+    """By commit, step id, product and digest: whether a record made it that the commit asks for, as far as was asked."""
     sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
     """By its attestations: the first place of a body in the ledger."""
 
@@ -128,13 +133,17 @@ def collect(
         if isinstance(entry.body, Record):
             for digest in entry.body.products.values():
                 makers[digest].append(entry.body)
-    pending = list(roots)
+    pending, followed = list(roots), set[str]()
     while pending:
         record = pending.pop()
         if record.key in evidence.records:
             continue
         evidence.records[record.key] = record
-        pending.extend(maker for digest in record.inputs.values() for maker in makers.get(digest, ()))
+        for digest in record.inputs.values():
+            if digest not in followed:  # a thousand records may have read one artifact
+                pending.extend(makers.get(digest, ()))
+                followed.add(digest)
+    _prefetch(repository, evidence)
     for record in evidence.records.values():
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
         if store is not None:
@@ -225,7 +234,7 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
     for (older, newer), name in zip(objects.commits, objects.names, strict=True):
         for path in objects.lost(older, newer):
             evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {name} removes or changes it"))
-    listing = objects.paths()
+    listing = evidence.listing = objects.paths()
     previous: str | None = None
     listed: set[str] = set()
     last = snapshot.head[0]
@@ -301,7 +310,7 @@ def _collect_bytes(store: Store, record: Record, evidence: Evidence) -> None:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
     for name, digest in record.products.items():
         document = _DOCUMENTS.get((name, record.step))
-        if document is not None and digest in evidence.manifests:
+        if document is not None and digest in evidence.manifests and digest not in evidence.documents:
             try:
                 evidence.documents[digest] = store.read_file(digest, document)
             except StoreError as error:
@@ -332,6 +341,25 @@ def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> N
             evidence.charters[commit] = desired.charter
         except ForgeError as error:
             evidence.findings.append(Finding(Rule.COMMIT, commit, f"cannot be read again: {error}"))
+
+
+def _prefetch(repository: Repository, evidence: Evidence) -> None:
+    """Read the records' attestations in one go; those that cannot be read, or are damaged, are left to be read one by one."""
+    wanted = {
+        name: digest
+        for record in evidence.records.values()
+        for digest in record.attestations.values()
+        if digest not in evidence.attestations
+        and is_digest(digest)
+        and (name := evidence.listing.get(attestation_path(digest))) is not None
+    }
+    try:
+        found = repository.objects_there(wanted)
+    except RepoError:
+        return
+    for name, item in found.items():
+        if digest_of_bytes(item.data) == wanted[name]:
+            evidence.attestations[wanted[name]] = item.data
 
 
 def _collect_attestations(snapshot: Snapshot, names: Mapping[str, str], owner: str, evidence: Evidence) -> None:

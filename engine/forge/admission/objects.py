@@ -3,11 +3,11 @@
 Objects are asked for level by level, thousands at once: with one question at a time, verification would mostly wait for git.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from forge.errors import RepoError
-from forge.repo.repository import GitObject, Repository, TreeEntry
+from forge.repo.repository import GitObject, Repository, TreeEntry, row_of
 
 _FOLDER = "40000"
 _ATTESTATIONS = "attestations/"
@@ -22,8 +22,8 @@ class LedgerObjects:
     names: list[str] = field(default_factory=list)
     head: str | None = None
     """Root tree of the newest commit."""
-    trees: dict[str, Mapping[str, TreeEntry]] = field(default_factory=dict)
-    """By object id: rows by name."""
+    trees: dict[str, frozenset[bytes]] = field(default_factory=dict)
+    """By object id: git's rows, not taken apart: all versions of a folder have most rows in common."""
     blobs: dict[str, bytes] = field(default_factory=dict)
     """By object id; attestations are left out: they are read when a chain names them."""
     faults: list[tuple[str, str]] = field(default_factory=list)
@@ -31,26 +31,26 @@ class LedgerObjects:
 
     def lost(self, older: str, newer: str, prefix: str = "") -> Iterator[str]:
         """Paths of the older tree that the newer lacks or has other bytes for; equal subtrees are not entered."""
-        kept = self.trees.get(newer, {})
-        for path, row in self.trees.get(older, {}).items():
-            now = kept.get(path)
-            if now == row:
-                continue
+        before, after = self.trees.get(older, frozenset()), self.trees.get(newer, frozenset())
+        gone = _rows(before - after)
+        kept = {row.path: row for row in _rows(after - before)} if gone else {}
+        for row in gone:
+            now = kept.get(row.path)
             if now is not None and now.mode == row.mode == _FOLDER:
-                yield from self.lost(row.name, now.name, f"{prefix}{path}/")
+                yield from self.lost(row.name, now.name, f"{prefix}{row.path}/")
             else:
-                yield prefix + path
+                yield prefix + row.path
 
     def paths(self) -> dict[str, str]:
         """Every file of the newest commit with its object id."""
         return dict(self._below(self.head, "")) if self.head is not None else {}
 
     def _below(self, tree: str, prefix: str) -> Iterator[tuple[str, str]]:
-        for path, row in self.trees.get(tree, {}).items():
+        for row in _rows(self.trees.get(tree, frozenset())):
             if row.mode == _FOLDER:
-                yield from self._below(row.name, f"{prefix}{path}/")
+                yield from self._below(row.name, f"{prefix}{row.path}/")
             else:
-                yield prefix + path, row.name
+                yield prefix + row.path, row.name
 
 
 def read_objects(repository: Repository, head: str | None) -> LedgerObjects:
@@ -58,8 +58,10 @@ def read_objects(repository: Repository, head: str | None) -> LedgerObjects:
     found = LedgerObjects()
     roots = _read_commits(repository, head, found)
     pending = dict.fromkeys(roots, ("", _FOLDER))
+    known: set[bytes] = set()
+    folders: dict[str, frozenset[bytes]] = {}
     while pending:
-        following: dict[str, tuple[str, str]] = {}
+        following: dict[bytes, tuple[str, bytes]] = {}
         for name, item in _read(repository, list(pending)):
             path, mode = pending[name]
             if isinstance(item, str):
@@ -69,13 +71,24 @@ def read_objects(repository: Repository, head: str | None) -> LedgerObjects:
             elif item.kind != "tree":
                 if not path.startswith(_ATTESTATIONS):
                     found.blobs[name] = item.data
+                    known.add(bytes.fromhex(name))
             else:
-                _add_tree(repository, name, path, item, found)
-                for row in found.trees.get(name, {}).values():
-                    if row.name not in found.trees and row.name not in found.blobs:
-                        following.setdefault(row.name, (f"{path}/{row.path}".lstrip("/"), row.mode))
-        pending = {name: place for name, place in following.items() if name not in found.trees}
+                known.add(bytes.fromhex(name))
+                rows = _add_tree(repository, name, path, item, found)
+                # What another version of this folder lists as well was seen there.
+                for raw in sorted(rows - folders.get(path, frozenset())):
+                    if raw[-20:] not in known:
+                        following.setdefault(raw[-20:], (path, raw))
+                folders[path] = rows
+        pending = {}
+        for folder, raw in (place for name, place in following.items() if name not in known):
+            row = row_of(raw)
+            pending[row.name] = (f"{folder}/{row.path}".lstrip("/"), row.mode)
     return found
+
+
+def _rows(raw: frozenset[bytes]) -> list[TreeEntry]:
+    return sorted(map(row_of, raw))
 
 
 def _read_commits(repository: Repository, head: str | None, found: LedgerObjects) -> list[str]:
@@ -111,11 +124,14 @@ def _read_commits(repository: Repository, head: str | None, found: LedgerObjects
     return roots
 
 
-def _add_tree(repository: Repository, name: str, path: str, item: GitObject, found: LedgerObjects) -> None:
+def _add_tree(repository: Repository, name: str, path: str, item: GitObject, found: LedgerObjects) -> frozenset[bytes]:
+    """Note a tree; returns its rows."""
     try:
-        found.trees[name] = {row.path: row for row in repository.rows_of(name, item)}
+        rows = found.trees[name] = frozenset(repository.raw_rows_of(name, item))
     except RepoError as error:
         found.faults.append((path or "the ledger's tree", str(error)))
+        return frozenset()
+    return rows
 
 
 def _read(repository: Repository, names: Sequence[str]) -> Iterator[tuple[str, GitObject | str]]:

@@ -12,6 +12,7 @@
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import chain
 
 from pydantic import ValidationError
 
@@ -19,7 +20,7 @@ from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
-from forge.attest.statements import link_of, release_statement, retirement_statement, statements_of
+from forge.attest.statements import payloads_of, release_statement, retirement_statement
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FailureCause
@@ -148,14 +149,14 @@ def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator
         source = step.inputs[name]
         place = f"{record.step_id} {name}"
         if isinstance(source, FromCommit):
-            expected = source.bundle.manifest.digest
+            expected = source.bundle.digest
             if expected != digest:
                 message = f"the record read {digest}, but the files of commit {record.commit} give {expected}"
                 yield Finding(Rule.COMMIT, place, message)
             if record.sources.get(name) != source.bundle.sources:
                 yield Finding(Rule.COMMIT, place, "the record names other files than the commit")
             continue
-        if not _is_made_by(source, digest, evidence.graphs[record.commit], evidence):
+        if not _is_made_by(source, digest, record.commit, evidence):
             yield Finding(Rule.MATERIAL, place, f"{digest} is no recorded product of {source.step_id}")
 
 
@@ -189,29 +190,32 @@ def _names_checkpoint(body: object, key: str, checkpoint: str) -> bool:
     return False
 
 
-def _is_made_by(source: FromStep, digest: str, graph: Mapping[str, Step], evidence: Evidence) -> bool:
+def _is_made_by(source: FromStep, digest: str, commit: str, evidence: Evidence) -> bool:
     """Whether a record made it that this very commit asks for: same kind, parameters and inputs, all the way up.
 
     Not the step's id: two deployments with equal gates share one record. Not merely a recorded product: a gate of another
     commit could have laxer thresholds.
     """
-    step = graph[source.step_id]
-    likely = evidence.by_step.get((digest, source.step_id))  # a thousand evaluations may give one report
-    if likely is not None and likely.products.get(source.product) == digest and _is_asked_for(likely, step, graph, evidence):
-        return True
-    makers = (record for record in evidence.makers.get(digest, ()) if record.products.get(source.product) == digest)
-    return any(_is_asked_for(record, step, graph, evidence) for record in makers if record is not likely)
+    place = (commit, source.step_id, source.product, digest)
+    if place not in evidence.made:
+        step = evidence.graphs[commit][source.step_id]
+        likely = evidence.by_step.get((digest, source.step_id))  # a thousand evaluations may give one report
+        evidence.made[place] = any(
+            record.products.get(source.product) == digest and _is_asked_for(record, step, commit, evidence)
+            for record in chain([likely] if likely is not None else [], evidence.makers.get(digest, ()))
+        )
+    return evidence.made[place]
 
 
-def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidence: Evidence) -> bool:
+def _is_asked_for(record: Record, step: Step, commit: str, evidence: Evidence) -> bool:
     return (
         record.step is step.kind
         and record.parameters == dict(step.parameters)
         and record.inputs.keys() == step.inputs.keys()
         and all(
-            source.bundle.manifest.digest == record.inputs[name]
+            source.bundle.digest == record.inputs[name]
             if isinstance(source, FromCommit)
-            else _is_made_by(source, record.inputs[name], graph, evidence)
+            else _is_made_by(source, record.inputs[name], commit, evidence)
             for name, source in step.inputs.items()
         )
     )
@@ -219,10 +223,9 @@ def _is_asked_for(record: Record, step: Step, graph: Mapping[str, Step], evidenc
 
 def _judge_attestations(record: Record, step: Step, evidence: Evidence, history: History) -> Iterator[Finding]:
     producers = producers_of(step)
-    expected = statements_of(record, producers, evidence.documents)
-    if all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values())):
-        expected["link"] = link_of(record, evidence.manifests, producers)
+    is_whole = all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values()))
     # else the damaged artifact is a finding of its own, or of a run that was continued only the statement is compared
+    expected = payloads_of(record, evidence.manifests if is_whole else None, producers, evidence.documents)
     for name, payload in expected.items():
         place = f"{record.step_id} {name}"
         sealed = evidence.attestations.get(record.attestations.get(name, ""))
@@ -255,9 +258,8 @@ def _judge_release(release: Release, evidence: Evidence, history: History) -> It
     if record is None or record.products.get("release") != release.release:
         yield Finding(Rule.RELEASE, place, f"{release.release} is no product of a recorded release step")
         return
-    graph = evidence.graphs.get(release.commit, {})
-    step = graph.get(f"{StepKind.RELEASE}/{release.deployment}")
-    if step is None or not _is_asked_for(record, step, graph, evidence):
+    step = evidence.graphs.get(release.commit, {}).get(f"{StepKind.RELEASE}/{release.deployment}")
+    if step is None or not _is_asked_for(record, step, release.commit, evidence):
         yield Finding(Rule.COMMIT, place, f"commit {release.commit} does not ask for this release")
     if release.release in evidence.documents:  # else its bytes are a finding of their own
         yield from _judge_document(release, record, evidence.documents[release.release])

@@ -45,79 +45,81 @@ def statement_name(step: StepKind) -> str:
     return "test-result" if step is StepKind.EVALUATE else "provenance"
 
 
-def link_of(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str]) -> bytes:
-    """The in-toto link of a step, as signed bytes.
+def payloads_of(
+    record: Record, manifests: Mapping[str, Manifest] | None, producers: Mapping[str, str], documents: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """Everything that is signed for a step, by the name under which the record lists it.
 
     Args:
         record: what the step did.
-        manifests: by artifact digest, of every input and product.
+        manifests: by artifact digest, of every input and product. None where they are not all known: then there is no link.
         producers: input name -> prefix of its paths: ``STEP_ID/PRODUCT`` for what a step made, ``commit/NAME`` for files
             of the commit. A product has the same paths here and where it is read, so that layout rules can match them.
+        documents: verdicts by artifact digest. A gate's own result is left out where its verdict is absent, which is a fault
+            of the bytes; one that is no verdict gives a payload that nobody signed.
+    """
+    digest = digest_of_record(record)
+    payloads = {statement_name(record.step): _statement(record, producers, digest)}
+    document = documents.get(record.products.get("verdict", ""))
+    if record.step is StepKind.GATE and record.statements > 1 and document is not None:
+        try:
+            verdict = Verdict.model_validate_json(document)
+        except ValidationError:
+            payloads[VERIFICATION_RESULT] = b""
+        else:
+            payloads[VERIFICATION_RESULT] = _verification_result(record, producers, verdict, digest)
+    if manifests is not None:
+        payloads["link"] = _link(record, manifests, producers, digest)
+    return payloads
+
+
+def _link(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str], digest: str) -> bytes:
+    """The in-toto link of a step.
 
     A by-product stands for itself, by the digest of its manifest: its files may be gone when the link is verified.
     """
     materials: dict[str, dict[str, str]] = {}
-    for name, digest in record.inputs.items():
-        for file in manifests[digest].files:
+    for name, artifact in record.inputs.items():
+        for file in manifests[artifact].files:
             materials[f"{producers[name]}/{file.path}"] = {"sha256": hex_of(file.sha256)}
     if record.continued is not None:
         materials[_byproduct_path(record.continued.key, BYPRODUCT)] = _sha256(record.continued.checkpoint)
     products: dict[str, dict[str, str]] = {}
-    for name, digest in record.products.items():
-        for file in manifests[digest].files:
+    for name, artifact in record.products.items():
+        for file in manifests[artifact].files:
             products[f"{record.step_id}/{name}/{file.path}"] = {"sha256": hex_of(file.sha256)}
-    for name, digest in record.byproducts.items():
-        products[_byproduct_path(record.key, name)] = _sha256(digest)
+    for name, artifact in record.byproducts.items():
+        products[_byproduct_path(record.key, name)] = _sha256(artifact)
     return canonical_json(
         {
             "_type": "link",
             "name": record.step_id,
             "materials": materials,
             "products": products,
-            "byproducts": {"return-value": 0, "record": digest_of_record(record)},
+            "byproducts": {"return-value": 0, "record": digest},
             "command": ["python", "-m", "forge.steps", "request.json"],
             "environment": record.environment,
         }
     )
 
 
-def statement_of(record: Record, predecessors: Mapping[str, str]) -> bytes:
-    """The in-toto statement of a step: provenance, or for an evaluation its test result.
-
-    ``predecessors`` maps each input to the place it came from, as in ``link_of``.
-    """
+def _statement(record: Record, predecessors: Mapping[str, str], record_digest: str) -> bytes:
+    """The in-toto statement of a step: provenance, or for an evaluation its test result."""
     evaluate = record.step is StepKind.EVALUATE
     subject = {"weights": record.inputs["weights"]} if evaluate else record.products
     prefix = predecessors["weights"].removesuffix("/weights") if evaluate else record.step_id
+    predicate = _test_result if evaluate else _provenance
     return canonical_json(
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": f"{prefix}/{name}", "digest": _sha256(digest)} for name, digest in sorted(subject.items())],
             "predicateType": TEST_RESULT_TYPE if evaluate else PROVENANCE_TYPE,
-            "predicate": _test_result(record, predecessors) if evaluate else _provenance(record, predecessors),
+            "predicate": predicate(record, predecessors, record_digest),
         }
     )
 
 
-def statements_of(record: Record, predecessors: Mapping[str, str], documents: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Every in-toto statement that a record has to have, by the name under which the record lists it.
-
-    ``documents`` holds verdicts by artifact digest. A gate's own is left out where it is absent, which is a fault of the
-    bytes; one that is no verdict gives a payload that nobody signed.
-    """
-    statements = {statement_name(record.step): statement_of(record, predecessors)}
-    document = documents.get(record.products.get("verdict", ""))
-    if record.step is StepKind.GATE and record.statements > 1 and document is not None:
-        try:
-            verdict = Verdict.model_validate_json(document)
-        except ValidationError:
-            statements[VERIFICATION_RESULT] = b""
-        else:
-            statements[VERIFICATION_RESULT] = verification_result(record, predecessors, verdict)
-    return statements
-
-
-def verification_result(record: Record, predecessors: Mapping[str, str], verdict: Verdict) -> bytes:
+def _verification_result(record: Record, predecessors: Mapping[str, str], verdict: Verdict, record_digest: str) -> bytes:
     """A gate's verdict about weights: in-toto simple verification result v0.2.
 
     The specification lists passing properties only, so a NO-GO has those of the checks that passed; the verdict itself stands
@@ -149,7 +151,7 @@ def verification_result(record: Record, predecessors: Mapping[str, str], verdict
                     "verdict": verdict.verdict.value,
                     "digest": _sha256(record.products["verdict"]),
                     "reports": [{"name": name, "digest": _sha256(digest)} for name, digest in sorted(reports.items())],
-                    "record": {"digest": _sha256(digest_of_record(record))},
+                    "record": {"digest": _sha256(record_digest)},
                 },
             },
         }
@@ -265,7 +267,7 @@ def _byproduct_path(key: str, name: str) -> str:
     return f"byproduct/{hex_of(key)}/{name}"
 
 
-def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, Any]:
+def _provenance(record: Record, predecessors: Mapping[str, str], record_digest: str) -> dict[str, Any]:
     return {
         "buildDefinition": {
             "buildType": f"urn:forge:step:{record.step.value}:v{record.step_version}",
@@ -281,7 +283,7 @@ def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, An
                 "finishedOn": record.finished,
             },
             "byproducts": [
-                {"name": "record", "digest": _sha256(digest_of_record(record))},
+                {"name": "record", "digest": _sha256(record_digest)},
                 *(
                     {"name": _byproduct_path(record.key, name), "digest": _sha256(digest)}
                     for name, digest in sorted(record.byproducts.items())
@@ -291,7 +293,7 @@ def _provenance(record: Record, predecessors: Mapping[str, str]) -> dict[str, An
     }
 
 
-def _test_result(record: Record, predecessors: Mapping[str, str]) -> dict[str, Any]:
+def _test_result(record: Record, predecessors: Mapping[str, str], record_digest: str) -> dict[str, Any]:
     return {
         "result": "PASSED",  # every task ran to its end; whether its figures suffice is the gate's matter
         "configuration": _dependencies(record, predecessors),
@@ -299,7 +301,7 @@ def _test_result(record: Record, predecessors: Mapping[str, str]) -> dict[str, A
         "warnedTests": [],
         "failedTests": [],
         "report": {"name": f"{record.step_id}/report", "digest": _sha256(record.products["report"])},
-        "record": {"digest": _sha256(digest_of_record(record))},
+        "record": {"digest": _sha256(record_digest)},
         **_hardware(record, "urn:forge:hardware"),
     }
 

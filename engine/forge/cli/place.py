@@ -78,7 +78,7 @@ class Reader:
             def head() -> str | None:
                 return fetched
 
-        store = store_of(self.repository, desired)
+        store = store_of(self.repository, desired.settings)
         return glance(Scene(self.repository, desired, refs, head, store, work_folder(self.repository)))
 
     def place(self, ref: str, *, worktree: bool = False, writes: bool = False) -> "Place":
@@ -121,11 +121,18 @@ def tree_of(repository: "Repository", ref: str, *, worktree: bool) -> "Tree":
     return CommitTree(repository, repository.resolve_commit(ref))
 
 
-def store_of(repository: "Repository", desired: "Desired") -> "Store":
+def settings_at_head(repository: "Repository") -> "Settings":
+    """forge.toml at HEAD, whatever the specs beside it are worth: what was released stays verifiable under a broken commit."""
+    from forge.repo.desired import settings_of
+
+    return settings_of(tree_of(repository, "HEAD", worktree=False))
+
+
+def store_of(repository: "Repository", settings: "Settings") -> "Store":
     """The artifact store that forge.toml names."""
     from forge.store.store import Store
 
-    return Store(desired.settings.store.url, repository.home)
+    return Store(settings.store.url, repository.home)
 
 
 def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
@@ -145,7 +152,7 @@ def place_of(repository: "Repository", desired: "Desired", *, without_store: boo
         ledger=ledger,
         leases=Leases(ledger, this_holder),
         holders=Holders(settings.leases.time_to_live_seconds, time.monotonic),
-        store=Store("memory://not-read", repository.home) if without_store else store_of(repository, desired),
+        store=Store("memory://not-read", repository.home) if without_store else store_of(repository, settings),
         work=work_folder(repository),
         config=config_folder(),
         now=lambda: datetime.datetime.now(datetime.UTC),

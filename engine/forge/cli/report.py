@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import repository_of, store_of, tree_of
+from forge.cli.place import repository_of, settings_at_head, store_of
 from forge.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
@@ -23,16 +23,15 @@ def report(
     """Write a report that opens from a folder, with its bundle; exit 4 where the model may not serve or a report was edited."""
     from forge.attest.trust import config_folder, read_trust_root
     from forge.ledger.ledger import Ledger
-    from forge.repo.desired import read_desired
     from forge.report.make import Place
 
     if (out is None) == (check is None):
         raise UsageError("say either --out DIR, to write a report, or --check DIR, to compare one")
     root = read_trust_root(config_folder())
     with repository_of(context) as repository:
-        desired = read_desired(tree_of(repository, "HEAD", worktree=False))
-        snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        place = Place(repository, snapshot, store_of(repository, desired), root)
+        settings = settings_at_head(repository)
+        snapshot = Ledger(repository, settings.ledger.ref).snapshot()
+        place = Place(repository, snapshot, store_of(repository, settings), root)
         made = _write(subject, place, out) if out is not None else _compare(subject, place, check or Path())
     answer = "may serve" if made.verdict.holds else "MAY NOT SERVE"
     typer.echo(f"{subject}: {made.model} {answer}; {made.verdict.trust}")

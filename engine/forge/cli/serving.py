@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.log import LogPlace
-from forge.cli.place import forge_folder, repository_of, tree_of
+from forge.cli.place import forge_folder, repository_of, settings_at_head
 
 if TYPE_CHECKING:
     from forge.serve.transparency import AuditLogPlace
@@ -45,7 +45,6 @@ def serve(
 
     from forge.attest.trust import config_folder
     from forge.errors import UsageError
-    from forge.repo.desired import read_desired
     from forge.serve.agent import ServeSettings, serve_environment
     from forge.serve.keys import resolve_secret
     from forge.serve.service import SwitchMode
@@ -54,7 +53,7 @@ def serve(
     if re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", environment) is None:
         raise UsageError(f"--env: {environment!r} is no name of an environment")
     with repository_of(context) as repository:
-        place = read_desired(tree_of(repository, "HEAD", worktree=False)).settings
+        place = settings_at_head(repository)
         logs = LogPlace(repository, place, config_folder())
         audit_log = audit_log_place(logs, environment)
         state = forge_folder(repository) / "serve"

@@ -1,5 +1,6 @@
 """verify and keys: who signed what, and whether it holds."""
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 
 from forge.cli.build import DataFormat
 from forge.cli.keyring import keys_new, keys_pin, keys_root
-from forge.cli.place import reader_of, repository_of, store_of, tree_of
+from forge.cli.place import reader_of, repository_of, settings_at_head, store_of
 from forge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,14 +32,14 @@ def verify(
     from forge.attest.trust import config_folder, read_trust_root
     from forge.errors import TrustError
     from forge.ledger.ledger import Ledger
-    from forge.repo.desired import read_desired
     from forge.ui.verdict import to_data, to_text
 
+    gc.disable()  # as in plan: many small values, no circles, and the process ends with it
     root = read_trust_root(config_folder())
     with repository_of(context) as repository:
-        desired = read_desired(tree_of(repository, "HEAD", worktree=False))
-        snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        verdict = check(subject, repository, snapshot, store_of(repository, desired), root)
+        settings = settings_at_head(repository)
+        snapshot = Ledger(repository, settings.ledger.ref).snapshot()
+        verdict = check(subject, repository, snapshot, store_of(repository, settings), root)
     typer.echo(json.dumps(to_data(verdict), indent=2) if output is DataFormat.JSON else to_text(verdict), nl=False)
     if not verdict.holds:
         raise typer.Exit(TrustError.exit_code)

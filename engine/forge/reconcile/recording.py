@@ -11,10 +11,9 @@ from forge.attest.layout import chain_links, chain_of
 from forge.attest.statements import (
     CURRENT_STATEMENTS,
     VERIFICATION_SUMMARY,
-    link_of,
+    payloads_of,
     release_statement,
     retirement_statement,
-    statements_of,
     verification_summary,
     withdrawal_statement,
 )
@@ -260,7 +259,7 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
     producers = producers_of(step)
     verdict = record.products.get("verdict")
     documents = {} if verdict is None else {verdict: place.store.read_file(verdict, VERDICT_FILE)}
-    payloads = {"link": link_of(record, manifests, producers), **statements_of(record, producers, documents)}
+    payloads = payloads_of(record, manifests, producers, documents)
     sealed = {name: seal(payload, signer) for name, payload in payloads.items()}
     if step.kind is StepKind.TRAIN:
         sealed["weights-signature"] = sign_weights(manifests[record.products["weights"]], weights_signer_for(place.config))

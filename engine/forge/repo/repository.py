@@ -31,7 +31,7 @@ _PLACES = (
     "GIT_PREFIX",
 )
 """What git sets for its hooks: inside one, another repository would be meant."""
-_ROW = re.compile(rb"([0-7]{5,6}) ([^\0/]+)\0(.{20})", re.DOTALL)
+_ROW = re.compile(rb"[0-7]{5,6} [^\0/]+\0.{20}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,12 @@ class TreeEntry(NamedTuple):
     mode: str
     """Git's octal mode: 100644 file, 120000 symbolic link, 160000 submodule, 40000 tree."""
     name: str
+
+
+def row_of(raw: bytes) -> TreeEntry:
+    """One row of a tree, taken apart."""
+    mode, path = raw[:-21].split(b" ", 1)
+    return TreeEntry(path.decode("utf-8", "surrogateescape"), mode.decode(), raw[-20:].hex())
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,15 +203,14 @@ class Repository:
 
     def rows_of(self, name: str, tree: GitObject) -> list[TreeEntry]:
         """The rows of a tree that was read; raises RepoError where it is none."""
-        rows, position = [], 0
-        while position < len(tree.data):
-            match = _ROW.match(tree.data, position)
-            if match is None:
-                raise RepoError(self._damaged(name, "it is no tree"))
-            mode, path, oid = match.groups()
-            rows.append(TreeEntry(path.decode("utf-8", "surrogateescape"), mode.decode(), oid.hex()))
-            position = match.end()
-        if len({row.path for row in rows}) != len(rows):
+        return [row_of(raw) for raw in self.raw_rows_of(name, tree)]
+
+    def raw_rows_of(self, name: str, tree: GitObject) -> list[bytes]:
+        """As ``rows_of``, each row as git's bytes: what only compares many rows need not take them apart."""
+        rows: list[bytes] = _ROW.findall(tree.data)
+        if sum(map(len, rows)) != len(tree.data):
+            raise RepoError(self._damaged(name, "it is no tree"))
+        if len({row[row.index(b" ") : -20] for row in rows}) != len(rows):
             raise RepoError(self._damaged(name, "it lists a name twice"))  # git and we could read different ones
         return rows
 
