@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forge import __version__
-from forge.cli import build, impact, log, operate, report, serving, trust
+from forge.cli import build, impact, log, operate, report, runs, serving, trust
 from forge.errors import ForgeError
 
 _GIT_ENVIRONMENT = (
@@ -39,6 +39,9 @@ app.command(short_help="Check every spec of a commit.")(build.validate)
 app.command(short_help="Show what applying a commit would do, why, and for how much.")(build.plan)
 app.command(short_help="Make the world match a commit.")(build.apply)
 app.command(short_help="Show desired beside recorded state.")(build.status)
+app.command(short_help="List what ran, here and as the ledger tells.")(runs.runs)
+app.command(short_help="Print what a run reported.")(runs.logs)
+app.command(short_help="Draw a training's figures.")(runs.plot)
 app.command(short_help="The controller: fetch, plan, apply, heal.")(operate.reconcile)
 app.command(short_help="Delete artifacts that nothing reaches.")(operate.gc)
 app.command(short_help="Hash every artifact of the store from its bytes.")(operate.scrub)

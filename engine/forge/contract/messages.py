@@ -163,3 +163,7 @@ class Event(Message):
     learning_rate: float | None = None
     gradient_norm: float | None = None
     tokens_per_second: float | None = None
+    flops_per_second: float | None = None
+    """What the model's arithmetic amounts to, over all processes (``plan.compute.FLOPS_FORMULA``)."""
+    memory_bytes: int | None = None
+    """The most that the main process has held: of the accelerator where there is one, else resident."""

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,25 +18,23 @@ import psutil
 from pydantic import ValidationError
 
 from forge.contract.messages import (
-    EVENTS_FILE,
     FAILURE_FILE,
     REQUEST_FILE,
     RESULT_FILE,
-    Event,
     FailureCause,
     StepFailure,
     StepRequest,
     StepResult,
 )
 from forge.errors import StepError
+from forge.executors.events import EventTail, OnEvent
 from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
-_LOG_FILE = "step.log"
+LOG_FILE = "step.log"
+"""What the process wrote to stdout and stderr."""
 _PROCESS_FILE = "process.json"
-
-OnEvent = Callable[[Event], None]
 
 
 class Job:
@@ -48,7 +45,7 @@ class Job:
         self.attempt = attempt
         self.adopted = process is None
         self._process = process
-        self._tail = _EventTail(space.attempt(attempt), on_event)
+        self._tail = EventTail(space.attempt(attempt), on_event)
 
     def is_over(self) -> bool:
         """Pass on new events; whether the attempt has ended."""
@@ -91,7 +88,7 @@ def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent)
     home = space.folder / "home"
     home.mkdir(exist_ok=True)
     reached("executor.launch.before")
-    with (folder / _LOG_FILE).open("wb") as log:
+    with (folder / LOG_FILE).open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "forge.steps", str(folder / REQUEST_FILE)],
             stdin=subprocess.DEVNULL,
@@ -138,7 +135,7 @@ def _outcome(space: Workspace, attempt: int, status: int | None) -> tuple[StepRe
     folder = space.attempt(attempt)
     if (folder / RESULT_FILE).exists():
         return StepResult.model_validate_json((folder / RESULT_FILE).read_bytes()), folder / "output"
-    log = folder / _LOG_FILE
+    log = folder / LOG_FILE
     try:
         failure = StepFailure.model_validate_json((folder / FAILURE_FILE).read_bytes())
     except (OSError, ValidationError):
@@ -174,24 +171,3 @@ def _write_process_file(folder: Path, pid: int) -> None:
     with suppress(psutil.NoSuchProcess):  # it ended already: nothing to find later
         started = psutil.Process(pid).create_time()
         (folder / _PROCESS_FILE).write_text(json.dumps({"schema_version": 1, "pid": pid, "started": started}))
-
-
-class _EventTail:
-    """Reads what was appended to a step's events since the last look; an incomplete last line waits."""
-
-    def __init__(self, folder: Path, on_event: OnEvent) -> None:
-        self._path = folder / EVENTS_FILE
-        self._on_event = on_event
-        self._position = 0
-
-    def read(self) -> None:
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                self._position += len(line)
-                with suppress(ValidationError):  # a display must not fail for a torn or foreign line
-                    self._on_event(Event.model_validate_json(line))

@@ -83,6 +83,8 @@ class AcceleratorSection(_Section):
     price_per_hour: Annotated[float, Field(ge=0)]
     flops_per_second: Annotated[float, Field(gt=0)]
     """Sustained in training, not the datasheet's peak."""
+    peak_flops_per_second: Annotated[float | None, Field(gt=0)] = None
+    """The datasheet's, dense, at the precision that is trained in: what MFU is a share of. None: no MFU is shown."""
 
 
 class NotifySection(_Section):

@@ -22,6 +22,7 @@ from torch.nn.utils import clip_grad_norm_, get_total_norm
 from forge.contract.checkpoints import BEFORE_DECAY, CHECKPOINTS
 from forge.contract.messages import Continued
 from forge.errors import StepError
+from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.train.checkpoint import (
     Checkpoint,
@@ -40,7 +41,7 @@ from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import load_optimizer_tensors, optimizer_tensors, set_learning_rate
 from forge.steps.train.schedule import learning_rate
-from forge.steps.train.throughput import Throughput
+from forge.steps.train.throughput import Throughput, memory_bytes
 
 Emit = Callable[..., None]
 
@@ -148,11 +149,15 @@ class Trainer:
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
+            tokens_per_second = clock.recent_tokens_per_second(training.batch_tokens)
+            per_token = flops_per_token(job.architecture, self.corpus.meta.vocab_size, training.sequence_length)
             self._emit_progress(
                 loss=loss,
                 learning_rate=rate,
                 gradient_norm=norm,
-                tokens_per_second=clock.recent_tokens_per_second(training.batch_tokens),
+                tokens_per_second=tokens_per_second,
+                flops_per_second=tokens_per_second * per_token,
+                memory_bytes=memory_bytes(self.world.device),
             )
         return _first_reason(askers)
 

@@ -1,9 +1,19 @@
-"""How fast training goes, validations and checkpoints not counted, and when to say so again."""
+"""How fast training goes, validations and checkpoints not counted, when to say so again, and the memory that it takes."""
 
 import math
+import resource
 import time
 
+import torch
+
 _EVENT_INTERVAL_SECONDS = 0.5
+
+
+def memory_bytes(device: torch.device) -> int:
+    """The most that this process has held: of the accelerator's memory, or resident where it trains on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 class Throughput:
