@@ -127,6 +127,17 @@ def _model(name: str) -> dict[str, Any]:
     )
 
 
+def _continued(name: str) -> dict[str, Any]:
+    """``c`` continues a model of the same commit, ``d`` a folder of the repository."""
+    document = _model(name)
+    spec = document["spec"]
+    del spec["tokenizer"], spec["architecture"]
+    base = {"model": "Model/b"} if name == "c" else {"path": "models/base", "license": "MIT", "origin": "somewhere"}
+    replay = {"replay": {"data": "DataRecipe/d", "fraction": 0.25}} if name == "c" else {}
+    spec |= {"objective": "continue", "data": "DataRecipe/c", "base": base, **replay}
+    return document
+
+
 def _suite(name: str) -> dict[str, Any]:
     spec = {
         "include": [f"evals/{name}/*"],
@@ -214,7 +225,10 @@ def _withdrawals(name: str) -> dict[str, Any]:
 
 
 def full_documents() -> Documents:
-    """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to."""
+    """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to.
+
+    ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them.
+    """
     makers = {
         "DataRecipe": _recipe,
         "Tokenizer": _tokenizer,
@@ -227,7 +241,10 @@ def full_documents() -> Documents:
         "Withdrawals": _withdrawals,
     }
     single = dict.fromkeys(("Deployment", "People", "SupplyChain", "Withdrawals"), "a")
-    return {f"{kind}/{name}": copy.deepcopy(make(name)) for kind, make in makers.items() for name in single.get(kind, "ab")}
+    found = {f"{kind}/{name}": make(name) for kind, make in makers.items() for name in single.get(kind, "ab")}
+    for name in "cd":
+        found |= {f"DataRecipe/{name}": _recipe(name), f"Model/{name}": _continued(name)}
+    return copy.deepcopy(found)
 
 
 def desired_from(documents: Documents) -> Desired:
@@ -242,6 +259,8 @@ def desired_from(documents: Documents) -> Desired:
     for address, resource in resources.items():
         for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
             bundles[address, f"source-{index}"] = _bundle(source.path)
+        if address == "Model/d":
+            bundles |= {(address, name): _bundle(f"{resource.spec.base.path} {name}") for name in ("base", "tokenizer")}
         if resource.kind == "EvalSuite":
             bundles[address, "tasks"] = _bundle(" ".join(resource.spec.include))
         if resource.kind == "InferencePolicy":

@@ -3,6 +3,7 @@
 The pydantic models are walked, so a field that is added later fails here until the table says how to change it.
 """
 
+import re
 import types
 import typing
 from typing import Any
@@ -39,6 +40,14 @@ SAME_FOR_ALL = {
 }
 QUALITY = "spec.filters.gopher_quality."
 REPETITION = "spec.filters.gopher_repetition."
+PRETRAINED, CONTINUED = "spec{PretrainSpec}.", "spec{ContinueSpec}."
+
+
+def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
+    """The same change in the body of each objective."""
+    return {objective + path: value for objective in (PRETRAINED, CONTINUED) for path, value in changes.items()}
+
+
 CHANGES: dict[str, dict[str, Any]] = {
     "DataRecipe": {
         "spec.sources[].path": "corpus/b/*.jsonl",
@@ -81,40 +90,51 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.split_digits": True,
     },
     "Model": {
-        "spec.data": "DataRecipe/b",
-        "spec.tokenizer": "Tokenizer/b",
-        "spec.architecture.hidden_size": 128,
-        "spec.architecture.num_hidden_layers": 3,
-        "spec.architecture.num_attention_heads": 8,
-        "spec.architecture.num_key_value_heads": 4,
-        "spec.architecture.intermediate_size": 256,
-        "spec.architecture.max_position_embeddings": 512,
-        "spec.architecture.rope_theta": 30000.0,
-        "spec.architecture.rms_norm_eps": 1e-5,
-        "spec.architecture.initializer_range": 0.02,
-        "spec.architecture.tie_word_embeddings": False,
-        "spec.training.tokens": "3M",
-        "spec.training.sequence_length": 256,
-        "spec.training.batch_tokens": 16384,
-        "spec.training.micro_batch_sequences": 32,
-        "spec.training.optimizer.lr": 0.001,
-        "spec.training.optimizer.betas": [0.8, 0.95],
-        "spec.training.optimizer.eps": 1e-8,
-        "spec.training.optimizer.weight_decay": 0.1,
-        "spec.training.optimizer.gradient_clip_norm": None,
-        "spec.training.schedule{WsdSchedule}.name": {"name": "cosine", "warmup_tokens": "100k"},
-        "spec.training.schedule{WsdSchedule}.warmup_tokens": "200k",
-        "spec.training.schedule{WsdSchedule}.decay_tokens": "600k",
-        "spec.training.schedule{WsdSchedule}.final_lr_fraction": 0.2,
-        "spec.training.schedule{CosineSchedule}.name": {"name": "wsd", "warmup_tokens": "100k", "decay_tokens": 0},
-        "spec.training.schedule{CosineSchedule}.warmup_tokens": "200k",
-        "spec.training.schedule{CosineSchedule}.final_lr_fraction": 0.2,
-        "spec.training.precision": "float32",
-        "spec.training.seed": 18,
-        "spec.training.validate_every_tokens": None,
-        "spec.training.checkpoint_every_tokens": 100_000,
-        "spec.chat_template": "{{ other }}",
-        "spec.resources.count": 1,
+        PRETRAINED + "data": "DataRecipe/b",
+        PRETRAINED + "tokenizer": "Tokenizer/b",
+        PRETRAINED + "architecture.hidden_size": 128,
+        PRETRAINED + "architecture.num_hidden_layers": 3,
+        PRETRAINED + "architecture.num_attention_heads": 8,
+        PRETRAINED + "architecture.num_key_value_heads": 4,
+        PRETRAINED + "architecture.intermediate_size": 256,
+        PRETRAINED + "architecture.max_position_embeddings": 512,
+        PRETRAINED + "architecture.rope_theta": 30000.0,
+        PRETRAINED + "architecture.rms_norm_eps": 1e-5,
+        PRETRAINED + "architecture.initializer_range": 0.02,
+        PRETRAINED + "architecture.tie_word_embeddings": False,
+        **of_each_objective(
+            {
+                "training.tokens": "3M",
+                "training.sequence_length": 256,
+                "training.batch_tokens": 16384,
+                "training.micro_batch_sequences": 32,
+                "training.optimizer.lr": 0.001,
+                "training.optimizer.betas": [0.8, 0.95],
+                "training.optimizer.eps": 1e-8,
+                "training.optimizer.weight_decay": 0.1,
+                "training.optimizer.gradient_clip_norm": None,
+                "training.schedule{WsdSchedule}.name": {"name": "cosine", "warmup_tokens": "100k"},
+                "training.schedule{WsdSchedule}.warmup_tokens": "200k",
+                "training.schedule{WsdSchedule}.decay_tokens": "600k",
+                "training.schedule{WsdSchedule}.final_lr_fraction": 0.2,
+                "training.schedule{CosineSchedule}.name": {"name": "wsd", "warmup_tokens": "100k", "decay_tokens": 0},
+                "training.schedule{CosineSchedule}.warmup_tokens": "200k",
+                "training.schedule{CosineSchedule}.final_lr_fraction": 0.2,
+                "training.precision": "float32",
+                "training.seed": 18,
+                "training.validate_every_tokens": None,
+                "training.checkpoint_every_tokens": 100_000,
+                "chat_template": "{{ other }}",
+                "resources.count": 1,
+            }
+        ),
+        CONTINUED + "base{ModelBase}.model": "Model/a",
+        CONTINUED + "base{FolderBase}.path": "models/other",
+        CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
+        CONTINUED + "base{FolderBase}.origin": "elsewhere",
+        CONTINUED + "data": "DataRecipe/b",
+        CONTINUED + "replay.data": "DataRecipe/b",
+        CONTINUED + "replay.fraction": 0.5,
     },
     "EvalSuite": {
         "spec.include": ["evals/b/*"],
@@ -169,6 +189,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.release.preregistered": True,
         "spec.plans.approvals": 0,
         "spec.plans.above_cost": None,
+        "spec.shapes": ["pretrain", "continue"],
         "spec.expires": "2029-01-01T00:00:00Z",
     },
     "Withdrawals": {
@@ -182,26 +203,30 @@ CHANGES: dict[str, dict[str, Any]] = {
 ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
-    ("Model", "spec.objective"),
-    ("Model", "spec.architecture.family"),
-    ("Model", "spec.training.optimizer.name"),
-    ("Model", "spec.resources.accelerator"),
-    ("SupplyChain", "spec.shapes"),
+    ("Model", PRETRAINED + "architecture.family"),
+    *(
+        ("Model", path)
+        for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name", "resources.accelerator")))
+    ),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
 MOVES_STEPS = {
-    ("Model", "spec.data"): {"tokenize/b.a", "train/a"},
-    ("Model", "spec.tokenizer"): {"tokenize/a.b", "train/a"},
+    ("Model", PRETRAINED + "data"): {"tokenize/b.a", "train/a"},
+    ("Model", PRETRAINED + "tokenizer"): {"tokenize/a.b", "train/a"},
+    ("Model", CONTINUED + "data"): {"tokenize/b.a", "tokenize/c.a", "train/c"},
+    ("Model", CONTINUED + "replay.data"): {"tokenize/b.a", "tokenize/d.a", "train/c"},
+    ("Model", CONTINUED + "base{FolderBase}.path"): {"tokenize/c.base.d", "train/d"},
     ("Deployment", "spec.model"): {"evaluate/a.a", "evaluate/b.a", "gate/a", "release/a"},
     ("Deployment", "spec.gates[].suite"): {"evaluate/a.a", "evaluate/a.b", "gate/a"},
 }
 """References that name other steps, so that steps of that name come and go with them; Model/b keeps asking for tokenize/a."""
 
 TRAVELS_BESIDE = {
-    ("Model", "spec.training.validate_every_tokens"),
-    ("Model", "spec.training.checkpoint_every_tokens"),
-    ("Model", "spec.resources.count"),
+    ("Model", path)
+    for path in of_each_objective(
+        dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens", "resources.count"))
+    )
 }
 """Fields of meaning NONE that reach the step all the same."""
 
@@ -235,10 +260,15 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 FIELDS = {(kind, path): meaning for kind, model in RESOURCE_TYPES.items() for path, meaning in leaves(model, "", None)}
 
 
+def name_at(path: str) -> str:
+    """The resource that has a field: ``a``, but for the fields of continued models."""
+    return "a" if not path.startswith(CONTINUED) else "d" if "{FolderBase}" in path else "c"
+
+
 def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
-    """Desired state before and after one field of resource ``a`` takes another value."""
+    """Desired state before and after one field of a resource takes another value."""
     documents = full_documents()
-    document = documents[f"{kind}/a"]
+    document = documents[f"{kind}/{name_at(path)}"]
     if kind == "Deployment":  # it may leave the suite that the supply chain would ask for
         documents["SupplyChain/a"]["spec"]["release"]["evaluations"] = []
     if path == "spec.release.evaluations[].suite":  # what the supply chain asks for has to be there
@@ -247,7 +277,7 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     if "{CosineSchedule}" in path:
         document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
     before = desired_from(documents)
-    *parents, last = path.replace("{WsdSchedule}", "").replace("{CosineSchedule}", "").replace("[]", ".[]").split(".")
+    *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
     for part in parents:
         place = place[0] if part == "[]" else place[part]
@@ -275,8 +305,9 @@ def test_the_table_has_every_field() -> None:
 
 def _annotation_of(model: Any, path: str) -> Any:
     for part in path.split("."):
-        annotation = model.model_fields[part].annotation
-        model = next(iter(_models(annotation)), None)
+        name, _, branch = part.removesuffix("}").partition("{")
+        annotation = model.model_fields[name].annotation
+        model = next((each for each in _models(annotation) if branch in ("", each.__name__)), None)
     return annotation
 
 
@@ -287,7 +318,8 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
     value = SAME_FOR_ALL[path] if path in SAME_FOR_ALL else CHANGES[kind][path]
     before, after = changed(kind, path, value)
     meaning = FIELDS[kind, path]
-    expected = set() if meaning in (NONE, GOVERN) else OWN_STEP[kind, meaning]
+    own = {step.replace("/a", f"/{name_at(path)}", 1) for step in OWN_STEP.get((kind, meaning), ())}
+    expected = set() if meaning in (NONE, GOVERN) else own
     assert differing(own_keys(before), own_keys(after)) == MOVES_STEPS.get((kind, path), expected)
     governs = (before.charter, before.withdrawn) != (after.charter, after.withdrawn)
     assert governs is (meaning is GOVERN)
@@ -296,7 +328,7 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
         for desired in (before, after)
     ]
     if (kind, path) in TRAVELS_BESIDE:
-        assert differing(*beside) == {"train/a"}
+        assert differing(*beside) == {f"train/{name_at(path)}"}
     elif (kind, path) not in MOVES_STEPS:
         assert beside[0] == beside[1]
 

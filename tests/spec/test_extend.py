@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from forge.spec.extend import optimizer_steps, shared_steps, steps_before_decay, why_not_extended
 from forge.spec.meaning import EXTEND, REBUILD, meaningful, meanings_of
-from forge.spec.model import ModelSpec, Training
+from forge.spec.model import PretrainSpec, Training
 from forge.steps.train.schedule import learning_rate
 
 BATCH = 16
@@ -35,13 +35,13 @@ def changed(path: str, value: Any, **fields: Any) -> dict[str, Any]:
     return new
 
 
-def test_tokens_means_extend_and_stays_in_the_key(small_model: ModelSpec) -> None:
+def test_tokens_means_extend_and_stays_in_the_key(small_model: PretrainSpec) -> None:
     assert meanings_of(Training)["tokens"] is EXTEND
     assert [name for name, meaning in meanings_of(Training).items() if meaning is EXTEND] == ["tokens"]
     assert meaningful(small_model, REBUILD)["training"]["tokens"] == small_model.training.tokens
 
 
-def test_a_spec_with_more_tokens_is_the_old_one_continued(small_model: ModelSpec) -> None:
+def test_a_spec_with_more_tokens_is_the_old_one_continued(small_model: PretrainSpec) -> None:
     longer = small_model.model_copy(update={"training": small_model.training.model_copy(update={"tokens": 80_000})})
     old, new = meaningful(small_model, REBUILD), meaningful(longer, REBUILD)
     assert why_not_extended(old, new) is None

@@ -5,7 +5,7 @@ import typing
 from pydantic import BaseModel
 
 from forge.spec.meaning import REBUILD, meaningful, meanings_of
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, ModelSpec
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, PretrainSpec
 from forge.spec.resource import RESOURCE_TYPES
 
 
@@ -27,7 +27,7 @@ def test_every_field_declares_its_meaning() -> None:
     assert undeclared == []
 
 
-def test_defaults_and_references_stay_out_of_an_identity(small_model: ModelSpec) -> None:
+def test_defaults_and_references_stay_out_of_an_identity(small_model: PretrainSpec) -> None:
     identity = meaningful(small_model, REBUILD)
     assert "chat_template" not in identity
     assert "data" not in identity
@@ -38,6 +38,6 @@ def test_defaults_and_references_stay_out_of_an_identity(small_model: ModelSpec)
     assert meaningful(changed, REBUILD) != identity
 
 
-def test_how_often_to_validate_is_no_part_of_an_identity(small_model: ModelSpec) -> None:
+def test_how_often_to_validate_is_no_part_of_an_identity(small_model: PretrainSpec) -> None:
     training = small_model.training.model_copy(update={"validate_every_tokens": 1024, "checkpoint_every_tokens": 2048})
     assert meaningful(small_model.model_copy(update={"training": training}), REBUILD) == meaningful(small_model, REBUILD)

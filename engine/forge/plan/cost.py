@@ -10,7 +10,7 @@ from forge.plan.compute import flops_per_token, num_parameters
 
 if TYPE_CHECKING:  # most plans estimate nothing
     from forge.contract.record import Record, Spent
-    from forge.spec.model import ModelSpec
+    from forge.spec.model import Architecture, ContinueSpec, PretrainSpec
     from forge.spec.settings import Settings
 
 
@@ -30,13 +30,15 @@ NO_ESTIMATE = Estimate()
 """Nothing is known."""
 
 
-def estimate_training(spec: "ModelSpec", vocab_size: int, settings: "Settings") -> Estimate:
+def estimate_training(
+    spec: "PretrainSpec | ContinueSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
+) -> Estimate:
     """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
     training = spec.training
     steps = -(-training.tokens // training.batch_tokens)
     tokens = steps * training.batch_tokens
-    flops = tokens * flops_per_token(spec.architecture, vocab_size, training.sequence_length)
-    parameters = num_parameters(spec.architecture, vocab_size)
+    flops = tokens * flops_per_token(architecture, vocab_size, training.sequence_length)
+    parameters = num_parameters(architecture, vocab_size)
     accelerator = settings.accelerators.get(spec.resources.accelerator)
     if accelerator is None:
         return Estimate(parameters=parameters, tokens=tokens, flops=flops)

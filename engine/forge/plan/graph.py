@@ -90,11 +90,13 @@ class _Parts:
 
     resources: dict[str, Compiled]
     bundles: dict[tuple[str, str], Bundle]
+    roots: dict[str, Compiled]
+    """Model -> the model that its chain of bases begins with; filled as models come, each after its base."""
 
 
 def build_graph(desired: Desired) -> dict[str, Step]:
     """All steps by id, each after those it reads from."""
-    parts = _Parts(dict(desired.compiled), dict(desired.bundles))
+    parts = _Parts(dict(desired.compiled), dict(desired.bundles), {})
     steps: dict[str, Step] = {}
     for resource in parts.resources.values():
         steps_of = _STEPS_OF.get(resource.kind)
@@ -137,33 +139,57 @@ def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mappi
 
 
 def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
-    data, tokenizer = model.references
-    documents = FromStep(f"curate/{_name(data)}", "documents")
-    pieces = FromStep(f"tokenizer/{_name(tokenizer)}", "tokenizer")
-    name = _tokenize_name(_name(data), _name(tokenizer))
-    tokenize = Step(
-        f"tokenize/{name}",
-        StepKind.TOKENIZE,
-        name,
-        tokenizer,
-        "{}",
-        {"documents": documents, "tokenizer": pieces},
-        previous_ids=tuple(
-            f"tokenize/{_tokenize_name(*pair)}" for pair in _earlier(parts.resources[data], parts.resources[tokenizer])
-        ),
-        suspended=model.is_suspended or parts.resources[tokenizer].is_suspended,
-    )
     facts = read_facts(model.facts)
-    train = _own_step(
+    base, replay = facts.get("base"), facts.get("replay")
+    root = model if base is None else parts.roots[base]
+    parts.roots[model.address] = root
+    tokenize = _tokenize(model, facts["data"], root, parts)
+    inputs: dict[str, Input] = {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": tokenize.inputs["tokenizer"]}
+    yield tokenize
+    if base is not None:
+        inputs["base"] = FromStep(f"train/{_name(base)}", "weights")
+    elif "folder" in facts:
+        inputs["base"] = FromCommit(model.address, parts.bundles[model.address, "base"])
+    if replay is not None:
+        tokenize = _tokenize(model, replay, root, parts)
+        inputs["replay"] = FromStep(tokenize.id, "tokens")
+        yield tokenize
+    yield _own_step(
         StepKind.TRAIN,
         model,
         model.parameters,
-        {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": pieces},
+        inputs,
         json_settings=model.settings,
         processes=facts["processes"],
         accelerator=facts["accelerator"],
     )
-    return tokenize, train
+
+
+def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step:
+    """The tokens of a recipe as a model reads them, with the tokenizer that its chain of bases began with."""
+    recipe, address = parts.resources[data], read_facts(root.facts).get("tokenizer")
+    pieces: Input
+    if address is None:  # it lies in the folder; three parts, for a tokenizer may be called as the model is
+        subject, suspended = root, False
+        name = f"{recipe.name}.base.{root.name}"
+        previous = [f"{first}.base.{second}" for first, second in _earlier(recipe, root)]
+        pieces = FromCommit(root.address, parts.bundles[root.address, "tokenizer"])
+    else:
+        subject = parts.resources[address]
+        suspended = subject.is_suspended
+        name = _tokenize_name(recipe.name, subject.name)
+        previous = [_tokenize_name(*pair) for pair in _earlier(recipe, subject)]
+        pieces = FromStep(f"tokenizer/{subject.name}", "tokenizer")
+    return Step(
+        f"tokenize/{name}",
+        StepKind.TOKENIZE,
+        name,
+        subject.address,
+        "{}",
+        {"documents": FromStep(f"curate/{recipe.name}", "documents"), "tokenizer": pieces},
+        previous_ids=tuple(f"tokenize/{each}" for each in previous),
+        suspended=model.is_suspended or suspended,
+    )
 
 
 def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:

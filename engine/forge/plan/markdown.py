@@ -26,6 +26,10 @@ _MOST_TRAININGS = 10
 _LONGEST = 400
 """Characters of a text that a stranger wrote."""
 _MARKS = ((1e23, "1e23"), (1e25, "1e25"))
+_THIRD_MEANS = (
+    "A third of its base's: whoever modifies a general-purpose AI model with more than that is its provider (guidelines of the "
+    "European Commission, July 2025)."
+)
 _MARKS_MEAN = (
     "1e23: the European Commission's mark of a general-purpose AI model. 1e25: above it the EU AI Act (article 51) presumes "
     "systemic risk. Both count the training of the model as a whole."
@@ -96,15 +100,32 @@ def _finding(finding: Finding) -> str:
 def _compute(review: Review) -> list[str]:
     if not review.compute:
         return []
-    lines = ["", "| training | FLOPs | " + " | ".join(f"of {name}" for _, name in _MARKS) + " |", "|---|---|---|---|"]
+    continued = any(item.base is not None for item in review.compute)
+    heads = ["training", "FLOPs", *(f"of {name}" for _, name in _MARKS)]
+    heads += ["base", "its FLOPs", "of a third of those"] if continued else []
+    lines = ["", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for item in review.compute[:_MOST_TRAININGS]:
-        shares = (
-            f"**{item.flops / mark:.2g} times**" if item.flops >= mark else f"{item.flops / mark:.1e}" for mark, _ in _MARKS
-        )
-        lines.append(f"| {_cell(item.step_id)} | {item.flops:.2e} | " + " | ".join(shares) + " |")
+        cells = [_cell(item.step_id), _flops(item.flops), *(_share(item.whole, mark) for mark, _ in _MARKS)]
+        if continued and item.base is None:
+            cells += ["none", "", ""]
+        elif item.base is not None:
+            third = None if item.base_flops is None else item.base_flops / 3
+            cells += [_cell(item.base), _flops(item.base_flops), _share(item.flops, third)]
+        lines.append(f"| {' | '.join(cells)} |")
     if len(review.compute) > _MOST_TRAININGS:
         lines += ["", f"{len(review.compute) - _MOST_TRAININGS} more trainings are smaller."]
-    return [*lines, "", _MARKS_MEAN]
+    return [*lines, "", _MARKS_MEAN, *(["", _THIRD_MEANS] if continued else [])]
+
+
+def _flops(flops: float | None) -> str:
+    return "unknown" if flops is None else f"{flops:.2e}"
+
+
+def _share(flops: float | None, mark: float | None) -> str:
+    """How much of a mark it is; bold from the mark on."""
+    if flops is None or mark is None:
+        return "unknown"
+    return f"**{flops / mark:.2g} times**" if flops >= mark else f"{flops / mark:.1e}"
 
 
 def _row(action: Action, currency: str) -> str:

@@ -18,8 +18,9 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.approvals import tally
+from forge.plan.bases import estimate_model
 from forge.plan.changes import changed_fields, changed_inputs
-from forge.plan.cost import Estimate, estimate_from_history, estimate_training
+from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.live import Live, Running
@@ -28,7 +29,7 @@ from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.extend import kept_tokens, why_not_extended
-from forge.spec.resource import Model, Tokenizer
+from forge.spec.resource import Model
 
 
 def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None) -> Plan:
@@ -347,10 +348,8 @@ class _Planner:
         model = self.desired.resources[step.subject]
         if not isinstance(model, Model):
             raise TypeError(f"{step.subject} is no Model")
-        tokenizer = self.desired.resources[model.spec.tokenizer]
-        if not isinstance(tokenizer, Tokenizer):
-            raise TypeError(f"{model.spec.tokenizer} is no Tokenizer")
-        return estimate_training(model.spec, tokenizer.spec.vocab_size, self.desired.settings)
+        estimate = estimate_model(model, self.desired.resources, self.desired.settings)
+        return estimate if estimate.flops is not None else estimate_from_history(latest)
 
 
 _IN_SYNC = (Reason(ReasonKind.IN_SYNC),)

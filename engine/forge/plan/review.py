@@ -5,6 +5,7 @@ do not show how (a redaction that is gone is one of many reloads). So both commi
 fields alone that somebody answers for. Pure; values in, findings out.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from typing import Any, TypeVar
 
 from forge.contract.kinds import StepKind
 from forge.plan.action import ActionKind, Plan, Withdraw
-from forge.plan.cost import estimate_training
+from forge.plan.bases import estimate_model, flops_of_base
 from forge.plan.desired import Desired
 from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource, Tokenizer
+from forge.spec.model import ContinueSpec, FolderBase, PretrainSpec
+from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
 
 _Kind = TypeVar("_Kind")
 
@@ -43,6 +45,8 @@ class FindingKind(StrEnum):
     """A source of training data comes or goes."""
     LICENSE = "licence or origin"
     """A source stays and is said to stand under another licence, or to come from elsewhere."""
+    BASE = "base model"
+    """A model begins with other weights, or those in the repository come from elsewhere or stand under another licence."""
     PERSONAL_DATA = "personal data"
     """What is removed from the documents of a recipe changes."""
     ACCESS = "access policy"
@@ -71,10 +75,22 @@ class Finding:
 
 @dataclass(frozen=True)
 class Compute:
-    """A training of the plan, and the operations of the whole run, what an earlier run did of it included."""
+    """A training of the plan, and the operations of the whole run, what an earlier run of the step did of it included."""
 
     step_id: str
-    flops: float
+    flops: float | None
+    """None: cannot be told, because the architecture lies in a folder of the repository."""
+    base: str | None = None
+    """The model or the folder that is continued; None for a training from random weights."""
+    base_flops: float | None = None
+    """Of all that the base was trained with; None where it cannot be told."""
+
+    @property
+    def whole(self) -> float | None:
+        """Operations of the model as a whole, those of its base included; None where they cannot be told."""
+        if self.base is None or self.flops is None:
+            return self.flops
+        return None if self.base_flops is None else self.base_flops + self.flops
 
 
 @dataclass(frozen=True)
@@ -144,12 +160,25 @@ def _compute(plan: Plan, desired: Desired) -> list[Compute]:
     found = []
     for action in plan.changes:
         model = desired.resources[action.subject] if action.step is StepKind.TRAIN else None
-        tokenizer = desired.resources[model.spec.tokenizer] if isinstance(model, Model) else None
-        if isinstance(model, Model) and isinstance(tokenizer, Tokenizer):
-            flops = estimate_training(model.spec, tokenizer.spec.vocab_size, desired.settings).flops
-            if flops is not None:
-                found.append(Compute(action.id, flops))
-    return sorted(found, key=lambda item: (-item.flops, item.step_id))
+        if not isinstance(model, Model):
+            continue
+        flops = estimate_model(model, desired.resources, desired.settings).flops
+        base, before = _base(model.spec), flops_of_base(model, desired.resources, desired.settings)
+        found.append(Compute(action.id, flops, base, before))
+    return sorted(found, key=lambda item: (-(item.whole or item.flops or math.inf), item.step_id))
+
+
+def _base(spec: PretrainSpec | ContinueSpec) -> str | None:
+    """What a model continues, in words."""
+    if isinstance(spec, PretrainSpec):
+        return None
+    return f"the folder {spec.base.path}" if isinstance(spec.base, FolderBase) else spec.base.model
+
+
+def _base_terms(model: Model | None) -> str | None:
+    """What a model continues, and under which terms that stands."""
+    base = model.spec.base if model is not None and isinstance(model.spec, ContinueSpec) else None
+    return f"{base.path}: {base.license}, {base.origin}" if isinstance(base, FolderBase) else base.model if base else None
 
 
 def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | None) -> Iterator[Finding]:
@@ -172,6 +201,10 @@ def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | N
 def _of_resource(address: str, new: Resource | None, old: Resource | None, desired: Desired) -> Iterator[Finding]:
     if isinstance(new or old, DataRecipe):
         yield from _of_data(address, _checked(new, DataRecipe), _checked(old, DataRecipe))
+    elif isinstance(new or old, Model):
+        was, is_now = _base_terms(_checked(old, Model)), _base_terms(_checked(new, Model))
+        if was != is_now:
+            yield Finding(FindingKind.BASE, address, "", was, is_now)
     elif isinstance(new, InferencePolicy):
         yield from _of_policy(address, new, _checked(old, InferencePolicy), desired)
     elif isinstance(new, Deployment):

@@ -16,6 +16,7 @@ from forge.errors import Diagnostic, RepoError, SpecError, UsageError
 from forge.plan.desired import Bundle, BundleFile, Deferred, Desired, EachOnDemand
 from forge.repo.cache import FileDigest, SpecCache, SpecFile, TreeState, engine_digest
 from forge.repo.tree import CommitTree, Matcher, Tree, git_name, submodules_matching
+from forge.spec.base_folder import BASE_FILES, TOKENIZER_FILES, why_no_base
 from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.resolve import check, diagnose, in_order, references_of_broken
 from forge.spec.settings import SETTINGS_FILE, Settings, read_settings
@@ -71,14 +72,14 @@ class _Reading:
         faults = check(self.compiled, _addresses_of(self.broken))
         self.diagnostics += [diagnose(fault, self._locate) for fault in faults]
         self.diagnostics += references_of_broken(self.broken, {item.address for item in self.compiled})
-        compiled = {item.address: item for item in reversed(self.compiled)}
-        ordered = {address: compiled[address] for address in in_order(compiled)}
         bundles = _Bundles(self.tree, self.cache, match)
         found = bundles.of(self.compiled)
         self.diagnostics += [self._locate(number).document.diagnostic(place, text) for number, place, text in bundles.faults]
         if self.diagnostics:
             self._keep(bundles.new, None)
             raise SpecError(self.diagnostics)
+        compiled = {item.address: item for item in reversed(self.compiled)}
+        ordered = {address: compiled[address] for address in in_order(compiled)}
         if not ordered:
             where = ", ".join(settings.specs.include)
             raise UsageError(f"{SETTINGS_FILE}: no spec is found by specs.include ({where})")
@@ -238,6 +239,8 @@ class _Bundles:
                 paths = self._paths(number, read_facts(item.facts)["include"], ("spec", "include"))
                 top = _common_folder(paths)
                 wanted.append(((item.address, "tasks"), number, {path[len(top) :]: path for path in paths}))
+            elif item.kind == "Model":
+                wanted += self._base(item, number)
             elif item.kind == "InferencePolicy":
                 data = item.served.encode()
                 file = BundleFile(len(data), digest_of_bytes(data), inline=data)
@@ -249,6 +252,26 @@ class _Bundles:
             files = {name: self._file(number, name, path) for name, path in names.items()}
             found[key] = Bundle({name: file for name, file in files.items() if file is not None})
         return found
+
+    def _base(self, item: Compiled, number: int) -> list[tuple[tuple[str, str], int, dict[str, str]]]:
+        """The files of a base that lies in the repository: its weights, and apart from them its tokenizer."""
+        folder = read_facts(item.facts).get("folder")
+        if folder is None:
+            return []
+        place = ("spec", "base", "path")
+        for submodule in submodules_matching(self._tree, f"{folder}/") if self._has_submodules else ():
+            message = f"`{folder}` lies in the submodule {submodule}; Forge reads this repository's own objects"
+            self.faults.append((number, place, message + ": copy the files into it"))
+            return []
+        listed = {path[len(folder) + 1 :] for path in self._tree.paths() if path.startswith(f"{folder}/")}
+        why = why_no_base(listed)
+        if why is not None:
+            self.faults.append((number, place, f"`{folder}` {why}"))
+            return []
+        return [
+            ((item.address, name), number, {file: f"{folder}/{file}" for file in files if file in listed})
+            for name, files in (("base", BASE_FILES), ("tokenizer", TOKENIZER_FILES))
+        ]
 
     def _paths(self, number: int, patterns: list[str], place: tuple[str | int, ...]) -> list[str]:
         for pattern in patterns if self._has_submodules else ():

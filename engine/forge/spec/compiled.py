@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
+    from forge.spec.model import ContinueSpec, PretrainSpec
     from forge.spec.resource import Resource
 
 _READER = json.JSONDecoder()
@@ -153,9 +154,7 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
         case Model():
-            resources = resource.spec.resources
-            positions = resource.spec.architecture.max_position_embeddings
-            return {"processes": resources.count, "accelerator": resources.accelerator, "positions": positions}
+            return _facts_of_model(resource.spec)
         case Deployment():
             spec = resource.spec
             gates = [[gate.suite, [threshold.task for threshold in gate.thresholds]] for gate in spec.gates]
@@ -172,6 +171,26 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
         case Withdrawals():
             return {"withdrawn": [[item.subject, item.reason, item.serving] for item in resource.spec.withdrawn]}
     return {}
+
+
+def _facts_of_model(spec: "PretrainSpec | ContinueSpec") -> dict[str, Any]:
+    """Of a continued model: its base's address or its folder, and what it replays; positions and tokenizer are its base's."""
+    from forge.spec.model import ModelBase, PretrainSpec
+
+    facts: dict[str, Any] = {
+        "processes": spec.resources.count,
+        "accelerator": spec.resources.accelerator,
+        "data": spec.data,
+        "sequence_length": spec.training.sequence_length,
+    }
+    if isinstance(spec, PretrainSpec):
+        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings}
+    base = spec.base
+    if isinstance(base, ModelBase):
+        facts["base"] = base.model
+    else:
+        facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
+    return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 
 def _canonical(value: Any) -> str:

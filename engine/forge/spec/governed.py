@@ -54,6 +54,10 @@ def _demands(release: Mapping[str, Any], compiled: Sequence[Compiled], by_addres
                 if suite not in gates:
                     message = f"the SupplyChain lets nothing be released without {suite}, and no gate here is about it"
                     yield index, ("spec", "gates"), message, None
+        elif item.kind == "Model" and licenses is not None:
+            if facts.get("license") not in (None, *licenses):  # of a base that lies in the repository
+                message = f"`license` is {facts['license']!r}; the SupplyChain allows {', '.join(licenses) or 'none'}"
+                yield index, ("spec", "base", "license"), message, None
         elif item.kind == "DataRecipe" and licenses is not None:
             for number, license_ in enumerate(facts["licenses"]):
                 if license_ not in licenses:

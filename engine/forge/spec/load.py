@@ -103,19 +103,18 @@ def _annotations(document: Document) -> Iterable[Diagnostic]:
 
 
 def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[str, Any]) -> Diagnostic:
-    location: Location = tuple(part for part in _within(document, fault["loc"]))
-    name = str(fault["loc"][-1]) if fault["loc"] else ""
+    location = _within(document, fault["loc"], is_absent=fault["type"] == "missing")
+    name = str(location[-1]) if location else ""
     match fault["type"]:
         case "extra_forbidden":
-            parent = _model_at(resource_type, fault["loc"][:-1])
-            known = parent.model_fields if parent else ()
-            return document.diagnostic(location, f"unknown key `{name}`{did_you_mean(name, known)}", at_key=True)
+            remedy = _remedy(_model_at(resource_type, fault["loc"][:-1]), name)
+            return document.diagnostic(location, f"unknown key `{name}`{remedy}", at_key=True)
         case "missing":
             return document.diagnostic(location[:-1] if location[-1:] == (name,) else location, f"missing key `{name}`")
         case "literal_error":
             return document.diagnostic(location, f"`{name}` is {fault['input']!r}, expected {fault['ctx']['expected']}")
         case "union_tag_not_found" | "union_tag_invalid":
-            return document.diagnostic(location, f"`{name}`: {fault['msg']}")
+            return document.diagnostic(*_about_tag(location, fault["ctx"]))
         case "string_pattern_mismatch":
             return document.diagnostic(location, _pattern_message(name, fault))
         case _:
@@ -123,6 +122,12 @@ def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[
             shown = isinstance(fault["input"], str | int | float | None) and "PRIVATE KEY" not in str(fault["input"])
             given = f", found {fault['input']!r}" if shown else ""  # a secret that was put in a spec goes into no log as well
             return document.diagnostic(location, f"`{name}`: {message}{given}" if name else message)
+
+
+def _remedy(parent: type[BaseModel] | None, name: str) -> str:
+    """The end of a message about an unknown key: what the kind says of it, or what is near."""
+    hints: dict[str, str] = getattr(parent, "hints", {})
+    return f"; {hints[name]}" if name in hints else did_you_mean(name, parent.model_fields if parent else ())
 
 
 def _pattern_message(name: str, fault: dict[str, Any]) -> str:
@@ -135,14 +140,25 @@ def _pattern_message(name: str, fault: dict[str, Any]) -> str:
     return f"`{name}` is {fault['input']!r}, expected lower-case letters, digits and hyphens (a DNS-1123 label, 63 at most)"
 
 
-def _within(document: Document, location: Location) -> Location:
-    """Drop the parts of pydantic's location that name a union's branch rather than a key of the document."""
+def _within(document: Document, location: Location, is_absent: bool) -> Location:
+    """Drop the parts of pydantic's location that name a union's branch rather than a key of the document.
+
+    ``is_absent``: the last part is a key that is missing there.
+    """
     found: Location = ()
     for index, part in enumerate(location):
         last = index == len(location) - 1
-        if (*found, part) in document.values or last:
+        if (*found, part) in document.values or (last and is_absent):
             found = (*found, part)
     return found
+
+
+def _about_tag(location: Location, context: dict[str, Any]) -> tuple[Location, str]:
+    """Place and message where the key that says which branch of a union is meant is absent, or says none."""
+    name = str(context["discriminator"]).strip("'")
+    if "tag" not in context:
+        return location, f"missing key `{name}`"
+    return (*location, name), f"`{name}` is {context['tag']!r}, expected {context['expected_tags'].replace(', ', ' or ')}"
 
 
 def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | None:
@@ -155,7 +171,7 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | N
                 info = candidate.model_fields.get(str(part))
                 if info is not None:
                     following.extend(branches(info.annotation))
-                elif part in _literals(candidate):
+                elif part in _tags(candidate):
                     following.append(candidate)
             else:
                 following.extend(argument for item in typing.get_args(candidate) for argument in branches(item))
@@ -163,7 +179,10 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | N
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
-def _literals(model: type[BaseModel]) -> set[str]:
-    """The values of a model's ``name`` discriminator: pydantic puts them into the location of a fault."""
-    info = model.model_fields.get("name")
-    return set(typing.get_args(info.annotation)) if info is not None else set()
+def _tags(model: type[BaseModel]) -> set[str]:
+    """What pydantic calls a branch of a union in the location of a fault: the values of its discriminator, or its name."""
+    found = {model.__name__}
+    for name in ("name", "objective"):
+        info = model.model_fields.get(name)
+        found.update(typing.get_args(info.annotation) if info is not None else ())
+    return found

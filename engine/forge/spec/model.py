@@ -1,10 +1,12 @@
-"""Model: an architecture, the data it learns from, and how it is trained."""
+"""Model: an architecture or a base, the data it learns from, and how it is trained. One body for each objective."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from forge.spec.fields import Count, DataRecipeRef, Part, TokenizerRef
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -110,8 +112,8 @@ class ModelResources(Part):
     """Processes (torchrun's world size)."""
 
 
-class ModelSpec(Part):
-    """The body of a Model."""
+class PretrainSpec(Part):
+    """A model that begins with random weights."""
 
     objective: Annotated[Literal["pretrain"], REBUILD]
     data: Annotated[DataRecipeRef, REBUILD]
@@ -127,3 +129,92 @@ class ModelSpec(Part):
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
         return self
+
+
+class ModelBase(Part):
+    """A model of the same commit: whenever its weights change, so does what continues it."""
+
+    hints: ClassVar[Mapping[str, str]] = {"path": "a base is a model or a folder: leave out `model` or `path`"}
+
+    model: Annotated[ModelRef, REBUILD]
+
+
+class FolderBase(Part):
+    """A folder of the repository as Hugging Face writes it: config.json, model.safetensors, tokenizer.json and its config."""
+
+    hints: ClassVar[Mapping[str, str]] = ModelBase.hints
+
+    path: Annotated[RepoPath, ContentOf(), REBUILD]
+    """From the repository's root. The files' bytes are the identity, so the commit pins them; weights are safetensors only."""
+    license: Annotated[str, Field(min_length=1), NONE]
+    """SPDX expression of the licence that the weights stand under."""
+    origin: Annotated[str, Field(min_length=1), NONE]
+    """Where the weights come from, in words or as a URL."""
+
+
+def _kind_of_base(value: Any) -> str | None:
+    names = value if isinstance(value, Mapping) else type(value).model_fields if isinstance(value, Part) else ()
+    return next((kind.__name__ for name, kind in (("model", ModelBase), ("path", FolderBase)) if name in names), None)
+
+
+Base = Annotated[
+    Annotated[ModelBase, Tag("ModelBase")] | Annotated[FolderBase, Tag("FolderBase")],
+    Discriminator(
+        _kind_of_base,
+        custom_error_type="base",
+        custom_error_message="expected `model: Model/NAME`, or `path: FOLDER` with its licence and origin",
+    ),
+]
+
+
+class Replay(Part):
+    """Sequences of other data among those of the model's own, against forgetting (Ibrahim et al. 2024)."""
+
+    data: Annotated[DataRecipeRef, REBUILD]
+    """Usually the base's data. It is tokenized with the base's tokenizer, and its validation split is measured too."""
+    fraction: Annotated[float, Field(gt=0, lt=1), REBUILD]
+    """Of all sequences. Of the first n sequences, floor(n * fraction) are replayed, evenly spread, whatever n is."""
+
+
+class ContinueSpec(Part):
+    """A model that begins with another's weights; its architecture and its tokenizer are the base's."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "architecture": "a continued model has its base's architecture: leave it out",
+        "tokenizer": "a continued model has its base's tokenizer: leave it out",
+    }
+
+    objective: Annotated[Literal["continue"], REBUILD]
+    base: Annotated[Base, REBUILD]
+    data: Annotated[DataRecipeRef, REBUILD]
+    replay: Annotated[Replay | None, REBUILD] = None
+    """None: nothing is done against forgetting."""
+    training: Annotated[Training, REBUILD]
+    """With an optimiser and a schedule of its own, which begin anew."""
+    chat_template: Annotated[str | None, REBUILD] = None
+    """Jinja; exported with the weights. None: the base's, and where it has none, one that joins the messages' contents."""
+    resources: Annotated[ModelResources, NONE] = ModelResources()
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        if self.replay is None:
+            return self
+        if self.replay.data == self.data:
+            raise ValueError(f"replay.data is {self.data}, which is the model's data already: name other data, or no replay")
+        if optimizer_sequences(self.training) * exact(self.replay.fraction) < 1:
+            raise ValueError("replay.fraction of the training's sequences is not one sequence: raise it, or leave replay out")
+        return self
+
+
+def exact(fraction: float) -> Fraction:
+    """A fraction as it is written: 0.2 is one fifth, not the float that is nearest to it."""
+    return Fraction(repr(fraction))
+
+
+def optimizer_sequences(training: Training) -> int:
+    """Sequences of a whole training: the tokens asked for, rounded up to optimiser steps."""
+    return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
+
+
+ModelSpec = Annotated[PretrainSpec | ContinueSpec, Field(discriminator="objective")]
+"""The body of a Model."""

@@ -16,6 +16,7 @@ from forge.errors import Diagnostic, PlanError
 from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.fields import KINDS, references_in
 from forge.spec.governed import governed
+from forge.spec.lineage import continued, positions_of
 
 if TYPE_CHECKING:  # parsers and models load where something is parsed
     from forge.spec.document import Document, Location
@@ -61,7 +62,7 @@ def resolve(located: "Iterable[Located]", broken: "Iterable[Document]" = ()) -> 
     diagnostics = [diagnose(fault, located.__getitem__) for fault in faults]
     diagnostics += references_of_broken(broken, {item.address for item in compiled})
     by_address = {item.address: located[index].resource for index, item in reversed(list(enumerate(compiled)))}
-    names = in_order({item.address: item for item in compiled})
+    names = by_address if faults else in_order({item.address: item for item in compiled})
     return Resolved({address: by_address[address] for address in names}, tuple(diagnostics))
 
 
@@ -83,6 +84,7 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
                 if target in missing
             ]
     faults.extend(_renamed(compiled, by_address, broken))
+    faults.extend(Fault(*row) for row in continued(compiled, by_address))
     faults.extend(_across(compiled, by_address))
     faults.extend(Fault(*row) for row in governed(compiled, by_address))
     return faults
@@ -231,7 +233,7 @@ def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iter
                     yield Fault(index, ("spec", "gates", number, "thresholds", position, "task"), message)
         longest, model = facts["max_model_len"], facts["model"]
         if longest is not None and model in by_address:
-            limit = read_facts(compiled[by_address[model]].facts)["positions"]
-            if longest > limit:
+            limit = positions_of(model, compiled, by_address)
+            if limit is not None and longest > limit:
                 message = f"`max_model_len` is {longest}, but {model} has {limit} positions (max_position_embeddings)"
                 yield Fault(index, ("spec", "engine", "max_model_len"), message)

@@ -113,6 +113,10 @@ class Attempt:
     key: str = "sha256:" + "a" * 64
     continues: Path | None = None
     continues_digest: str | None = None
+    base: Path | None = None
+    """The weights to begin with; the objective is then ``continue``."""
+    replay: Path | None = None
+    fraction: float = 0.25
 
     @property
     def folder(self) -> Path:
@@ -137,21 +141,27 @@ class Attempt:
         if self.continues is not None:
             digest = self.continues_digest or manifest_of_folder(self.continues).digest
             continues = InputArtifact(digest=digest, path=str(self.continues))
+        inputs = {"tokens": self.tokens, "tokenizer": self.tokenizer, "base": self.base, "replay": self.replay}
+        begin: dict[str, Any] = {"objective": "pretrain", "architecture": {**ARCHITECTURE, **self.architecture}}
+        if self.base is not None:
+            begin = {"objective": "continue", "base": {}}
+        if self.replay is not None:
+            begin["replay"] = {"fraction": self.fraction}
         return StepRequest(
             step="train",
             step_version=1,
             key=self.key,
             subject="Model/tiny",
             parameters={
-                "objective": "pretrain",
-                "architecture": {**ARCHITECTURE, **self.architecture},
+                **begin,
                 "training": {**TRAINING, **self.training},
                 **self.parameters,
             },
             settings={"training": self.settings},
             inputs={
-                "tokens": InputArtifact(digest="sha256:" + "1" * 64, path=str(self.tokens)),
-                "tokenizer": InputArtifact(digest="sha256:" + "2" * 64, path=str(self.tokenizer)),
+                name: InputArtifact(digest=f"sha256:{number:x}" + f"{number:x}" * 63, path=str(path))
+                for number, (name, path) in enumerate(inputs.items(), 1)
+                if path is not None
             },
             output=str(self.folder / "out"),
             scratch=str(self.root / "scratch"),

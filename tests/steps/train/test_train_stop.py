@@ -45,7 +45,7 @@ def signal_before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> No
 @pytest.mark.parametrize(
     ("module", "name", "step"),
     [
-        (worker, "build_model", None),
+        (worker, "initial_model", None),
         (loop, "load_newest", None),
         (loop, "training_batch", 1),
         (loop, "validation_batches", 3),

@@ -8,12 +8,14 @@ Rules:
    on batch size, nor on the number of processes.
 3. The tokens that do not fill a window (fewer than one window) are left out at another place each epoch: an epoch's
    windows start at an offset of its own.
-4. Validation reads its own file from end to end; each document ends with the end-of-text token, which is therefore also
+4. Where other data is replayed, ``mixture`` says which positions are of which data; each is read in its own order.
+5. Validation reads its own file from end to end; each document ends with the end-of-text token, which is therefore also
    what stands before the first token of the file.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +26,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from forge.errors import StepError
+from forge.steps.train.mixture import place_of
 
 META_FILE = "meta.json"
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -77,6 +80,14 @@ class Corpus:
 
 
 @dataclass(frozen=True)
+class Replay:
+    """Other data whose sequences stand among a model's own."""
+
+    tokens: TokenFile
+    fraction: Fraction
+
+
+@dataclass(frozen=True)
 class Batch:
     """Token ids and, at each place, the id that follows; both int64 of shape [sequences, length]."""
 
@@ -109,11 +120,11 @@ def count_windows(tokens: TokenFile, sequence_length: int) -> int:
     return windows
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=4)
 def epoch_order(seed: int, epoch: int, windows: int, spare_tokens: int) -> tuple[NDArray[np.int64], int]:
     """The permutation of an epoch's windows and the offset of its first one, 0..spare_tokens.
 
-    The cache holds the epochs that a batch can straddle; callers do not write to the array.
+    The cache holds the epochs that a batch of two kinds of data can straddle; callers do not write to the array.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
     offset = int(generator.integers(spare_tokens + 1))
@@ -130,12 +141,20 @@ def window_start(tokens: int, sequence_length: int, seed: int, position: int) ->
     return offset + int(order[place]) * sequence_length
 
 
-def training_batch(tokens: TokenFile, sequence_length: int, seed: int, position: int, sequences: int) -> Batch:
+def training_batch(
+    tokens: TokenFile, sequence_length: int, seed: int, position: int, sequences: int, replay: Replay | None = None
+) -> Batch:
     """The windows at ``position`` .. ``position + sequences`` of the training."""
-    starts = [window_start(len(tokens), sequence_length, seed, position + index) for index in range(sequences)]
-    rows = np.stack([tokens.tokens[start : start + sequence_length + 1] for start in starts]).astype(np.int64)
-    _check_ids(rows, tokens)
-    windows = torch.from_numpy(rows)
+    rows = []
+    for index in range(position, position + sequences):
+        file, number = tokens, index
+        if replay is not None:
+            place = place_of(index, replay.fraction)
+            file, number = replay.tokens if place.is_replayed else tokens, place.position
+        start = window_start(len(file), sequence_length, seed, number)
+        rows.append(file.tokens[start : start + sequence_length + 1].astype(np.int64))
+        _check_ids(rows[-1], file)
+    windows = torch.from_numpy(np.stack(rows))
     return Batch(windows[:, :-1].contiguous(), windows[:, 1:].contiguous())
 
 

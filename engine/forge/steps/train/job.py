@@ -1,6 +1,8 @@
 """What a train request asks for, as one checked value; everything that is derived from it is derived here."""
 
 from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,7 +11,9 @@ from forge.contract.checkpoints import lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
+from forge.steps.train.base import chat_template_of, check_same_tokenizer, read_architecture
+from forge.steps.train.mixture import num_replayed
 
 _CHECKPOINTS_OF_A_RUN = 10
 
@@ -31,6 +35,10 @@ class TrainJob:
     """As the request has them: what a checkpoint's lineage is about."""
     lineage: str
     continues: InputArtifact | None
+    base: Path | None = None
+    """The folder of the weights to begin with; None: random ones."""
+    replay_fraction: Fraction | None = None
+    """Of the sequences; None: nothing is replayed."""
 
     @property
     def batch_sequences(self) -> int:
@@ -63,6 +71,13 @@ class TrainJob:
         return self.total_steps * self.training.batch_tokens
 
     @property
+    def replayed_sequences(self) -> int:
+        """Of the whole training, those that are replayed."""
+        return (
+            0 if self.replay_fraction is None else num_replayed(self.total_steps * self.batch_sequences, self.replay_fraction)
+        )
+
+    @property
     def validate_every_steps(self) -> int:
         """Steps between two validations; there is always one at the end."""
         return self._steps_of(self.training.validate_every_tokens) or self.total_steps
@@ -80,11 +95,20 @@ def read_job(request: StepRequest) -> TrainJob:
     """Rebuild the spec's values from a request; raises ``StepError`` where they do not fit the engine or each other."""
     parameters = request.parameters
     objective = parameters.get("objective")
-    if objective != "pretrain":
-        raise StepError(f"{request.subject}: objective {objective!r} is unknown to this engine; expected 'pretrain'")
+    if objective not in ("pretrain", "continue"):
+        raise StepError(
+            f"{request.subject}: objective {objective!r} is unknown to this engine; expected 'pretrain' or 'continue'"
+        )
     settings: dict[str, Any] = request.settings.get("training", {})
+    base = _laid_out(request, "base") if objective == "continue" else None
+    template = parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE)
+    if base is not None:
+        tokenizer = _laid_out(request, "tokenizer")
+        check_same_tokenizer(base, tokenizer)
+        template = parameters.get("chat_template") or chat_template_of(base, tokenizer)
     try:
-        architecture = Architecture.model_validate(parameters["architecture"])
+        architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
+        fraction = exact(parameters["replay"]["fraction"]) if "replay" in request.inputs else None
         training = Training.model_validate({**parameters["training"], **settings})
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
@@ -95,19 +119,33 @@ def read_job(request: StepRequest) -> TrainJob:
         attempt=request.attempt,
         architecture=architecture,
         training=training,
-        chat_template=parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE),
+        chat_template=template,
         processes=request.resources.processes,
         threads=request.resources.threads,
         accelerator=request.resources.accelerator,
         parameters=parameters,
         lineage=lineage_of(request.step_version, parameters, inputs),
         continues=request.continues,
+        base=base,
+        replay_fraction=fraction,
     )
     _check_split(job)
     return job
 
 
+def _laid_out(request: StepRequest, name: str) -> Path:
+    artifact = request.inputs.get(name)
+    if artifact is None or artifact.path is None:
+        raise StepError(f"{request.subject}: the request lays out no input {name!r}")
+    return Path(artifact.path)
+
+
 def _check_split(job: TrainJob) -> None:
+    if job.training.sequence_length > job.architecture.max_position_embeddings:
+        raise StepError(
+            f"{job.subject}: training.sequence_length is {job.training.sequence_length}, but the model has "
+            f"{job.architecture.max_position_embeddings} positions (max_position_embeddings); shorten it"
+        )
     if job.batch_sequences % job.processes:
         raise StepError(
             f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.processes} processes; "

@@ -13,6 +13,7 @@ Rules:
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from forge.steps.train.checkpoint import (
     save_checkpoint,
 )
 from forge.steps.train.continuation import continued_from, open_continuation
-from forge.steps.train.data import Corpus, TokenFile, training_batch, validation_batches
+from forge.steps.train.data import Corpus, Replay, TokenFile, training_batch, validation_batches
 from forge.steps.train.distributed import World, sum_gradients, sum_values, text_of_main
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
@@ -56,12 +57,23 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a model makes of each validation split that it is held against."""
+
+    data: Validation
+    replay: Validation | None
+    """Of the replayed data: forgetting shows here."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a finished loop has to say."""
 
     train_loss: float
     """Nats per token of the last step."""
-    validation: Validation
+    base: Measured | None
+    """What the base makes of the same splits, before the first step; None where there is no base."""
+    measured: Measured
     resumed_from_step: int
     """0 for a run from scratch."""
     tokens_per_second: float
@@ -91,11 +103,17 @@ class Trainer:
     optimizer: torch.optim.Optimizer
     scratch: Path
     emit: Emit
+    replay: Corpus | None = None
+    """The data that is replayed, where ``job.replay_fraction`` says how much."""
     progress: _Progress = field(default_factory=_Progress)
 
     def fit(self, stop: StopRequest) -> Outcome:
         """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
         job = self.job
+        base = None
+        if job.base is not None:  # before a checkpoint is taken up: the weights are still the base's
+            with stop.deferred():
+                base = self._validate(stop, "validation of the base")
         resumed_from = self._resume()
         clock = Throughput()
         with stop.deferred():
@@ -114,8 +132,9 @@ class Trainer:
                     self._checkpoint()
                 if step % job.validate_every_steps == 0 and step < job.total_steps:
                     self._validate(stop)
-            validation = self._validate(stop)
-        return Outcome(self.progress.train_loss, validation, resumed_from, clock.tokens_per_second, self.progress.continued)
+            measured = self._validate(stop)
+        progress = self.progress
+        return Outcome(progress.train_loss, base, measured, resumed_from, clock.tokens_per_second, progress.continued)
 
     def leave_checkpoint(self, folder: Path) -> None:
         """Make the by-product: the checkpoint from before the decay, if a sound one is kept."""
@@ -163,6 +182,8 @@ class Trainer:
 
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
+        if not self.progress.step:  # the base was being measured: what earlier attempts left is as it was
+            raise StoppedError(f"stopped by {reason} before this attempt's first step")
         if self.progress.previous_checkpoint != self.progress.step:
             self._checkpoint()
         raise StoppedError(
@@ -175,7 +196,12 @@ class Trainer:
         losses: list[torch.Tensor] = []
         for first in range(0, job.process_sequences, job.micro_batch_sequences):
             batch = training_batch(
-                self.corpus.train, training.sequence_length, training.seed, position + first, job.micro_batch_sequences
+                self.corpus.train,
+                training.sequence_length,
+                training.seed,
+                position + first,
+                job.micro_batch_sequences,
+                self._replay,
             ).to(self.world.device)
             with self._autocast():
                 loss = self.model(batch.inputs, batch.targets)
@@ -190,9 +216,20 @@ class Trainer:
             return float(get_total_norm(gradients))
         return float(clip_grad_norm_(self.model.parameters(), limit))
 
+    @cached_property
+    def _replay(self) -> Replay | None:
+        fraction = self.job.replay_fraction
+        return None if self.replay is None or fraction is None else Replay(self.replay.train, fraction)
+
+    def _validate(self, stop: StopRequest, message: str = "validation") -> Measured:
+        """Measure every validation split, and say so."""
+        data = self._validate_on(self.corpus.validation, stop, message)
+        if self.replay is None:
+            return Measured(data, None)
+        return Measured(data, self._validate_on(self.replay.validation, stop, f"{message}, replayed data"))
+
     @torch.no_grad()
-    def _validate(self, stop: StopRequest) -> Validation:
-        tokens = self.corpus.validation
+    def _validate_on(self, tokens: TokenFile, stop: StopRequest, message: str) -> Validation:
         summed, count = 0.0, 0
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         for index, batch in enumerate(batches):
@@ -208,7 +245,7 @@ class Trainer:
                     summed += float(self.model(on_device.inputs, on_device.targets))
         summed = sum_values([summed], self.world)[0]
         result = Validation(summed / count, _bits_per_byte(summed, tokens))
-        self._emit_progress(message="validation", loss=result.loss, bits_per_byte=result.bits_per_byte)
+        self._emit_progress(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
         return result
 
     def _autocast(self) -> torch.autocast:

@@ -19,13 +19,13 @@ from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
-from forge.steps.train.data import count_windows, open_corpus
+from forge.steps.train.data import Corpus, count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
 from forge.steps.train.loop import Outcome, Trainer
-from forge.steps.train.model import build_model
 from forge.steps.train.optimizer import build_optimizer
+from forge.steps.train.start import initial_model
 
 
 def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
@@ -37,12 +37,13 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     make_deterministic(job)
     corpus = open_corpus(run.input("tokens"))
     windows = count_windows(corpus.train, job.training.sequence_length)
+    replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
     with open_world(job.accelerator, job.processes, meeting_point) as world:
         emit = run.emit if world.is_main else _discard
-        model = build_model(job.architecture, corpus.meta.vocab_size, job.training.seed).to(world.device)
+        model = initial_model(job, corpus.meta.vocab_size).to(world.device)
         optimizer = build_optimizer(model, job.training.optimizer)
-        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch, emit)
+        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch, emit, replay)
         outcome = trainer.fit(run.stop)
         if world.is_main:
             run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
@@ -50,7 +51,18 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
             trainer.leave_checkpoint(run.byproduct(BYPRODUCT))
             if outcome.continued is not None:
                 run.continued = outcome.continued
-    return _metrics(job, outcome, corpus.meta.vocab_size, windows)
+    return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
+
+
+def open_replay(folder: Path, corpus: Corpus, job: TrainJob) -> Corpus:
+    """The data to replay; raises ``StepError`` for tokens of another tokenizer."""
+    replay = open_corpus(folder)
+    count_windows(replay.train, job.training.sequence_length)
+    for name in ("vocab_size", "eos_token_id", "bos_token_id"):
+        own, other = getattr(corpus.meta, name), getattr(replay.meta, name)
+        if own != other:
+            raise StepError(f"{folder}: {name} is {other}, the model's own data has {own}: another tokenizer made these tokens")
+    return replay
 
 
 def make_deterministic(job: TrainJob) -> None:
@@ -86,10 +98,10 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
     per_token = flops_per_token(job.architecture, vocab_size, job.training.sequence_length)
     return {
         "train_loss": outcome.train_loss,
-        "validation_loss": outcome.validation.loss,
-        "validation_bits_per_byte": outcome.validation.bits_per_byte,
+        "validation_loss": outcome.measured.data.loss,
+        "validation_bits_per_byte": outcome.measured.data.bits_per_byte,
         "tokens": job.total_tokens,
-        "epochs": job.total_steps * job.batch_sequences / windows,
+        "epochs": (job.total_steps * job.batch_sequences - job.replayed_sequences) / windows,
         "parameters": num_parameters(job.architecture, vocab_size),
         "optimizer_steps": job.total_steps,
         "resumed_from_step": outcome.resumed_from_step,
@@ -99,6 +111,22 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         "flops_per_second": per_token * outcome.tokens_per_second,
         "flops_formula": FLOPS_FORMULA,
     }
+
+
+def _metrics_of_base(job: TrainJob, outcome: Outcome, replay: Corpus | None) -> Metrics:
+    """What a continued model is held against: its base, and what it may have forgotten."""
+    metrics: Metrics = {}
+    measured = {"base_validation": outcome.base.data} if outcome.base is not None else {}
+    if replay is not None and outcome.measured.replay is not None:
+        length = job.training.sequence_length
+        metrics["replay_tokens"] = job.replayed_sequences * length
+        metrics["replay_epochs"] = job.replayed_sequences / count_windows(replay.train, length)
+        measured["replay_validation"] = outcome.measured.replay
+        if outcome.base is not None and outcome.base.replay is not None:
+            measured["base_replay_validation"] = outcome.base.replay
+    for name, validation in measured.items():
+        metrics |= {f"{name}_loss": validation.loss, f"{name}_bits_per_byte": validation.bits_per_byte}
+    return metrics
 
 
 def _errno_of(error: BaseException) -> int | None:

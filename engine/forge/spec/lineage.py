@@ -1,0 +1,88 @@
+"""Models that continue each other: where each chain of bases begins. Pure; names in, names out.
+
+Invariant: a chain ends. A model that leads back to itself, at once or by way of others, has no beginning, so it is refused;
+whatever a continued model has of its base (architecture, tokenizer, positions) is that of the chain's first model.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forge.spec.compiled import Compiled, read_facts
+
+Row = tuple[int, tuple[str | int, ...], str, int | None]
+"""As ``governed.Row``."""
+
+
+@dataclass(frozen=True)
+class Lineages:
+    """Every model's beginning."""
+
+    roots: Mapping[str, str]
+    """Model -> the model that its chain of bases begins with; itself where it continues none. Those without one are absent."""
+    circles: tuple[tuple[str, ...], ...]
+    """Models that continue each other, each followed by its base."""
+
+
+def lineages(bases: Mapping[str, str | None]) -> Lineages:
+    """Follow each model's base; every model is visited once. ``bases``: model -> its base, None where it continues none."""
+    roots: dict[str, str] = {}
+    settled: set[str] = set()
+    circles: list[tuple[str, ...]] = []
+    for start in bases:
+        path: dict[str, None] = {}
+        at: str | None = start
+        while at is not None and at in bases and at not in settled and at not in path:
+            path[at] = None
+            at = bases[at]
+        names = list(path)
+        if at is not None and at in path:
+            circles.append(tuple(names[names.index(at) :]))
+        elif at is None:
+            roots.update(dict.fromkeys(names, names[-1]))
+        elif at in roots:
+            roots.update(dict.fromkeys(names, roots[at]))
+        settled.update(names)
+    return Lineages(roots, tuple(circles))
+
+
+def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Row]:
+    """Every fault between a model and what it continues."""
+    facts = {
+        item.address: read_facts(item.facts)
+        for index, item in enumerate(compiled)
+        if item.kind == "Model" and by_address[item.address] == index
+    }
+    found = lineages({address: fact.get("base") for address, fact in facts.items()})
+    for circle in found.circles:
+        for number, address in enumerate(circle):
+            others = [*circle[number + 1 :], *circle[:number], address]
+            message = (
+                f"{address} continues itself"
+                if len(circle) == 1
+                else f"{address} continues {', which continues '.join(others)}"
+            )
+            remedy = ": a chain of bases begins with a model whose objective is pretrain, or with a folder"
+            yield by_address[address], ("spec", "base", "model"), message + remedy, None
+    for address, fact in facts.items():
+        root = found.roots.get(address)
+        limit = facts[root]["positions"] if root is not None else None
+        if root != address and limit is not None and fact["sequence_length"] > limit:
+            message = (
+                f"`sequence_length` is {fact['sequence_length']}, but {root} has {limit} positions (max_position_embeddings)"
+            )
+            yield by_address[address], ("spec", "training", "sequence_length"), message, None
+
+
+def positions_of(address: str, compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> int | None:
+    """The positions (max_position_embeddings) that a model has, its own or its base's; None where no spec says it."""
+    seen: set[str] = set()
+    at: str | None = address
+    while at is not None and at in by_address and at not in seen:
+        seen.add(at)
+        facts: dict[str, Any] = read_facts(compiled[by_address[at]].facts)
+        if facts.get("base") is None:
+            found: int | None = facts["positions"]
+            return found
+        at = facts["base"]
+    return None

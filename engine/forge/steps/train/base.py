@@ -1,0 +1,111 @@
+"""The base that a model continues: a Hugging Face folder, read by rules that name what this trainer cannot reproduce.
+
+Invariant: what is accepted is trained on as the very function that transformers computes of the folder. So a setting of
+``config.json`` that this trainer's model does not have is refused, and so is a tensor that is missing, left over or not finite.
+The bytes are those that the request names: whoever laid them out has hashed them. Nothing is unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from forge.errors import StepError
+from forge.spec.base_folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture
+
+_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+_ONLY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu",),
+    "attention_bias": (False,),
+    "mlp_bias": (False,),
+    "attention_dropout": (0, 0.0),
+    "rope_scaling": (None,),
+    "quantization_config": (None,),
+    "auto_map": (None,),
+}
+"""Settings that may be left out, and the values under which the model is the one that is trained here."""
+_DEFAULTS = {"rms_norm_eps": 1e-6, "initializer_range": 0.02, "tie_word_embeddings": False}
+"""transformers' own, for what a folder leaves out."""
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """The architecture of a base; raises ``StepError`` for one that this trainer does not have."""
+    path = folder / CONFIG_FILE
+    config = _read_json(path)
+    if config.get("model_type") != "llama":
+        raise StepError(f"{path}: model_type is {config.get('model_type')!r}; this trainer continues 'llama' only")
+    for name, accepted in _ONLY.items():
+        if name in config and config[name] not in accepted:
+            raise StepError(f"{path}: {name} is {config[name]!r}; this trainer's model has {accepted[0]!r} only")
+    missing = [name for name in (*_SHAPE, "vocab_size") if name not in config]
+    if missing:
+        raise StepError(f"{path}: lacks {', '.join(missing)}")
+    try:
+        architecture = Architecture(
+            family="llama",
+            **{name: config[name] for name in _SHAPE},
+            **{name: config.get(name, value) for name, value in _DEFAULTS.items()},
+            num_key_value_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
+            rope_theta=_rope_theta(path, config),
+        )
+    except ValidationError as error:
+        raise StepError(f"{path}: {error}") from error
+    head = architecture.hidden_size // architecture.num_attention_heads
+    if config.get("head_dim") not in (None, head):
+        raise StepError(f"{path}: head_dim is {config['head_dim']!r}; this trainer's model has hidden_size / heads = {head}")
+    return architecture
+
+
+def vocab_size_of(folder: Path) -> object:
+    """Rows of the base's embedding, as it says itself."""
+    return _read_json(folder / CONFIG_FILE).get("vocab_size")
+
+
+def chat_template_of(folder: Path, tokenizer: Path) -> str:
+    """The base's chat template, beside its weights or with its tokenizer; the one that joins contents where it has none."""
+    for place in (folder, tokenizer):
+        if (place / TEMPLATE_FILE).is_file():
+            return (place / TEMPLATE_FILE).read_text(encoding="utf-8")
+        if (place / TOKENIZER_CONFIG_FILE).is_file():
+            found = _read_json(place / TOKENIZER_CONFIG_FILE).get("chat_template")
+            if found is not None and not isinstance(found, str):
+                raise StepError(f"{place / TOKENIZER_CONFIG_FILE}: chat_template is no text; set the model's chat_template")
+            if found is not None:
+                return found
+    return DEFAULT_CHAT_TEMPLATE
+
+
+def weights_file(folder: Path) -> Path:
+    """The base's tensors."""
+    return folder / WEIGHTS_FILE
+
+
+def check_same_tokenizer(folder: Path, tokenizer: Path) -> None:
+    """Refuse a tokenizer that is not the one beside the base's weights, where there is one; raises ``StepError``."""
+    own = folder / "tokenizer.json"
+    if own.is_file() and own.read_bytes() != (tokenizer / "tokenizer.json").read_bytes():
+        raise StepError(f"{own}: differs from the tokenizer that the tokens were made with; continue with the base's own")
+
+
+def _rope_theta(path: Path, config: dict[str, Any]) -> Any:
+    """The rotary base in the old spelling or the new; other kinds of rotary embedding are refused."""
+    parameters = config.get("rope_parameters")
+    if parameters is None:
+        return config.get("rope_theta", 10000.0)
+    if not isinstance(parameters, dict) or parameters.keys() - {"rope_theta", "rope_type"}:
+        raise StepError(f"{path}: rope_parameters is {parameters!r}; this trainer knows rope_theta alone")
+    if parameters.get("rope_type", "default") != "default":
+        raise StepError(f"{path}: rope_type is {parameters['rope_type']!r}; this trainer's model has 'default' only")
+    return parameters.get("rope_theta", config.get("rope_theta", 10000.0))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise StepError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise StepError(f"{path}: expected a JSON object, found {type(found).__name__}")
+    return found

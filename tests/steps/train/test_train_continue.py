@@ -1,0 +1,341 @@
+"""Training that begins with another model's weights: what it starts from, what it reads, and which bases are refused."""
+
+import json
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, write_tokens
+from tests.steps.train.test_train_stop import signal_before
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from forge.errors import StepError
+from forge.spec.model import exact
+from forge.steps.interruption import StoppedError, StopRequest
+from forge.steps.train import loop
+from forge.steps.train.data import Replay, open_corpus, training_batch
+from forge.steps.train.mixture import num_replayed, place_of
+
+Make = Callable[..., Any]
+BATCH = 256
+SCHEDULE = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory, tokens_folder: Path, tokenizer_folder: Path) -> Attempt:
+    """A pretrained model; nobody changes its folder."""
+    attempt = Attempt(tmp_path_factory.mktemp("base"), tokens_folder, tokenizer_folder, training={"tokens": BATCH * 40})
+    (attempt.folder / "metrics.json").write_text(json.dumps(attempt.run()))
+    return attempt
+
+
+@pytest.fixture(scope="module")
+def other_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data that the base has not seen: random ids, which a chain's model does not predict."""
+    random_ids = random.Random(3)
+    documents = [[*(random_ids.randrange(259, 512) for _ in range(60)), 2] for _ in range(50)]
+    return write_tokens(tmp_path_factory.mktemp("other"), documents, documents[:5])
+
+
+def metrics_of(attempt: Attempt) -> dict[str, Any]:
+    return dict(json.loads((attempt.folder / "metrics.json").read_text()))
+
+
+def test_it_begins_with_the_weights_and_the_loss_of_its_base(new_attempt: Make, base: Attempt) -> None:
+    training = {"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": SCHEDULE}
+    attempt = new_attempt(base=base.weights, training=training)
+    metrics = attempt.run()
+    expected = metrics_of(base)["validation_loss"]
+    assert metrics["base_validation_loss"] == expected
+    assert metrics["validation_loss"] == pytest.approx(expected, abs=1e-6)
+    before, after = (load_file(each / "model.safetensors") for each in (base.weights, attempt.weights))
+    assert all(torch.allclose(after[name], tensor, atol=1e-6) for name, tensor in before.items())
+
+
+def test_it_learns_new_data_from_there_and_says_what_it_forgot(new_attempt: Make, base: Attempt, other_tokens: Path) -> None:
+    fields = {"base": base.weights, "tokens": other_tokens, "training": {"tokens": BATCH * 40, "optimizer": {"lr": 3e-3}}}
+    plain = new_attempt("plain", replay=base.tokens, fraction=0.001, **{**fields, "training": {**fields["training"]}})
+    mixed = new_attempt("mixed", replay=base.tokens, fraction=0.5, **fields)
+    forgot, kept = plain.run(), mixed.run()
+    assert forgot["base_replay_validation_loss"] == kept["base_replay_validation_loss"] == metrics_of(base)["validation_loss"]
+    assert forgot["validation_loss"] < forgot["base_validation_loss"] - 0.5
+    assert forgot["replay_validation_loss"] > forgot["base_replay_validation_loss"] + 0.3
+    assert kept["replay_validation_loss"] < forgot["replay_validation_loss"] - 0.3
+    assert (kept["replay_tokens"], kept["tokens"]) == (BATCH * 20, BATCH * 40)
+    messages = [event.get("message") for event in mixed.events()]
+    assert messages[:2] == ["validation of the base", "validation of the base, replayed data"]
+
+
+def test_transformers_gives_the_logits_of_the_export_and_of_a_base_that_it_wrote(
+    new_attempt: Make, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """The base is a folder as transformers saves it, in bfloat16, with untied embeddings."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        rope_theta=700.0,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(1)
+    folder = tmp_path / "theirs"
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    written = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    attempt = new_attempt(base=folder, training={"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": SCHEDULE})
+    attempt.run()
+    theirs, info = AutoModelForCausalLM.from_pretrained(attempt.weights, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    tokens = torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, expected = theirs(tokens).logits, written(tokens).logits
+    assert expected.std() > 0.1
+    assert (logits - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+
+
+def test_it_has_the_bases_chat_template_unless_it_names_one(new_attempt: Make, tmp_path: Path, base: Attempt) -> None:
+    folder = shutil.copytree(base.weights, tmp_path / "templated")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": "base: {{ messages[0].content }}"}))
+    training = {"tokens": BATCH, "schedule": SCHEDULE}
+    for name, parameters, expected in (("base", {}, "base: hi"), ("own", {"chat_template": "own"}, "own")):
+        attempt = new_attempt(name, base=folder, training=training, parameters=parameters)
+        attempt.run()
+        tokenizer = AutoTokenizer.from_pretrained(attempt.weights)
+        assert tokenizer.apply_chat_template([{"role": "user", "content": "hi"}], tokenize=False) == expected
+
+
+def test_a_base_with_a_template_file_lends_that(new_attempt: Make, tmp_path: Path, base: Attempt) -> None:
+    folder = shutil.copytree(base.weights, tmp_path / "templated")
+    (folder / "chat_template.jinja").write_text("from a file")
+    attempt = new_attempt(base=folder, training={"tokens": BATCH, "schedule": SCHEDULE})
+    attempt.run()
+    assert json.loads((attempt.weights / "tokenizer_config.json").read_text())["chat_template"] == "from a file"
+
+
+def test_killed_it_ends_with_the_same_weights_and_metrics(new_attempt: Make, base: Attempt, other_tokens: Path) -> None:
+    fields = {"base": base.weights, "tokens": other_tokens, "replay": base.tokens}
+    fields |= {"training": {"tokens": BATCH * 300, "precision": "bfloat16"}}
+    fields |= {"settings": {"checkpoint_every_tokens": BATCH * 8}}
+    expected = new_attempt("whole", **fields).run()
+    attempt = new_attempt("killed", **fields)
+    process = attempt.start()
+    deadline = time.monotonic() + 60
+    while not list(attempt.checkpoints.glob("step-????????-attempt-1")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    last = new_attempt("killed", number=2, **fields)
+    found = last.run()
+    assert found["resumed_from_step"] > 0
+    changes = {name for name, value in found.items() if expected[name] != value}
+    assert changes <= {"resumed_from_step", "tokens_per_second", "flops_per_second"}
+    assert last.weights_digest() == new_attempt("whole", **fields).weights_digest()
+
+
+def test_two_ranks_read_the_mixture_that_one_reads(new_attempt: Make, base: Attempt, other_tokens: Path) -> None:
+    fields = {"base": base.weights, "tokens": other_tokens, "replay": base.tokens, "fraction": 0.3}
+    alone = new_attempt("alone", **fields).run()
+    together = new_attempt("together", processes=2, **fields)
+    assert together.start().wait() == 0
+    found = together.result()["metrics"]
+    for name in ("train_loss", "validation_loss", "replay_validation_loss", "base_validation_loss"):
+        assert found[name] == pytest.approx(alone[name], rel=1e-5)
+
+
+def test_more_tokens_extend_to_the_bytes_of_a_run_from_its_base(new_attempt: Make, base: Attempt, other_tokens: Path) -> None:
+    keys = {tokens: f"sha256:{tokens:064d}" for tokens in (5_000, 9_000)}
+    schedule = {"name": "wsd", "warmup_tokens": 300, "decay_tokens": 1500}
+    fields: dict[str, Any] = {"base": base.weights, "tokens": other_tokens, "replay": base.tokens, "fraction": 0.3}
+
+    def run_of(name: str, tokens: int, **more: Any) -> Any:
+        attempt = new_attempt(name, key=keys[tokens], training={"tokens": tokens, "schedule": schedule}, **fields, **more)
+        attempt.run()
+        return attempt
+
+    short = run_of("short", 5_000)
+    extended = run_of("extended", 9_000, continues=short.byproduct)
+    scratch = run_of("scratch", 9_000)
+    assert extended.weights_digest() == scratch.weights_digest() != short.weights_digest()
+
+
+def test_a_stop_while_the_base_is_measured_leaves_earlier_checkpoints_alone(
+    new_attempt: Make, base: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = new_attempt(base=base.weights, settings={"checkpoint_every_tokens": BATCH * 5})
+    first.run()
+    before = sorted(path.name for path in first.checkpoints.iterdir())
+    handler = signal.getsignal(signal.SIGTERM)
+    signal_before(monkeypatch, loop, "validation_batches")
+    stop = StopRequest()
+    try:
+        with stop.listening(), pytest.raises(StoppedError, match="before this attempt's first step"):
+            new_attempt(number=2, base=base.weights).run(stop)
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert sorted(path.name for path in first.checkpoints.iterdir()) == before
+    assert new_attempt(number=3, base=base.weights).run()["resumed_from_step"] == 12
+
+
+def test_what_is_not_continued_trains_as_it_did(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pretraining measures no base: one validation, at its end."""
+    seen: list[str] = []
+    real = loop.Trainer._validate_on
+
+    def counting(self: Any, tokens: Any, stop: Any, message: str) -> Any:
+        seen.append(message)
+        return real(self, tokens, stop, message)
+
+    monkeypatch.setattr(loop.Trainer, "_validate_on", counting)
+    metrics = new_attempt().run()
+    assert seen == ["validation"]
+    assert not [name for name in metrics if "base" in name or "replay" in name]
+
+
+@given(
+    total=st.integers(0, 3000),
+    fraction=st.floats(1e-4, 0.9999).map(lambda value: exact(round(value, 4))).filter(lambda value: 0 < value < 1),
+)
+def test_the_mixture_is_exact_at_every_length_and_reads_each_kind_in_order(total: int, fraction: Fraction) -> None:
+    places = [place_of(position, fraction) for position in range(total)]
+    replayed = [place.position for place in places if place.is_replayed]
+    own = [place.position for place in places if not place.is_replayed]
+    assert replayed == list(range(num_replayed(total, fraction)))
+    assert own == list(range(total - len(replayed)))
+    assert len(replayed) == int(total * fraction)
+
+
+@given(batches=st.lists(st.integers(1, 7), min_size=1, max_size=8), percent=st.integers(1, 99), seed=st.integers(0, 9))
+def test_each_token_of_both_kinds_is_counted_however_a_run_is_cut(
+    batches: list[int], percent: int, seed: int, tokens_folder: Path, other_tokens: Path
+) -> None:
+    """Own tokens and replayed ones are read in the order that they would have alone, none twice, none left out."""
+    own, other = open_corpus(tokens_folder).train, open_corpus(other_tokens).train
+    fraction = exact(percent / 100)
+    replay = Replay(other, fraction)
+    rows: list[list[int]] = []
+    for size in batches:
+        rows += training_batch(own, 16, seed, len(rows), size, replay).inputs.tolist()
+    count = num_replayed(len(rows), fraction)
+    assert sum(map(len, rows)) == 16 * len(rows)
+    alone = [
+        training_batch(file, 16, seed, 0, number).inputs.tolist() if number else []
+        for file, number in ((own, len(rows) - count), (other, count))
+    ]
+    mixed = [
+        [row for position, row in enumerate(rows) if place_of(position, fraction).is_replayed is kind] for kind in (False, True)
+    ]
+    assert mixed == alone
+
+
+def test_a_fraction_is_what_is_written() -> None:
+    assert [exact(value) for value in (0.2, 0.1, 1e-05)] == [Fraction(1, 5), Fraction(1, 10), Fraction(1, 100_000)]
+
+
+def edited(base: Path, folder: Path, **changes: Any) -> Path:
+    """A base whose config.json has other settings; None takes one away."""
+    shutil.copytree(base, folder)
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value != "absent"}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this trainer's model has 'silu' only"),
+        ({"attention_bias": True}, "attention_bias is True"),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling is"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3"}}, "rope_type is 'llama3'"),
+        ({"rope_parameters": {"rope_theta": 1e4, "factor": 8.0}}, "rope_parameters is"),
+        ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map is"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is"),
+        ({"head_dim": 16}, "head_dim is 16"),
+        ({"hidden_size": "absent"}, "lacks hidden_size"),
+        ({"hidden_size": "32"}, "hidden_size"),
+        ({"num_hidden_layers": 3}, "9 tensors are missing"),
+        ({"num_hidden_layers": 1}, "9 are left over"),
+        ({"intermediate_size": 96}, r"has the shape \[.*\], its config.json asks for"),
+        ({"tie_word_embeddings": False}, r"1 tensors are missing \(lm_head.weight\)"),
+        ({"vocab_size": 600}, "its embedding has 600 rows, the tokens were made for a vocabulary of 512"),
+        ({"vocab_size": "512"}, "its embedding has 512 rows"),
+        ({"max_position_embeddings": 16}, "sequence_length is 32, but the model has 16 positions"),
+    ],
+)
+def test_a_base_that_this_trainer_would_not_reproduce_is_refused(
+    new_attempt: Make, base: Attempt, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = edited(base.weights, tmp_path / "edited", **changes)
+    with pytest.raises(StepError, match=message):
+        new_attempt(base=folder).run()
+
+
+def test_a_base_whose_bytes_are_wrong_is_refused(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:
+    tensors = load_file(base.weights / "model.safetensors")
+    name = "model.norm.weight"
+
+    def refused(label: str, changed: dict[str, torch.Tensor] | bytes) -> str:
+        folder = shutil.copytree(base.weights, tmp_path / label)
+        (folder / "model.safetensors").unlink()
+        if isinstance(changed, bytes):
+            (folder / "model.safetensors").write_bytes(changed)
+        else:
+            save_file(changed, folder / "model.safetensors")
+        with pytest.raises(StepError) as told:
+            new_attempt(label, base=folder).run()
+        return str(told.value)
+
+    assert "not finite" in refused("nan", {**tensors, name: tensors[name] * float("nan")})
+    assert "holds torch.int32" in refused("integers", {**tensors, name: tensors[name].int()})
+    assert "cannot be read as safetensors" in refused("pickle", b"\x80\x04" + b"x" * 100)
+    assert "cannot be read as safetensors" in refused("cut", (base.weights / "model.safetensors").read_bytes()[:-4])
+    tied = {**tensors, "lm_head.weight": tensors["model.embed_tokens.weight"] + 1}
+    assert "left over (lm_head.weight)" in refused("untied", tied)
+
+
+def test_another_tokenizer_than_the_bases_is_refused(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:
+    folder = shutil.copytree(base.weights, tmp_path / "edited")
+    text = (folder / "tokenizer.json").read_text()
+    (folder / "tokenizer.json").write_text(text + " ")
+    with pytest.raises(StepError, match="differs from the tokenizer that the tokens were made with"):
+        new_attempt(base=folder).run()
+
+
+def test_replayed_tokens_of_another_tokenizer_are_refused(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:
+    replay = write_tokens(tmp_path / "replay", chain_documents(20, seed=3), chain_documents(3, seed=4))
+    meta = json.loads((replay / "meta.json").read_text())
+    (replay / "meta.json").write_text(json.dumps({**meta, "vocab_size": 600}))
+    with pytest.raises(StepError, match="vocab_size is 600, the model's own data has 512"):
+        new_attempt(base=base.weights, replay=replay).run()
+
+
+def test_a_request_without_its_base_is_refused(new_attempt: Make) -> None:
+    with pytest.raises(StepError, match="lays out no input 'base'"):
+        new_attempt(parameters={"objective": "continue"}).run()
+
+
+def test_the_architecture_is_the_bases(new_attempt: Make, base: Attempt) -> None:
+    attempt = new_attempt(base=base.weights, training={"tokens": BATCH, "schedule": SCHEDULE})
+    attempt.run()
+    configs = [json.loads((each / "config.json").read_text()) for each in (base.weights, attempt.weights)]
+    assert configs[0] == configs[1]
+    assert configs[1]["hidden_size"] == ARCHITECTURE["hidden_size"]
