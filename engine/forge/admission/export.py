@@ -20,7 +20,7 @@ from forge.admission.verify import Examination, examine
 from forge.attest.approval import unpack
 from forge.attest.authority import Authority
 from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of, signed_by
-from forge.attest.layout import shape_of
+from forge.attest.layout import shape_of, steps_behind
 from forge.attest.ssh import APPROVAL_NAMESPACE
 from forge.attest.trust import TrustRoot
 from forge.canonical import digest_of_bytes
@@ -149,7 +149,9 @@ def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str
         return None
     (folder / LINKS).mkdir(parents=True)
     kinds = [StepKind(name.removeprefix(CHAIN)) for name in release.attestations if name.startswith(CHAIN)]
-    shape = shape_of(kinds)
+    graph = examined.evidence.graphs.get(release.commit, {})
+    step = graph.get(f"{StepKind.RELEASE}/{release.deployment}")
+    shape = None if step is None else shape_of(steps_behind(step, graph))
     layout = examined.evidence.attestations.get(delegation.attestations.get(f"layout-{shape}", ""))
     if layout is None:
         return None

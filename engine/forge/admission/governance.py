@@ -64,7 +64,7 @@ def _judge_layout(
         return  # that the commit asks for no such release is a finding of its own
     try:
         chain = chain_of(step, graph, evidence.records.get, release.key)
-        shape = shape_of(done.step.kind for done in chain)
+        shape = shape_of(done.step for done in chain)
         listed = authority.charter.supply_chain.shapes
         if shape is None or shape not in listed:
             kinds = ", ".join(sorted({done.step.kind.value for done in chain}))

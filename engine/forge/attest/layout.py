@@ -15,20 +15,24 @@ from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record
 from forge.errors import TrustError
-from forge.plan.graph import FromStep, Step, key_of, producers_of
+from forge.plan.graph import FromCommit, FromStep, Step, key_of, producers_of
 
+_PRETRAIN = (
+    StepKind.CURATE,
+    StepKind.TOKENIZER,
+    StepKind.TOKENIZE,
+    StepKind.TRAIN,
+    StepKind.EVALUATE,
+    StepKind.GATE,
+    StepKind.RELEASE,
+)
+_IMPORTED = "continue-imported"
 SHAPES: Mapping[str, tuple[StepKind, ...]] = {
-    "pretrain": (
-        StepKind.CURATE,
-        StepKind.TOKENIZER,
-        StepKind.TOKENIZE,
-        StepKind.TRAIN,
-        StepKind.EVALUATE,
-        StepKind.GATE,
-        StepKind.RELEASE,
-    ),
+    "pretrain": _PRETRAIN,
+    "continue": _PRETRAIN,
+    _IMPORTED: tuple(kind for kind in _PRETRAIN if kind is not StepKind.TOKENIZER),
 }
-"""The kinds of step that a release of each shape rests on."""
+"""The kinds of step that a release of each shape rests on; what a step of them may read depends on the shape too."""
 _READS: Mapping[StepKind, tuple[StepKind, ...]] = {
     StepKind.CURATE: (),
     StepKind.TOKENIZER: (StepKind.CURATE,),
@@ -44,6 +48,8 @@ _COMMITTED: Mapping[StepKind, str] = {
     StepKind.RELEASE: "InferencePolicy",
 }
 """Whose files a step reads from the commit itself."""
+_COMMITTED_IF_IMPORTED: Mapping[StepKind, str] = {StepKind.TOKENIZE: "Model", StepKind.TRAIN: "Model"}
+"""The same where the first weights and their tokenizer lie in the repository."""
 COMMAND = ["python", "-m", "forge.steps", "request.json"]
 
 
@@ -55,10 +61,28 @@ class Done:
     record: Record
 
 
-def shape_of(kinds: Iterable[StepKind]) -> str | None:
-    """The shape that consists of exactly these kinds of step; None where there is none."""
-    found = frozenset(kinds)
-    return next((name for name, parts in SHAPES.items() if frozenset(parts) == found), None)
+def shape_of(steps: Iterable[Step]) -> str | None:
+    """The shape of a chain of steps: by what their trainings begin with, and their kinds; None where it has no known one."""
+    steps = tuple(steps)
+    trained = [step for step in steps if step.kind is StepKind.TRAIN]
+    sources = [source for step in steps if step.kind in _COMMITTED_IF_IMPORTED for source in step.inputs.values()]
+    begins = {source.step_id for step in trained for source in step.inputs.values() if isinstance(source, FromStep)}
+    name = "continue" if any(step.id in begins for step in trained) else "pretrain"
+    if any(isinstance(source, FromCommit) for source in sources):
+        name = _IMPORTED
+    return name if frozenset(SHAPES[name]) == {step.kind for step in steps} else None
+
+
+def steps_behind(release: Step, graph: Mapping[str, Step]) -> list[Step]:
+    """A release's steps: itself and everything before it, as a commit asks for them."""
+    found: dict[str, Step] = {}
+    pending = [release]
+    while pending:
+        step = pending.pop()
+        if step.id not in found:
+            found[step.id] = step
+            pending += [graph[source.step_id] for source in step.inputs.values() if isinstance(source, FromStep)]
+    return list(found.values())
 
 
 def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
@@ -77,7 +101,7 @@ def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
         for key in named:
             public = {"public": key.public, "private": ""}
             keys[key.keyid] = {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": public}
-        steps.append(_step(kind, [key.keyid for key in named]))
+        steps.append(_step(kind, shape, [key.keyid for key in named]))
     return canonical_json(
         {
             "_type": "layout",
@@ -90,10 +114,14 @@ def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
     )
 
 
-def _step(kind: StepKind, pubkeys: Sequence[str]) -> dict[str, Any]:
-    materials = [["MATCH", f"{source.value}/*", "WITH", "PRODUCTS", "FROM", source.value] for source in _READS[kind]]
-    if kind in _COMMITTED:
-        materials.append(["ALLOW", f"commit/{_COMMITTED[kind]}/*"])
+def _step(kind: StepKind, shape: str, pubkeys: Sequence[str]) -> dict[str, Any]:
+    reads = [source for source in _READS[kind] if source in SHAPES[shape]]
+    if kind is StepKind.TRAIN and shape != "pretrain":
+        reads.append(StepKind.TRAIN)  # the weights that it begins with: another training's products in the same link
+    materials = [["MATCH", f"{source.value}/*", "WITH", "PRODUCTS", "FROM", source.value] for source in reads]
+    committed = {**_COMMITTED, **(_COMMITTED_IF_IMPORTED if shape == _IMPORTED else {})}
+    if kind in committed:
+        materials.append(["ALLOW", f"commit/{committed[kind]}/*"])
     return {
         "_type": "step",
         "name": kind.value,

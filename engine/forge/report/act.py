@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
+from forge.report.bases import architecture_of, base_text, folder_of, replay_text, whole_flops
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, Evidence, Fact, Measurement, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -84,7 +85,7 @@ def _general(facts: Facts, record: Record | None) -> tuple[Fact, ...]:
         if moved
         else Fact("Date of release", None, Standing.MISSING, remedy="the release is not signed"),
         _said(facts, "Distribution", record, "distribution"),
-        facts.proved("Architecture", record.parameters.get("architecture") if record else None, record),
+        facts.proved("Architecture", architecture_of(facts, record), record),
         facts.proved("Number of parameters", record.metrics.get("parameters") if record else None, record),
         facts.proved(
             "Modality of input and output",
@@ -103,12 +104,12 @@ def _detailed(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ...]
         _said(facts, "Means of integration", record, "integration"),
         facts.proved("Training process and hyperparameters", training, record),
         _said(facts, "Design choices and rationale", record, "design-rationale"),
-        _provenance(facts, sheets),
+        _provenance(facts, record, sheets),
         _curation(sheets),
         _points(sheets),
         _said(facts, "How the data was obtained and selected", record, "data-selection"),
         _said(facts, "Unsuitable sources and biases", record, "bias-measures"),
-        facts.proved("Floating-point operations", _compared(flops), record),
+        facts.proved("Floating-point operations", _compared(flops, facts, record), record),
         facts.proved("Training time", f"{record.actual.seconds:,.0f} s" if record else None, record),
         _said(facts, "Energy", record, "energy"),
     )
@@ -123,6 +124,11 @@ def _evaluated(facts: Facts, record: Record | None, measured: tuple[Measurement,
     evidence = tuple(dict.fromkeys(each for item in measured for each in item.evidence))
     from_scratch = record is not None and record.continued is None
     adapted = "none: trained from scratch by this objective alone" if from_scratch else "continued from an earlier run"
+    base = base_text(facts, record) if record is not None else None
+    if record is not None and base is not None:
+        replayed = replay_text(facts, record)
+        adapted = f"continued pretraining of {base} on {shown(record.metrics.get('tokens'))} tokens"
+        adapted += f", of which {replayed}" if replayed else ""
     return (
         Fact("Evaluation results", results, Standing.PROVED, evidence)
         if results
@@ -141,14 +147,16 @@ def _summary(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ...])
     band = None
     if total is not None:
         band = next((text for limit, text in _BANDS if total < limit), "more than 10 trillion tokens")
+    folder = folder_of(facts, record) if record is not None else None
+    beside = f", without what the weights in {folder.path} were trained on" if folder else ""
     return (
         _said(facts, "Provider", record, "provider"),
         facts.proved(
             "Size of the training data (text)",
-            f"{band} ({shown(total)})" if band else None,
+            f"{band} ({shown(total)}){beside}" if band else None,
             tokenized[0] if tokenized else None,
         ),
-        _provenance(facts, sheets),
+        _provenance(facts, record, sheets),
         _said(facts, "Crawled data", record, "crawlers"),
         _said(facts, "Data of users", record, "user-data"),
         _said(facts, "Synthetic data", record, "synthetic-data"),
@@ -157,11 +165,16 @@ def _summary(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ...])
     )
 
 
-def _provenance(facts: Facts, sheets: tuple[DataSheet, ...]) -> Fact:
+def _provenance(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ...]) -> Fact:
     rows = []
     for sheet in sheets:
         if isinstance(facts.resource(sheet.address), DataRecipe):
             rows += [f"{source.origin} ({source.license})" for source in sheet.sources]
+    folder = folder_of(facts, record) if record is not None else None
+    if folder is not None:
+        rows.append(
+            f"the weights in {folder.path}, whose own data is not part of this chain: {folder.origin} ({folder.license})"
+        )
     if not rows:
         return Fact("Sources and licences", None, Standing.MISSING, remedy="the released commit has no recipe that can be read")
     return Fact("Sources and licences", "; ".join(rows), Standing.DECLARED, tuple(sheet.declared for sheet in sheets))
@@ -185,9 +198,19 @@ def _points(sheets: tuple[DataSheet, ...]) -> Fact:
     return Fact("Number of data points", text, Standing.PROVED, evidence)
 
 
-def _compared(flops: object) -> str | None:
-    if not isinstance(flops, int | float):
+def _compared(flops: object, facts: Facts, record: Record | None) -> str | None:
+    """A model's operations against the Act's marks, which count its training as a whole: its base's belong to it."""
+    if not isinstance(flops, int | float) or record is None:
         return None
+    whole, has_base = whole_flops(facts, record)
+    if has_base and whole is None:
+        return f"{flops:.3g}, and those of its base, which are unknown"
+    if has_base and whole is not None:
+        return f"{flops:.3g}; with its base's {_against_marks(whole)}"
+    return _against_marks(float(flops))
+
+
+def _against_marks(flops: float) -> str:
     if flops >= _SYSTEMIC:
         return f"{flops:.3g}: above 1e25, where systemic risk is presumed (Article 51)"
     if flops >= _GENERAL_PURPOSE:

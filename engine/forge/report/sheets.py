@@ -4,6 +4,7 @@ from typing import Any
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
+from forge.report.bases import architecture_of, base_text, replay_text
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -86,14 +87,14 @@ def _split(name: str, size: dict[str, int], record: Record, counted: Evidence | 
 def _training(facts: Facts, record: Record) -> Section:
     model = facts.resource(record.subject)
     metrics, parameters = record.metrics, record.parameters
-    architecture = parameters.get("architecture", {})
+    architecture = architecture_of(facts, record)
     training = parameters.get("training", {})
     hardware = record.hardware
     machine = None
     if hardware is not None:
         accelerators = shown(hardware.accelerators) if hardware.accelerators else "no accelerator"
         machine = f"{hardware.cpu}, {hardware.cores} cores, {hardware.memory_bytes / 2**30:.0f} GiB, {accelerators}"
-    continued = record.continued
+    continued, base = record.continued, base_text(facts, record)
     return Section(
         record.subject,
         (
@@ -123,11 +124,33 @@ def _training(facts: Facts, record: Record) -> Section:
             facts.proved("Validation loss", metrics.get("validation_loss"), record),
             facts.proved(
                 "Continued from",
-                f"the run {continued.key} of {shown(continued.tokens)} tokens" if continued else "scratch",
+                f"the run {continued.key} of {shown(continued.tokens)} tokens"
+                if continued
+                else "its base"
+                if base
+                else "scratch",
                 record,
             ),
+            *((_begun(facts, record, base)) if base else ()),
             facts.proved("Weights", record.products.get("weights"), record, "provenance", "weights-signature"),
         ),
+    )
+
+
+def _begun(facts: Facts, record: Record, base: str) -> tuple[Fact, ...]:
+    """What a training from a base says beside what every training does."""
+    metrics = record.metrics
+    rows = (
+        facts.proved("Base", base, record),
+        facts.proved("Validation loss of the base on the same documents", metrics.get("base_validation_loss"), record),
+    )
+    if "replay" not in record.inputs:
+        return (*rows, facts.proved("Replayed against forgetting", "nothing", record))
+    before, after = (metrics.get(name) for name in ("base_replay_validation_loss", "replay_validation_loss"))
+    return (
+        *rows,
+        facts.proved("Replayed against forgetting", replay_text(facts, record), record),
+        facts.proved("Validation loss on the replayed data, of the base and now", f"{shown(before)}, {shown(after)}", record),
     )
 
 
