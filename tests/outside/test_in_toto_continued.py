@@ -1,0 +1,232 @@
+"""Releases of models that continue others, from the specs to in-toto's verifier, the report and a withdrawal of their base."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+from tests.admission.test_attacks import record_of
+from tests.conftest import DEPLOYMENT, new_repository, run_forge, write_small
+from tests.governed import Governed, commit_as, govern, make_governed
+from tests.outside.test_in_toto import link, payload_of, signed_again, verified
+from tests.plan.test_withdrawn import withdrawing
+from tests.spec.test_continue_spec import MORE, NEXT
+from tests.steps.train.conftest import write_tokenizer
+
+from forge.admission.export import export
+from forge.attest.keys import signer_for
+from forge.attest.trust import read_trust_root
+from forge.canonical import hex_of
+from forge.contract.kinds import Role
+from forge.ledger.ledger import Ledger
+from forge.repo.repository import Repository
+from forge.report.make import Place, make_report
+from forge.report.model import Report, Standing
+from forge.spec.model import Architecture
+from forge.steps.train.model import build_model
+from forge.store.store import Store
+
+LEDGER = "refs/forge/ledger"
+BASE = "vendor/base"
+CONFIG = {
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "vocab_size": 512,
+}
+
+
+def write_base(folder: Path) -> None:
+    """A model that somebody else made: random weights under a tokenizer of single characters."""
+    write_tokenizer(folder)
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    shape = {name: value for name, value in CONFIG.items() if name not in ("model_type", "vocab_size")}
+    save_file(build_model(Architecture(family="llama", **shape), 512, 3).state_dict(), folder / "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04pickle")  # it is not read, and not part of the artifact
+
+
+def write_continued(folder: Path) -> None:
+    """The small example, a model that continues its model, and one that continues a folder; both are released."""
+    write_small(folder)
+    settings = (folder / "forge.toml").read_text()
+    (folder / "forge.toml").write_text(settings.replace("threads = 1", "threads = 1\nslots = 2"))
+    (folder / "models" / "more.yaml").write_text(MORE)
+    write_base(folder / BASE)
+    (folder / "models" / "next.yaml").write_text(NEXT)
+    imported = NEXT.replace("{model: Model/small}", f"{{path: {BASE}, license: MIT, origin: another house}}")
+    imported = imported.replace("name: next", "name: imported").replace(
+        "  replay: {data: DataRecipe/small, fraction: 0.25}\n", ""
+    )
+    (folder / "models" / "imported.yaml").write_text(imported)
+    (folder / "models" / "deployment.yaml").unlink()
+    for name in ("next", "imported"):
+        text = DEPLOYMENT.replace("small-local", name).replace("environment: local", f"environment: {name}")
+        text = text.replace("Model/small", f"Model/{name}").replace("max: 7.0", "max: 20.0")
+        (folder / "models" / f"{name}-deployment.yaml").write_text(text)
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+@dataclass(frozen=True)
+class Released:
+    """A repository with both models released, and what it said before their shapes were listed."""
+
+    folder: Path
+    refused: str
+
+
+@pytest.fixture(scope="module")
+def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Released:
+    folder = new_repository(tmp_path_factory.mktemp("continued") / "repository")
+    write_continued(folder)
+    govern(folder, governed.supply_chain(release={}), governed.people())
+    commit_as(folder, governed, "cleo", "models that continue others")
+    run_forge(folder, governed.config, "keys", "delegate")
+    refused = run_forge(folder, governed.config, "apply", code=None)
+    assert refused.returncode, refused.stdout
+    shapes = ["pretrain", "continue", "continue-imported"]
+    govern(folder, governed.supply_chain(release={}, shapes=shapes), governed.people())
+    commit_as(folder, governed, "cleo", "their shapes are listed")
+    run_forge(folder, governed.config, "keys", "delegate")
+    run_forge(folder, governed.config, "apply")
+    return Released(folder, refused.stdout + refused.stderr)
+
+
+@pytest.fixture
+def exported(released: Released, governed: Governed, tmp_path: Path) -> Callable[[str], Path]:
+    """Export a release, which has to hold."""
+
+    def exporting(environment: str) -> Path:
+        with Repository(released.folder) as repository:
+            snapshot = Ledger(repository, LEDGER).snapshot()
+            store, root = Store(".forge/store", released.folder), read_trust_root(governed.config)
+            verdict = export(f"release/{environment}", repository, snapshot, store, root, tmp_path / environment)
+        assert verdict.holds, [str(finding) for finding in verdict.findings]
+        return tmp_path / environment
+
+    return exporting
+
+
+def report_on(folder: Path, governed: Governed, environment: str, out: Path) -> Report:
+    with Repository(folder) as repository:
+        snapshot = Ledger(repository, LEDGER).snapshot()
+        place = Place(repository, snapshot, Store(".forge/store", folder), read_trust_root(governed.config))
+        return make_report(f"release/{environment}", place, out)
+
+
+def fact(report: Report, title: str, label: str) -> Any:
+    sections = {section.title: section for section in (*report.training, *report.act)}
+    (found,) = [each for each in sections[title].facts if each.label == label]
+    return found
+
+
+def test_a_shape_that_is_not_listed_is_not_released(released: Released) -> None:
+    assert "has the shape continue; listed: pretrain" in released.refused
+    assert "has the shape continue-imported; listed: pretrain" in released.refused
+
+
+@pytest.mark.parametrize(("environment", "shape"), [("next", "continue"), ("imported", "continue-imported")])
+def test_in_toto_accepts_the_chain(exported: Callable[[str], Path], environment: str, shape: str) -> None:
+    folder = exported(environment)
+    assert json.loads((folder / "index.json").read_text())["in_toto"]["shape"] == shape
+    assert verified(folder)
+
+
+def test_in_toto_refuses_a_base_that_no_training_made(exported: Callable[[str], Path], governed: Governed) -> None:
+    folder = exported("next")
+
+    def change(payload: dict[str, Any]) -> None:
+        swapped = [path for path in payload["materials"] if path.startswith("train/small/weights/")]
+        assert swapped
+        payload["materials"] |= {name: {"sha256": "0" * 64} for name in swapped}
+
+    signed_again(link(folder, "train"), signer_for(Role.TRAINER, governed.config), change)
+    assert not verified(folder)
+
+
+def test_provenance_and_links_name_the_base(exported: Callable[[str], Path], released: Released) -> None:
+    folder = exported("next")
+    weights = {"sha256": hex_of(record_of(released.folder, "train/small").products["weights"])}
+    (path,) = (folder / "attestations").glob("*-train-next.provenance.dsse.json")
+    dependencies = payload_of(path)["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert {"name": "train/small/weights", "digest": weights} in dependencies
+    materials = payload_of(link(folder, "train"))["materials"]
+    assert (
+        materials["train/small/weights/model.safetensors"]
+        == payload_of(link(folder, "train"))["products"]["train/small/weights/model.safetensors"]
+    )
+    imported = payload_of(link(exported("imported"), "train"))["materials"]
+    assert {name for name in imported if "/base/" in name} == {
+        f"commit/Model/imported/base/{name}" for name in ("config.json", "model.safetensors")
+    }
+
+
+def test_the_report_shows_the_base_and_what_was_forgotten(released: Released, governed: Governed, tmp_path: Path) -> None:
+    report = report_on(released.folder, governed, "next", tmp_path / "next")
+    weights = record_of(released.folder, "train/small").products["weights"]
+    base = fact(report, "Model/next", "Base")
+    assert (base.value, base.standing) == (f"the weights of Model/small ({weights})", Standing.PROVED)
+    assert fact(report, "Model/next", "Continued from").value == "its base"
+    assert "hidden_size 32" in fact(report, "Model/next", "Architecture").value
+    assert fact(report, "Model/next", "Replayed against forgetting").value.endswith(
+        "of DataRecipe/small, 0.25 of the sequences"
+    )
+    assert fact(report, "Model/next", "Validation loss on the replayed data, of the base and now").standing is Standing.PROVED
+    assert fact(report, "Model/small", "Continued from").value == "scratch"
+    adapted = fact(report, "Annex XI, section 2: evaluation and adaptation", "Adaptation (alignment, fine-tuning)")
+    assert adapted.value.startswith(
+        f"continued pretraining of the weights of Model/small ({weights}) on 20,480 tokens, of which"
+    )
+    flops = fact(report, "Annex XI, section 1 (2): design, data and training", "Floating-point operations").value
+    assert "; with its base's " in flops
+    page = tmp_path / "page"
+    run_forge(released.folder, governed.config, "report", "release/next", "--out", str(page))
+    assert "continued pretraining of the weights of Model/small" in (page / "index.html").read_text()
+
+
+def test_the_report_on_a_folders_descendant_says_what_is_unknown(
+    released: Released, governed: Governed, tmp_path: Path
+) -> None:
+    report = report_on(released.folder, governed, "imported", tmp_path / "imported")
+    assert fact(report, "Model/imported", "Base").value.startswith(
+        f"{BASE}/config.json, {BASE}/model.safetensors of the commit"
+    )
+    flops = fact(report, "Annex XI, section 1 (2): design, data and training", "Floating-point operations").value
+    assert flops.endswith("and those of its base, which are unknown")
+    summary = "Article 53 (1)(d): summary of the training content"
+    size = fact(report, summary, "Size of the training data (text)").value
+    assert size.endswith(f"without what the weights in {BASE} were trained on")
+    sources = fact(report, summary, "Sources and licences")
+    assert "another house (MIT)" in sources.value
+    assert sources.standing is Standing.DECLARED
+
+
+def test_a_withdrawn_base_reaches_what_continues_it(released: Released, governed: Governed, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(released.folder, folder, symlinks=True)
+    (folder / "policies" / "withdrawn.yaml").write_text(withdrawing("Model/small"))
+    commit_as(folder, governed, "cleo", "the base is withdrawn")
+    impact = run_forge(folder, governed.config, "impact", "Model/small").stdout
+    assert "train/next" in impact
+    assert "train/imported" not in impact
+    plan = json.loads(run_forge(folder, governed.config, "plan", "--format", "json").stdout)
+    blocked = {action["id"] for action in plan["actions"] if action["kind"] == "blocked"}
+    assert {"train/next", "release/next"} <= blocked
+    assert "release/imported" not in blocked
+    run_forge(folder, governed.config, "apply", code=None)
+    said = run_forge(folder, governed.config, "verify", "release/next", code=None)
+    assert said.returncode
+    assert "Model/small" in said.stdout + said.stderr
