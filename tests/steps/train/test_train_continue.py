@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, write_tokens
 from tests.steps.train.test_train_stop import signal_before
+from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from forge.errors import StepError
@@ -318,6 +319,18 @@ def test_another_tokenizer_than_the_bases_is_refused(new_attempt: Make, base: At
     (folder / "tokenizer.json").write_text(text + " ")
     with pytest.raises(StepError, match="differs from the tokenizer that the tokens were made with"):
         new_attempt(base=folder).run()
+
+
+def test_a_tokenizer_with_control_tokens_that_documents_could_spell_is_refused(
+    new_attempt: Make, base: Attempt, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "chatty")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_start|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    weights = shutil.copytree(base.weights, tmp_path / "weights", ignore=shutil.ignore_patterns("tokenizer.json"))
+    with pytest.raises(StepError, match=r"has the control tokens <\|im_start\|>, which a document could spell"):
+        new_attempt(base=weights, tokenizer=folder).run()
 
 
 def test_replayed_tokens_of_another_tokenizer_are_refused(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from pydantic import ValidationError
 from forge.errors import StepError
 from forge.spec.base_folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture
+from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 
+_NEUTRALISED = (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN)
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
@@ -87,6 +89,22 @@ def check_same_tokenizer(folder: Path, tokenizer: Path) -> None:
     own = folder / "tokenizer.json"
     if own.is_file() and own.read_bytes() != (tokenizer / "tokenizer.json").read_bytes():
         raise StepError(f"{own}: differs from the tokenizer that the tokens were made with; continue with the base's own")
+
+
+def check_control_tokens(tokenizer: Path) -> None:
+    """Refuse a tokenizer with control tokens that curation does not neutralise: documents could spell them.
+
+    Raises ``StepError``.
+    """
+    path = tokenizer / "tokenizer.json"
+    added = _read_json(path).get("added_tokens") or []
+    special = {str(token.get("content")) for token in added if isinstance(token, dict) and token.get("special")}
+    found = sorted(special - set(_NEUTRALISED))
+    if found:
+        raise StepError(
+            f"{path}: has the control tokens {', '.join(found[:5])}, which a document could spell; curation makes only "
+            f"{', '.join(_NEUTRALISED)} harmless. Continue a base whose tokenizer has no others"
+        )
 
 
 def _rope_theta(path: Path, config: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
-from forge.steps.train.base import chat_template_of, check_same_tokenizer, read_architecture
+from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
 _CHECKPOINTS_OF_A_RUN = 10
@@ -105,6 +105,7 @@ def read_job(request: StepRequest) -> TrainJob:
     if base is not None:
         tokenizer = _laid_out(request, "tokenizer")
         check_same_tokenizer(base, tokenizer)
+        check_control_tokens(tokenizer)
         template = parameters.get("chat_template") or chat_template_of(base, tokenizer)
     try:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
