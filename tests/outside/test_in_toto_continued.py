@@ -18,6 +18,8 @@ from tests.spec.test_continue_spec import MORE, NEXT
 from tests.steps.train.conftest import write_tokenizer
 
 from forge.admission.export import export
+from forge.admission.rules import judge_gate
+from forge.admission.verify import examine
 from forge.attest.keys import signer_for
 from forge.attest.trust import read_trust_root
 from forge.canonical import hex_of
@@ -155,6 +157,30 @@ def test_in_toto_refuses_a_base_that_no_training_made(exported: Callable[[str], 
 
     signed_again(link(folder, "train"), signer_for(Role.TRAINER, governed.config), change)
     assert not verified(folder)
+
+
+def test_that_an_evaluation_is_of_the_base_is_for_forge_to_see(
+    exported: Callable[[str], Path], released: Released, governed: Governed
+) -> None:
+    """A layout binds kinds of step: the base's weights are a training's product too (docs/attestations.md)."""
+    folder = exported("next")
+
+    def change(payload: dict[str, Any]) -> None:
+        own = {path for path in payload["materials"] if path.startswith("train/")}
+        made = payload_of(link(folder, "train"))["products"]
+        kept = {path: digest for path, digest in payload["materials"].items() if path not in own}
+        payload["materials"] = kept | {path: digest for path, digest in made.items() if path.startswith("train/small/")}
+
+    signed_again(link(folder, "evaluate"), signer_for(Role.EVALUATOR, governed.config), change)
+    assert verified(folder)
+    with Repository(released.folder) as repository:
+        snapshot = Ledger(repository, LEDGER).snapshot()
+        store, root = Store(".forge/store", released.folder), read_trust_root(governed.config)
+        evidence = examine("release/next", repository, snapshot, store, root).evidence
+    gate = record_of(released.folder, "gate/next")
+    base = record_of(released.folder, "train/small").products["weights"]
+    (finding,) = judge_gate(gate, base, evidence)
+    assert "not about these weights" in str(finding)
 
 
 def test_provenance_and_links_name_the_base(exported: Callable[[str], Path], released: Released) -> None:

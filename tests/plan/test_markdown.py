@@ -41,7 +41,8 @@ def plan_of(text: str) -> tuple[Plan, Review]:
         Action(ActionKind.RETIRE, text, text, (Reason(ReasonKind.REMOVED),), environment=text),
     )
     findings = tuple(Finding(kind, text, text, text, text) for kind in FindingKind)
-    return Plan("c" * 40, "USD", actions, (text, text), base="b" * 40), Review(findings, (Compute(text, 1e24),), ("A note.",))
+    compute = (Compute(text, 1e24), Compute(text, 1e22, text, 2e22), Compute(text, None, text))
+    return Plan("c" * 40, "USD", actions, (text, text), base="b" * 40), Review(findings, compute, ("A note.",))
 
 
 def shape(markdown: str) -> list[str]:
