@@ -126,9 +126,9 @@ def test_killed_while_it_continues_it_goes_on_from_its_own_checkpoint_to_the_sam
 def test_no_token_is_read_twice_and_none_is_left_out(make: Make, short: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
     real, read = loop.training_batch, []
 
-    def counted(tokens: Any, length: int, seed: int, position: int, sequences: int) -> Any:
+    def counted(tokens: Any, length: int, seed: int, position: int, sequences: int, replay: Any = None) -> Any:
         read.extend(range(position, position + sequences))
-        return real(tokens, length, seed, position, sequences)
+        return real(tokens, length, seed, position, sequences, replay)
 
     monkeypatch.setattr(loop, "training_batch", counted)
     make(20_000).run()
