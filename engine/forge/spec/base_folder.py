@@ -9,7 +9,7 @@ from collections.abc import Collection
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 BASE_FILES = (CONFIG_FILE, WEIGHTS_FILE)
 TOKENIZER_CONFIG_FILE, TEMPLATE_FILE = "tokenizer_config.json", "chat_template.jinja"
-TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG_FILE, "special_tokens_map.json", "added_tokens.json", TEMPLATE_FILE)
+TOKENIZER_FILES = ("tokenizer.json", TOKENIZER_CONFIG_FILE, "special_tokens_map.json", TEMPLATE_FILE)
 _NEEDED = (*BASE_FILES, "tokenizer.json", TOKENIZER_CONFIG_FILE)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

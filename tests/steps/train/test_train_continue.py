@@ -333,6 +333,21 @@ def test_a_tokenizer_with_control_tokens_that_documents_could_spell_is_refused(
         new_attempt(base=weights, tokenizer=folder).run()
 
 
+def test_a_tokenizer_with_code_of_its_own_is_refused(
+    new_attempt: Make, base: Attempt, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "coded")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "auto_map": {"AutoTokenizer": ["evil.T", None]}}))
+    with pytest.raises(StepError, match="auto_map names code of its own"):
+        new_attempt(base=base.weights, tokenizer=folder).run()
+
+
+def test_a_mixture_without_its_other_data_is_refused(new_attempt: Make, base: Attempt) -> None:
+    with pytest.raises(StepError, match="lays out no input 'replay'"):
+        new_attempt(base=base.weights, parameters={"replay": {"fraction": 0.5}}).run()
+
+
 def test_replayed_tokens_of_another_tokenizer_are_refused(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:
     replay = write_tokens(tmp_path / "replay", chain_documents(20, seed=3), chain_documents(3, seed=4))
     meta = json.loads((replay / "meta.json").read_text())

@@ -96,8 +96,11 @@ def check_control_tokens(tokenizer: Path) -> None:
 
     Raises ``StepError``.
     """
-    path = tokenizer / "tokenizer.json"
-    added = _read_json(path).get("added_tokens") or []
+    path, config = tokenizer / "tokenizer.json", _read_json(tokenizer / TOKENIZER_CONFIG_FILE)
+    if config.get("auto_map") is not None:
+        raise StepError(f"{tokenizer / TOKENIZER_CONFIG_FILE}: auto_map names code of its own; a tokenizer here is data alone")
+    decoder = config.get("added_tokens_decoder") or {}
+    added = [*(_read_json(path).get("added_tokens") or []), *(decoder.values() if isinstance(decoder, dict) else ())]
     special = {str(token.get("content")) for token in added if isinstance(token, dict) and token.get("special")}
     found = sorted(special - set(_NEUTRALISED))
     if found:

@@ -109,7 +109,7 @@ def read_job(request: StepRequest) -> TrainJob:
         template = parameters.get("chat_template") or chat_template_of(base, tokenizer)
     try:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
-        fraction = exact(parameters["replay"]["fraction"]) if "replay" in request.inputs else None
+        fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
         training = Training.model_validate({**parameters["training"], **settings})
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
