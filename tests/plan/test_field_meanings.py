@@ -169,6 +169,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.release.preregistered": True,
         "spec.plans.approvals": 0,
         "spec.plans.above_cost": None,
+        "spec.timestamps": "optional",
         "spec.expires": "2029-01-01T00:00:00Z",
     },
     "Withdrawals": {

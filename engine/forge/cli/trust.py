@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.build import DataFormat
-from forge.cli.keyring import keys_new, keys_pin, keys_root
+from forge.cli.keyring import keys_new, keys_pin, keys_pin_timestamps, keys_root
 from forge.cli.place import reader_of, repository_of, store_of, tree_of
 from forge.errors import UsageError
 
@@ -19,6 +19,7 @@ keys = typer.Typer(help="Signing keys and the trust root.", no_args_is_help=True
 keys.command("new")(keys_new)
 keys.command("root")(keys_root)
 keys.command("pin")(keys_pin)
+keys.command("pin-timestamps")(keys_pin_timestamps)
 
 
 def verify(
@@ -28,17 +29,18 @@ def verify(
 ) -> None:
     """Check a chain of evidence from the bytes up; exit 4 and the names of what is at fault when it does not hold."""
     from forge.admission.verify import verify as check
+    from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
     from forge.errors import TrustError
     from forge.ledger.ledger import Ledger
     from forge.repo.desired import read_desired
     from forge.ui.verdict import to_data, to_text
 
-    root = read_trust_root(config_folder())
+    root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         desired = read_desired(tree_of(repository, "HEAD", worktree=False))
         snapshot = Ledger(repository, desired.settings.ledger.ref).snapshot()
-        verdict = check(subject, repository, snapshot, store_of(repository, desired), root)
+        verdict = check(subject, repository, snapshot, store_of(repository, desired), root, timestamps=timestamps)
     typer.echo(json.dumps(to_data(verdict), indent=2) if output is DataFormat.JSON else to_text(verdict), nl=False)
     if not verdict.holds:
         raise typer.Exit(TrustError.exit_code)
@@ -75,13 +77,16 @@ def keys_init() -> None:
 
 @keys.command("show")
 def keys_show() -> None:
-    """Show the pinned trust root: the key ids of each role."""
+    """Show the pinned trust root: the key ids of each role; and the pinned time-stamping authority."""
+    from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
 
-    root = read_trust_root(config_folder())
+    root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     typer.echo(root.describe())
     for role, public in sorted(root.roles.items()):
         typer.echo(f"  {role.value:<14}{', '.join(key.keyid for key in public)}")
+    if timestamps is not None:
+        typer.echo(f"time stamps of {timestamps.describe()}")
 
 
 @keys.command("delegate")
