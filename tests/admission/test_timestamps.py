@@ -1,7 +1,10 @@
 """A chain whose signatures an authority has stamped, under a supply chain that requires it; and each way to get around that."""
 
 import datetime
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -10,6 +13,7 @@ import pytest
 from tests.admission.test_attacks import bodies_of, record_of, rewrite
 from tests.conftest import new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.outside.node import FOLDER, node
 from tests.tsa import DAY, Authority, Server, make_authority, needs_openssl, send, serving
 
 from forge.admission.approvals import judge_approvals
@@ -17,6 +21,7 @@ from forge.admission.history import read_history
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
 from forge.attest.approval import unpack
+from forge.attest.bundle import with_timestamp
 from forge.attest.timestamps import PREFIX, pin_timestamp_authority, read_timestamp_authority, signature_in
 from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
@@ -271,3 +276,64 @@ def test_what_was_signed_before_it_was_asked_for_stays_as_it_is(released: Path, 
     rewrite(released, [*records, *(body for body in bodies if not isinstance(body, Record))], fresh=True)
     found = verdict_of(released, governed.config, subject=weights)
     assert not [item for item in found.findings if item.rule is Rule.TIMESTAMP]
+
+
+def outside(folder: Path, tools: Path, root: str, pins: Path | None) -> subprocess.CompletedProcess[str]:
+    """The bundle's own script, with the outside verifiers and without Forge."""
+    tools.mkdir()
+    programs = {"in-toto-verify": [sys.executable, "-I", str(Path(sys.executable).with_name("in-toto-verify"))], "node": node()}
+    for name, command in programs.items():
+        (tools / name).write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')
+        (tools / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(tools),
+        **({"TSA_PEM": str(pins)} if pins else {}),
+    }
+    return subprocess.run(["sh", "verify.sh", root], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not (FOLDER / "node_modules").is_dir(), reason="needs `make setup-dev`")
+def test_a_reviewer_without_forge_checks_the_time_stamps_of_the_bundle(
+    released: Path, governed: Governed, server: Server, tmp_path: Path
+) -> None:
+    report = tmp_path / "report"
+    run_forge(released, governed.config, "report", "release/local", "--out", str(report))
+    assert "time stamp 20" in (report / "index.html").read_text()
+    bundle = report / "bundle"
+    (bundle / "node_modules").symlink_to(FOLDER / "node_modules")
+    root = read_trust_root(governed.config).digest
+    good = outside(bundle, tmp_path / "a", root, server.authority.pem)
+    assert good.returncode == 0, good.stdout + good.stderr
+    assert "26 time stamps for openssl" in good.stdout
+    assert good.stdout.endswith("VERDICT release/local: the chain holds\n")
+    assert "the supply chain requires time stamps: set TSA_PEM" in outside(bundle, tmp_path / "b", root, None).stdout
+    other = make_authority(tmp_path / "acme")
+    assert "REFUSED the time stamp of attestations/" in outside(bundle, tmp_path / "c", root, other.pem).stdout
+    (path,) = bundle.glob("attestations/*release-local.release.*sigstore.json")
+    document = json.loads(path.read_bytes())
+    del document["verificationMaterial"]["timestampVerificationData"]
+    path.write_text(json.dumps(document))
+    assert "it carries no time stamp" in outside(bundle, tmp_path / "d", root, server.authority.pem).stdout
+
+
+def test_the_command_line_of_model_signing_takes_a_stamped_signature(
+    released_once: Path, governed: Governed, tmp_path: Path
+) -> None:
+    train = record_of(released_once, "train/small")
+    bundle = attestation(released_once, train.attestations["weights-signature"])
+    stamped = with_timestamp(bundle, attestation(released_once, train.attestations["timestamp-weights-signature"]))
+    (tmp_path / "it.json").write_bytes(stamped)
+    Store(".forge/store", released_once).lay_out(train.products["weights"], tmp_path / "weights", link=False)
+    public = governed.config / "public" / "weights.pem"
+    command = [
+        "verify",
+        "key",
+        str(tmp_path / "weights"),
+        "--signature",
+        str(tmp_path / "it.json"),
+        "--public_key",
+        str(public),
+    ]
+    done = subprocess.run([sys.executable, "-m", "model_signing", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -95,7 +95,7 @@ def followed(run: Callable[..., subprocess.CompletedProcess[str]], folder: Path,
     """The README's commands, one block after the other: whether all end with 0, and what they said."""
     said = []
     found = commands(folder / "README.md")
-    assert len(found) == 7
+    assert len(found) == 8
     for command in found:
         done = run(folder, command, root)
         said.append(done.stdout + done.stderr)

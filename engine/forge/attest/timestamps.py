@@ -96,15 +96,20 @@ def pin_timestamp_authority(folder: Path, data: bytes, fingerprints: Sequence[st
 
 def signature_in(attestation: bytes) -> bytes:
     """The signature of an envelope or a bundle, which a token is about; raises TrustError where there is not exactly one."""
-    try:
-        document = json.loads(attestation)
-        rows = document.get("dsseEnvelope", document)["signatures"]
-        signatures = [base64.b64decode(row["sig"], validate=True) for row in rows]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
-        raise TrustError(f"not an attestation with a signature: {error!r}") from error
+    signatures = signatures_in(attestation)
     if len(signatures) != 1:
         raise TrustError(f"a time stamp is about one signature, and the attestation has {len(signatures)}")
     return signatures[0]
+
+
+def signatures_in(attestation: bytes) -> list[bytes]:
+    """The signatures of an envelope or a bundle; raises TrustError for what is neither."""
+    try:
+        document = json.loads(attestation)
+        rows = document.get("dsseEnvelope", document)["signatures"]
+        return [base64.b64decode(row["sig"], validate=True) for row in rows]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, binascii.Error) as error:
+        raise TrustError(f"not an attestation with a signature: {error!r}") from error
 
 
 def read_token(token: bytes) -> TimeStampResponse:
@@ -120,6 +125,15 @@ def read_token(token: bytes) -> TimeStampResponse:
     except ValueError as error:
         raise TrustError(f"it is no whole time-stamp answer in DER: {printable(str(error))}") from error
     return answer
+
+
+def stated_time(token: bytes) -> str | None:
+    """What a token says, whoever signed it: UTC, RFC 3339; None where it says nothing that can be read."""
+    try:
+        moment: datetime.datetime = read_token(token).tst_info.gen_time
+    except TrustError:
+        return None
+    return moment.astimezone(datetime.UTC).isoformat()
 
 
 def stamped_time(token: bytes, signature: bytes, authority: TimestampAuthority, *, nonce: int | None = None) -> str:
