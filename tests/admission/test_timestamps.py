@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -17,16 +17,22 @@ from tests.outside.node import FOLDER, node
 from tests.tsa import DAY, Authority, Server, make_authority, needs_openssl, send, serving
 
 from forge.admission.approvals import judge_approvals
+from forge.admission.evidence import Evidence
 from forge.admission.history import read_history
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
+from forge.admission.withdrawals import Standing, standing
 from forge.attest.approval import unpack
 from forge.attest.bundle import with_timestamp
+from forge.attest.envelope import seal
+from forge.attest.keys import signer_for
+from forge.attest.statements import withdrawal_statement
 from forge.attest.timestamps import PREFIX, pin_timestamp_authority, read_timestamp_authority, signature_in
 from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Approval, Record, Release
-from forge.ledger.entry import APPROVALS, DELEGATIONS, Body
+from forge.contract.kinds import Role
+from forge.contract.record import Approval, Delegation, Record, Release, Withdrawal
+from forge.ledger.entry import APPROVALS, DELEGATIONS, Body, Entry
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.store.store import Store
@@ -337,3 +343,50 @@ def test_the_command_line_of_model_signing_takes_a_stamped_signature(
     ]
     done = subprocess.run([sys.executable, "-m", "model_signing", *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_stops_a_service_needs_no_time_stamp_and_what_lifts_that_does(released_once: Path, governed: Governed) -> None:
+    commit = record_of(released_once, "train/small").commit
+    signer = signer_for(Role.RELEASER, governed.config)
+    bodies: list[Body] = [body for body in bodies_of(released_once) if isinstance(body, Delegation)]
+    held = {}
+    for lifted in (False, True):
+        known = chained(bodies)[-1] if lifted else None
+        body = Withdrawal(
+            subject="DataRecipe/small",
+            reason="its licence was not what it says",
+            serving="stop",
+            lifted=lifted,
+            supersedes=known.digest if known is not None else None,
+            commit=commit,
+            moved="2026-11-23T00:00:01.000+00:00" if lifted else "2026-11-23T00:00:00.000+00:00",
+        )
+        sealed = seal(withdrawal_statement(body), signer)
+        held[str(digest_of_bytes(sealed))] = sealed
+        bodies.append(body.model_copy(update={"attestations": {"withdrawal": str(digest_of_bytes(sealed))}}))
+    with Repository(released_once) as repository:
+        snapshot = Ledger(repository, REF).snapshot()
+        for digest in getattr(bodies[0], "attestations", {}).values():
+            held[digest] = snapshot.attestation(digest)
+    found = standing_of(bodies, held, governed)
+    assert set(found.in_force) == {"DataRecipe/small"}, "it is not lifted by a signature without a time stamp"
+    assert "it carries no time stamp" in str(found.faulty["DataRecipe/small"])
+    assert set(standing_of(bodies[:-1], held, governed).in_force) == {"DataRecipe/small"}
+    assert not standing_of(bodies[:-1], held, governed).faulty
+
+
+def chained(bodies: Sequence[Body]) -> list[Entry]:
+    entries: list[Entry] = []
+    for body in bodies:
+        previous = entries[-1].digest if entries else None
+        entries.append(Entry(sequence=len(entries) + 1, previous=previous, body=body))
+    return entries
+
+
+def standing_of(bodies: Sequence[Body], held: dict[str, bytes], governed: Governed) -> Standing:
+    evidence = Evidence(entries=chained(bodies), attestations=held)
+    evidence.locate(evidence.entries)
+    pins = read_timestamp_authority(governed.config)
+    history = read_history(evidence.entries, held, read_trust_root(governed.config), pins)
+    assert not history.findings
+    return standing(evidence, history)

@@ -23,8 +23,8 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.hashes import SHA256
 from rfc3161_client import TimeStampResponse, VerificationError, VerifierBuilder, decode_timestamp_response
 
-from forge.attest.pem import read_own_file
 from forge.errors import TrustError, printable
+from forge.own_files import read_own_file
 
 TSA_FILE = "tsa.pem"
 PREFIX = "timestamp-"

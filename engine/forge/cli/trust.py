@@ -117,11 +117,12 @@ def keys_rotate(
 ) -> None:
     """Hand over to a new root, which the old one signs: verifiers that have pinned the old one follow."""
     from forge.attest.trust import TRUST_FILE
+    from forge.own_files import read_own_file
     from forge.reconcile.rooting import rotate
 
     with reader_of(context) as reader:
         place = reader.place(ref, writes=True)
-        change = rotate(place, (new / TRUST_FILE).read_bytes(), new)
+        change = rotate(place, read_own_file(new / TRUST_FILE), new)
     typer.echo(f"root change {change.version}: {change.previous} -> the root in {new}", err=True)
 
 
