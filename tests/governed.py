@@ -79,6 +79,7 @@ def make_governed(folder: Path) -> Governed:
         development=False, roles={Role.ROOT: (public_key((config / "public" / "root.pem").read_text()),)}, weights=()
     )
     (config / TRUST_FILE).write_text(root.model_dump_json())
+    (config / TRUST_FILE).chmod(0o644)
     for name in PEOPLE:
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(ssh / name)], check=True, capture_output=True

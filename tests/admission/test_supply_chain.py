@@ -1,5 +1,6 @@
 """A release under a supply chain that the root signed: what it needs, and what is refused."""
 
+import base64
 import json
 import shutil
 import subprocess
@@ -7,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.admission.test_attacks import bodies_of, rewrite
 from tests.conftest import git, new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
+from forge.attest.envelope import seal
+from forge.attest.keys import signer_for
+from forge.attest.statements import release_statement
 from forge.attest.trust import read_trust_root
+from forge.canonical import canonical_json, digest_of_bytes
+from forge.contract.charter import Charter
+from forge.contract.kinds import Role
+from forge.contract.record import Delegation, Release
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.store.store import Store
@@ -30,7 +39,9 @@ def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) 
     """Written and signed by cleo, delegated by the root, approved by ana, released."""
     folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
     write_small(folder)
-    govern(folder, governed.supply_chain(), governed.people())
+    chain = governed.supply_chain()
+    chain["roles"]["releaser"]["keys"][0]["valid_until"] = "2099-01-01T00:00:00Z"
+    govern(folder, chain, governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     refused = run_forge(folder, governed.config, "apply", code=4)
     assert "forge keys delegate" in refused.stderr
@@ -88,6 +99,49 @@ def test_a_supply_chain_that_is_removed_is_missed(released: Path, governed: Gove
     change_policy(released)
     commit_as(released, governed, "cleo", "no rules")
     assert "this commit has none" in run_forge(released, governed.config, "apply", code=4).stderr
+
+
+@pytest.mark.parametrize("role", ["trainer", "stranger"])
+def test_a_layout_swapped_for_a_weaker_one_in_the_ledger_is_refused(
+    released: Path, governed: Governed, role: str, tmp_path: Path
+) -> None:
+    """Whoever can write the ref: the delegation's layout lacks the gate, and is signed by a key that is not the root's."""
+    delegation = next(body for body in bodies_of(released) if isinstance(body, Delegation))
+    with Repository(released) as repository:
+        envelope = json.loads(Ledger(repository, REF).snapshot().attestation(delegation.attestations["layout-pretrain"]))
+    layout = json.loads(base64.b64decode(envelope["payload"]))
+    layout["steps"] = [step for step in layout["steps"] if step["name"] != "gate"]
+    config = governed.config if role == "trainer" else make_governed(tmp_path / "other").config
+    weaker = seal(canonical_json(layout), signer_for(Role.TRAINER if role == "trainer" else Role.ROOT, config))
+    names = {**delegation.attestations, "layout-pretrain": str(digest_of_bytes(weaker))}
+    swapped = delegation.model_copy(update={"attestations": names})
+    rewrite(released, [swapped if body == delegation else body for body in bodies_of(released)], [weaker], fresh=True)
+    said = "\n".join(map(str, verdict_of(released, governed.config).findings))
+    assert "layout-pretrain: no valid signature of the role root" in said
+
+
+def test_a_supply_chain_that_names_no_approver_is_refused_in_the_ledger(released: Path, governed: Governed) -> None:
+    """Whoever can write the ref: the delegation's charter asks for no approval, and the root has signed another."""
+    delegation = next(body for body in bodies_of(released) if isinstance(body, Delegation))
+    document = json.loads(json.dumps(delegation.charter))
+    del document["supply_chain"]["release"]
+    weaker = Charter.from_document(document)
+    swapped = delegation.model_copy(update={"charter": weaker.to_document(), "digest": str(weaker.digest)})
+    rewrite(released, [swapped if body == delegation else body for body in bodies_of(released)], fresh=True)
+    said = "\n".join(map(str, verdict_of(released, governed.config).findings))
+    assert "what the root signed as delegation is not what the delegation says" in said
+
+
+def test_an_expired_key_signs_nothing_that_counts(released: Path, governed: Governed) -> None:
+    """The releaser's key, a day after it expired: the rest of the move is in order."""
+    release = next(body for body in bodies_of(released) if isinstance(body, Release))
+    late = release.model_copy(update={"moved": "2099-01-02T00:00:00.000+00:00"})
+    sealed = seal(release_statement(late), signer_for(Role.RELEASER, governed.config))
+    names = {**release.attestations, "release": str(digest_of_bytes(sealed))}
+    late = late.model_copy(update={"attestations": names})
+    rewrite(released, [late if body == release else body for body in bodies_of(released)], [sealed], fresh=True)
+    said = "\n".join(map(str, verdict_of(released, governed.config).findings))
+    assert "[signature] release of local: the key releaser releaser-1 expired at 2099-01-01T00:00:00Z" in said
 
 
 def test_only_the_root_delegates(released: Path, governed: Governed, tmp_path: Path) -> None:

@@ -56,6 +56,18 @@ def test_without_a_root_nothing_is_trusted(tmp_path: Path) -> None:
         read_trust_root(tmp_path)
 
 
+@pytest.mark.parametrize("mode", [0o664, 0o646, 0o666, 0o777])
+def test_a_trust_root_that_others_can_write_is_not_believed(tmp_path: Path, mode: int) -> None:
+    make_development_keys(tmp_path)
+    path = tmp_path / "trust-root.json"
+    path.chmod(mode)
+    for read in (read_trust_root, make_development_keys, add_missing_keys):
+        with pytest.raises(TrustError, match=rf"trust-root\.json: it is writable by others \(mode {mode:04o}\).*chmod 0644"):
+            read(tmp_path)
+    path.chmod(0o644)
+    assert read_trust_root(tmp_path).development
+
+
 def signers(config: Path, role: Role) -> Signers:
     return Authority(read_trust_root(config)).signers(role, "2026-01-01T00:00:00+00:00")
 

@@ -2,6 +2,7 @@
 
 import base64
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,26 @@ def test_no_altered_byte_of_a_signature_is_accepted(tmp_path: Path) -> None:
                 ssh_signer(b"hello", armoured(altered), APPROVAL_NAMESPACE)
     with pytest.raises(TrustError):
         ssh_signer(b"hello", signature, "git")
+
+
+def test_an_agent_signs_for_whoever_has_the_public_half_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, capture_output=True)
+    socket = str(tmp_path / "agent")
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as agent:
+        try:
+            monkeypatch.setenv("SSH_AUTH_SOCK", socket)
+            for _ in range(100):
+                if Path(socket).exists():
+                    break
+                time.sleep(0.02)
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, capture_output=True)
+            key.unlink()
+            public = key.with_name("key.pub")
+            signature = sign_with_ssh(b"hello", public, APPROVAL_NAMESPACE)
+            assert ssh_signer(b"hello", signature, APPROVAL_NAMESPACE) == " ".join(public.read_text().split()[:2])
+            subprocess.run(["ssh-add", "-q", "-D"], check=True, capture_output=True)
+            with pytest.raises(TrustError, match="ssh-keygen did not sign"):
+                sign_with_ssh(b"hello", public, APPROVAL_NAMESPACE)
+        finally:
+            agent.terminate()

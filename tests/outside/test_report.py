@@ -95,7 +95,7 @@ def followed(run: Callable[..., subprocess.CompletedProcess[str]], folder: Path,
     """The README's commands, one block after the other: whether all end with 0, and what they said."""
     said = []
     found = commands(folder / "README.md")
-    assert len(found) == 7
+    assert len(found) == 8
     for command in found:
         done = run(folder, command, root)
         said.append(done.stdout + done.stderr)
@@ -341,6 +341,34 @@ def test_a_report_edited_by_hand_is_found(released: Path, governed: Governed, tm
     ):
         assert line in done.stderr
     assert "bundle.tar.gz: it is not what" in done.stderr
+
+
+def test_every_field_of_the_act_is_proved_declared_or_missing(released: Path) -> None:
+    """Proved: by a file of the bundle. Declared: by the commit and who signed it. Missing: no value, and what to write."""
+    sections = json.loads((released.parent / "report" / "report.json").read_text())["act"]
+    titles = [section["title"] for section in sections]
+    assert [title.partition(":")[0] for title in titles] == [
+        "Annex XI, section 1 (1)",
+        "Annex XI, section 1 (2)",
+        "Annex XI, section 2",
+        "Article 53 (1)(d)",
+    ]
+    found = set()
+    for fact in (fact for section in sections for fact in section["facts"]):
+        found.add(fact["standing"])
+        if fact["standing"] == "missing":
+            assert fact["value"] is None, fact
+            assert fact["remedy"], fact
+            continue
+        assert fact["value"], fact
+        assert fact["evidence"], fact
+        for evidence in fact["evidence"]:
+            assert (released.parent / "report" / "bundle" / evidence["path"]).is_file(), fact
+        if fact["standing"] == "proved":
+            assert not any(evidence["path"].startswith("commits/") for evidence in fact["evidence"]), fact
+        else:
+            assert all("signed by cleo" in evidence["text"] for evidence in fact["evidence"]), fact
+    assert found == {"proved", "declared", "missing"}
 
 
 def test_what_the_page_links_to_is_there(released: Path) -> None:

@@ -215,6 +215,7 @@ def _supply_chain(name: str) -> dict[str, Any]:
             "preregistered": False,
         },
         "plans": {"approvals": 1, "above_cost": 10.0},
+        "timestamps": "required",
         "expires": "2028-01-01T00:00:00Z",
     }
     return _document("SupplyChain", name, spec)

@@ -190,6 +190,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.plans.approvals": 0,
         "spec.plans.above_cost": None,
         "spec.shapes": ["pretrain", "continue"],
+        "spec.timestamps": "optional",
         "spec.expires": "2029-01-01T00:00:00Z",
     },
     "Withdrawals": {

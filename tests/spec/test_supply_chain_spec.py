@@ -17,8 +17,11 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
     return make_governed(tmp_path_factory.mktemp("governed"))
 
 
-def faults(governed: Governed, people: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+def faults(
+    governed: Governed, people: dict[str, Any] | None = None, more: dict[str, str] | None = None, **changes: Any
+) -> list[str]:
     specs = {"data": DATA, "tokenizer": TOKENIZER, "model": MODEL, "suite": SUITE, "policy": POLICY, "deployment": DEPLOYMENT}
+    specs |= more or {}
     for kind, spec in (("SupplyChain", governed.supply_chain(**changes)), ("People", people or governed.people())):
         document = {"apiVersion": "forge/v1", "kind": kind, "metadata": {"name": "small"}, "spec": spec}
         specs[kind] = yaml.safe_dump(document, sort_keys=False, width=1000)
@@ -60,6 +63,15 @@ def test_the_governed_example_is_valid(governed: Governed) -> None:
 def test_what_is_wrong_is_named(governed: Governed, changes: dict[str, Any], told: str) -> None:
     found = faults(governed, **changes)
     assert any(told in text for text in found), found
+
+
+def test_a_deployment_without_a_required_evaluation_is_named(governed: Governed) -> None:
+    more = {"safety": SUITE.replace("name: small", "name: safety", 1)}
+    assert "name: safety" in more["safety"]
+    assert faults(governed, more=more) == []
+    (found,) = faults(governed, more=more, release={"evaluations": [{"suite": "EvalSuite/safety"}]})
+    assert found.startswith("deployment.yaml:")
+    assert "the SupplyChain lets nothing be released without EvalSuite/safety, and no gate here is about it" in found
 
 
 def test_a_step_has_one_role_and_none_is_forgotten(governed: Governed) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from forge.admission.history import History
-from forge.attest.approval import approved_by
+from forge.admission.stamps import moment_of
+from forge.attest.approval import approved_by, unpack
 from forge.attest.authority import Authority
 from forge.attest.ssh import commit_signer
 from forge.contract.kinds import Role
@@ -130,7 +131,22 @@ def _refusal(
     charter = authority.charter
     if charter is None or person not in charter.supply_chain.approvers:
         return "the supply chain does not list them as an approver"
+    return _fault_of_stamp(entry, body, key, attestations, history)
+
+
+def _fault_of_stamp(entry: Entry, body: Approval, key: str, attestations: Mapping[str, bytes], history: History) -> str | None:
+    sealed = attestations[body.attestations["approval"]]
+    try:
+        moment = moment_of("approval", body.attestations, sealed, _signature, attestations, history, entry.sequence)
+    except TrustError as error:
+        return f"its time stamp: {error}"
+    if moment is not None and history.authority(entry.sequence).person_of(key, moment) != body.person:
+        return f"by its time stamp it was signed {moment}, when People did not list its key as valid"
     return None
+
+
+def _signature(sealed: bytes) -> bytes:
+    return unpack(sealed)[1].encode()
 
 
 def author_of(repository: Repository, name: str, authority: Authority) -> str | None:

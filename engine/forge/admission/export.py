@@ -2,8 +2,8 @@
 
 ``index.json`` lists each file with its digest, what it is about and which key it should be checked with. The verdict stands
 in it as this engine came to it; nobody has to believe it. Nothing here is signed anew: a file is what the ledger holds, or
-(the Sigstore bundles) a fixed rewriting of it. Names of files are made here from a short alphabet, because whoever can write
-the ledger chooses what an attestation is called.
+(the Sigstore bundles, which carry the signatures' time stamps) a fixed rewriting of it. Names of files are made here from a
+short alphabet, because whoever can write the ledger chooses what an attestation is called.
 """
 
 import datetime
@@ -19,13 +19,14 @@ from forge.admission.verdict import Verdict
 from forge.admission.verify import Examination, examine
 from forge.attest.approval import unpack
 from forge.attest.authority import Authority
-from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of, signed_by
+from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of, signed_by, with_timestamp
 from forge.attest.layout import shape_of, steps_behind
 from forge.attest.ssh import APPROVAL_NAMESPACE
+from forge.attest.timestamps import PREFIX, TimestampAuthority, signatures_in, stated_time
 from forge.attest.trust import TrustRoot
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role, StepKind
-from forge.contract.record import Approval
+from forge.contract.record import Approval, Record, Release
 from forge.errors import LedgerError, TrustError, UsageError
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
@@ -48,15 +49,25 @@ class _Attestation:
     group: str
     digest: str
     data: bytes
+    token: bytes | None = None
+    """The time stamp of its signature."""
 
 
-def export(subject: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot, folder: Path) -> Verdict:
+def export(
+    subject: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    root: TrustRoot,
+    folder: Path,
+    timestamps: TimestampAuthority | None = None,
+) -> Verdict:
     """Verify a subject and write its attestations to a new or empty folder, whether or not they hold.
 
     Returns the verdict. Raises what ``verify`` raises, UsageError for a folder that holds something, and TrustError where
     the ledger itself is at fault or an attestation is no envelope.
     """
-    examined = examine(subject, repository, snapshot, store, root)
+    examined = examine(subject, repository, snapshot, store, root, timestamps=timestamps)
     write_export(examined, snapshot, root, folder)
     return examined.verdict
 
@@ -100,14 +111,23 @@ def _attestations(examined: Examination, authority: Authority) -> Iterator[_Atte
         if id(entry.body) in bodies and entry.body.kind == "record":
             role = examined.history.authority(entry.sequence).role_of(entry.body.step)
             for name, digest in sorted(entry.body.attestations.items()):
-                if digest in evidence.attestations:
+                if digest in evidence.attestations and not name.startswith(PREFIX):
                     group = _WEIGHTS if name == "weights-signature" else role.value
-                    yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest])
+                    token = _token(name, entry.body, evidence)
+                    yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest], token)
     for name, digest in sorted(release.attestations.items()) if release else ():
-        if release is not None and digest in evidence.attestations:
+        if release is not None and digest in evidence.attestations and not name.startswith(PREFIX):
             kind = StepKind(name.removeprefix(CHAIN)) if name.startswith(CHAIN) else StepKind.RELEASE
             group = authority.role_of(kind).value
-            yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest])
+            token = _token(name, release, evidence)
+            yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest], token)
+
+
+def _token(name: str, body: Record | Release | Approval, evidence: Evidence) -> bytes | None:
+    """The time stamp of an attestation; none where it cannot be put beside the one signature that it is about."""
+    sealed = evidence.attestations.get(body.attestations.get(name, ""), b"")
+    token = evidence.attestations.get(body.attestations.get(f"{PREFIX}{name}", ""))
+    return token if isinstance(body, Approval) or len(signatures_in(sealed)) == 1 else None
 
 
 def _write(number: int, item: _Attestation, folder: Path) -> dict[str, Any]:
@@ -122,6 +142,9 @@ def _write(number: int, item: _Attestation, folder: Path) -> dict[str, Any]:
         files = {f"{stem}.{_safe(keyid)[:12]}.sigstore.json": data for keyid, data in bundles.items()}
         row |= {"dsse": f"{stem}.dsse.json", "sigstore": sorted(files)}
         files[f"{stem}.dsse.json"] = item.data
+    if item.token is not None:
+        files |= {path: with_timestamp(data, item.token) for path, data in files.items() if path.endswith(".sigstore.json")}
+        row["timestamp"] = stated_time(item.token)
     payload = payload_of(item.data)
     row["predicate_type"] = payload.get("predicateType", payload.get("_type"))
     for path, data in files.items():
@@ -188,7 +211,12 @@ def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iter
         stem = f"approvals/{_safe(body.person)}-{entry.sequence}"
         (folder / f"{stem}.json").write_bytes(statement)
         (folder / f"{stem}.json.sig").write_text(signature, encoding="ascii")
-        yield {"person": body.person, "statement": f"{stem}.json", "signature": f"{stem}.json.sig"}
+        row = {"person": body.person, "statement": f"{stem}.json", "signature": f"{stem}.json.sig"}
+        token = _token("approval", body, examined.evidence)
+        if token is not None:
+            (folder / f"{stem}.json.sig.tsr").write_bytes(token)
+            row["timestamp"] = f"{stem}.json.sig.tsr"
+        yield row
 
 
 def _now() -> str:

@@ -13,6 +13,7 @@ from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.authority import Authority, Signer, Signers, later_of
 from forge.attest.delegation import ROOT_PAYLOAD_TYPE, charter_of, delegation_payloads, root_of, root_payload
 from forge.attest.envelope import unseal
+from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.contract.charter import Charter
 from forge.contract.kinds import Role
@@ -34,6 +35,8 @@ class History:
     charters: list[tuple[int, Charter, Delegation]] = field(default_factory=list)
     """Sequence number, charter and delegation, in order; only what the root in force had signed."""
     findings: list[Finding] = field(default_factory=list)
+    timestamps: TimestampAuthority | None = None
+    """Whose time stamps are believed; None where whoever verifies has pinned nobody."""
     _floors: list[tuple[int, str]] = field(default_factory=list)
     """Sequence number of an entry, and the latest moment that it and those before it claim."""
     _roots: list[tuple[int, TrustRoot]] = field(default_factory=list)
@@ -84,9 +87,14 @@ class History:
             yield Check(Rule.AUTHORITY, message)
 
 
-def read_history(entries: Sequence[Entry], attestations: Mapping[str, bytes], pinned: TrustRoot) -> History:
+def read_history(
+    entries: Sequence[Entry],
+    attestations: Mapping[str, bytes],
+    pinned: TrustRoot,
+    timestamps: TimestampAuthority | None = None,
+) -> History:
     """Walk the ledger. ``attestations`` holds those of delegations and root changes; an absent one is a finding."""
-    history = History(pinned, pinned, _roots=[(0, pinned)])
+    history = History(pinned, pinned, timestamps=timestamps, _roots=[(0, pinned)])
     floor = _EPOCH
     changes = 0
     for entry in entries:

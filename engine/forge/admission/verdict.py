@@ -38,6 +38,9 @@ class Rule(StrEnum):
     """The thresholds of the gate stood in the commit that the evaluation was run for."""
     ORDER = "order"
     """An environment's pointer moves forward in Git: to a commit that descends from the one before."""
+    TIMESTAMP = "timestamp"
+    """Each time stamp is the pinned authority's, about this very signature, and its key was valid at the time that it states;
+    none is absent where the supply chain in force asks for them."""
     WITHDRAWN = "withdrawn"
     """Nothing that it descends from is withdrawn: no data, file, evaluation, model, artifact or key."""
 

@@ -17,8 +17,10 @@ from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.summary import judge_subjects, judge_summary
+from forge.admission.timestamps import Body, judge_timestamps, unjudged
 from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
 from forge.admission.withdrawals import judge_withdrawals
+from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
@@ -71,6 +73,7 @@ def verify(
     root: TrustRoot,
     now: datetime.datetime | None = None,
     candidate: Candidate | None = None,
+    timestamps: TimestampAuthority | None = None,
 ) -> Verdict:
     """Check everything that a subject rests on; raises UsageError for a subject that the ledger does not know.
 
@@ -79,9 +82,9 @@ def verify(
     cannot hold, for it has passed no gate: use its digest to check a chain that ends before one.
 
     ``now`` is when the layouts must not have expired yet; the time of this machine when left out. ``candidate`` is judged as if
-    the ledger held it already.
+    the ledger held it already. ``timestamps`` is whose time stamps are believed, where whoever verifies has pinned somebody.
     """
-    return examine(subject, repository, snapshot, store, root, now, candidate).verdict
+    return examine(subject, repository, snapshot, store, root, now, candidate, timestamps).verdict
 
 
 def examine(
@@ -92,6 +95,7 @@ def examine(
     root: TrustRoot,
     now: datetime.datetime | None = None,
     candidate: Candidate | None = None,
+    timestamps: TimestampAuthority | None = None,
 ) -> Examination:
     """As ``verify``; also what was looked at."""
     evidence = collect_ledger(repository, snapshot)
@@ -103,12 +107,13 @@ def examine(
         evidence.attestations |= {str(digest_of_bytes(data)): data for data in candidate.attestations}
         evidence.locate(candidate.entries)
     collect_delegations(snapshot, evidence)
-    history = read_history(evidence.entries, evidence.attestations, root)
+    history = read_history(evidence.entries, evidence.attestations, root, timestamps)
     past = _Past(evidence.entries)
     retirement = past.retirement(subject)
     if retirement is not None:
         collect_retirement(snapshot, evidence, retirement)
         judged = [*history.findings, *judge_retirement(retirement, evidence, history)]
+        judged += judge_timestamps([retirement], evidence, history)
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
             return Examination(Verdict(subject, history.describe(), (), findings), evidence, history, None)
@@ -122,15 +127,19 @@ def examine(
     if release is not None:
         judgements += judge_summary(release, evidence, history)
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
+    bodies: list[Body] = [*evidence.records.values(), *evidence.continued.values()]
+    bodies += [release] if release is not None else []
+    judgements += judge_timestamps(bodies, evidence, history)
     collect_withdrawals(repository, snapshot, evidence)
     found, withdrawn = judge_withdrawals(evidence, history, roots, release)
     judgements += found
     if weights is not None:
         released = evidence.records.get(release.key) if release else None
         judgements += _judge_gates(evidence, weights, released.inputs.get("verdict") if released else None)
+    blind = unjudged(bodies, history)
     verdict = Verdict(
         subject,
-        history.describe(),
+        history.describe() + (f"; {blind} time stamps were not judged: no authority is pinned here (tsa.pem)" if blind else ""),
         tuple(item for item in judgements if isinstance(item, Check)),
         tuple(item for item in judgements if isinstance(item, Finding)),
         release.release if release else None,
@@ -139,7 +148,13 @@ def examine(
     return Examination(verdict, evidence, history, release)
 
 
-def withdrawn_from(release: str, repository: Repository, snapshot: Snapshot, root: TrustRoot) -> tuple[WithdrawnSubject, ...]:
+def withdrawn_from(
+    release: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    root: TrustRoot,
+    timestamps: TimestampAuthority | None = None,
+) -> tuple[WithdrawnSubject, ...]:
     """What is withdrawn of all that a release (the digest of its artifact) descends from; no bytes are read.
 
     For an agent that serves it: a store that is away must not keep a service up. Raises TrustError for a ledger at fault.
@@ -148,7 +163,7 @@ def withdrawn_from(release: str, repository: Repository, snapshot: Snapshot, roo
     if evidence.findings:
         raise TrustError("the ledger does not hold:\n" + "\n".join(f"  {finding}" for finding in evidence.findings))
     collect_delegations(snapshot, evidence)
-    history = read_history(evidence.entries, evidence.attestations, root)
+    history = read_history(evidence.entries, evidence.attestations, root, timestamps)
     past = _Past(evidence.entries)
     moves = [move for move in past.releases if move.release == release]
     roots = [record for record in past.records if record.products.get("release") == release]

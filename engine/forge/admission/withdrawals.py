@@ -15,6 +15,7 @@ from forge.admission.descent import Cause, Descent, Known
 from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
 from forge.admission.rules import Judgement, record_holds
+from forge.admission.timestamps import judge_timestamps
 from forge.admission.verdict import Check, Finding, Rule, WithdrawnSubject
 from forge.attest.envelope import unseal
 from forge.attest.statements import withdrawal_statement
@@ -108,6 +109,10 @@ def _fault(sequence: int, body: Withdrawal, evidence: Evidence, history: History
             return Finding(Rule.STATEMENT, place, "what was signed is not what the ledger says")
     except TrustError as error:
         return Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
+    if body.lifted:  # what stops a service stops it, stamped or not: only what starts one has to be beyond doubt
+        late = [item for item in judge_timestamps([body], evidence, history) if isinstance(item, Finding)]
+        if late:
+            return Finding(late[0].rule, place, late[0].message)
     unfounded = evidence.unfounded_lifts.get(sequence)
     return Finding(Rule.COMMIT, place, unfounded) if unfounded is not None else None
 

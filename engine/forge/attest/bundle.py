@@ -2,7 +2,8 @@
 
 Pure: a bundle is made from an envelope whenever somebody asks for one, so the ledger keeps one form.
 ``verificationMaterial`` names a raw public key by a hint; there is neither certificate nor transparency log in it, so whoever
-verifies brings the key and asks for no log entries. A bundle holds one signature: an envelope with several gives several.
+verifies brings the key and asks for no log entries. A time stamp of the signature goes with it where there is one. A bundle
+holds one signature: an envelope with several gives several.
 (https://github.com/sigstore/protobuf-specs, sigstore_bundle.proto)
 """
 
@@ -34,6 +35,14 @@ def bundles_of(envelope: bytes) -> dict[str, bytes]:
     """Key id -> the bundle with that key's signature, for every signature of an envelope; the hint is the key id."""
     document = _parse(envelope)
     return {entry["keyid"]: _bundle(document, entry, entry["keyid"]) for entry in document["signatures"]}
+
+
+def with_timestamp(bundle: bytes, token: bytes) -> bytes:
+    """A bundle that carries an authority's answer (RFC 3161, DER) with a token over its signature, where Sigstore has it."""
+    document = json.loads(bundle)
+    rows = [{"signedTimestamp": base64.b64encode(token).decode()}]
+    document["verificationMaterial"]["timestampVerificationData"] = {"rfc3161Timestamps": rows}
+    return canonical_json(document)
 
 
 def signed_by(envelope: bytes) -> tuple[str, ...]:

@@ -19,9 +19,8 @@ from forge.errors import TrustError
 
 def make_development_keys(folder: Path) -> tuple[TrustRoot, bool]:
     """Make a key for every role and pin their trust root; an existing root is kept. Returns the root and whether it is new."""
-    root_file = folder / TRUST_FILE
-    if root_file.exists():
-        return TrustRoot.model_validate_json(root_file.read_bytes()), False
+    if (folder / TRUST_FILE).exists():
+        return read_trust_root(folder), False
     keys = folder / "keys"
     if keys.exists() and any(keys.iterdir()):
         raise TrustError(f"{keys} holds keys, but no {TRUST_FILE} lies beside it: restore that file, or move the keys away")

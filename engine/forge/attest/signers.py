@@ -24,9 +24,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from securesystemslib.exceptions import UnsupportedLibraryError, UnverifiedSignatureError
 from securesystemslib.signer import CryptoSigner, Signer, SSlibKey
 
-from forge.attest.pem import load_private_key, load_public_key, pem_of_public, read_own_file, read_private_file
+from forge.attest.pem import load_private_key, load_public_key, pem_of_public
 from forge.contract.kinds import Role
 from forge.errors import TrustError, printable
+from forge.own_files import read_own_file, read_private_file
 
 SIGNERS_FILE = "signers.toml"
 KeyName = Role | Literal["weights"]

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from forge.canonical import Digest, digest_of_json
 from forge.contract.kinds import Role
 from forge.errors import TrustError
+from forge.own_files import read_own_file
 
 TRUST_FILE = "trust-root.json"
 
@@ -61,10 +62,10 @@ def config_folder(environment: Mapping[str, str] | None = None) -> Path:
 
 
 def read_trust_root(folder: Path) -> TrustRoot:
-    """The pinned root; raises TrustError when there is none or it is not one."""
+    """The pinned root; raises TrustError when there is none, when it is not one, and when others can write the file."""
     path = folder / TRUST_FILE
     try:
-        return TrustRoot.model_validate_json(path.read_bytes())
+        return TrustRoot.model_validate_json(read_own_file(path))
     except FileNotFoundError as error:
         raise TrustError(f"no trust root is pinned ({path}): run `forge keys init` for development keys") from error
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""keys new, root and pin: what sets up a team's trust, without a line of code of its own."""
+"""keys new, root, pin and pin-timestamps: what sets up a team's trust, without a line of code of its own."""
 
 import getpass
 import sys
@@ -100,6 +100,24 @@ def keys_pin(
     from forge.attest.trust import config_folder, pin_trust_root
 
     typer.echo(f"pinned {pin_trust_root(config_folder(), file.read_bytes(), digest, replace=replace).describe()}")
+
+
+def keys_pin_timestamps(
+    file: Annotated[
+        Path, typer.Argument(help="The authority's certificates, PEM: the self-signed ones, and those in between.")
+    ],
+    fingerprints: Annotated[
+        list[str],
+        typer.Option("--fingerprint", help="SHA-256 of each self-signed certificate, as somebody whom you trust told you."),
+    ],
+    replace: Annotated[bool, typer.Option("--replace", help="Believe these instead of those that are pinned.")] = False,
+) -> None:
+    """Pin a time-stamping authority: what it says about the time of a signature is believed here, and nobody else's word."""
+    from forge.attest.timestamps import pin_timestamp_authority
+    from forge.attest.trust import config_folder
+
+    authority = pin_timestamp_authority(config_folder(), file.read_bytes(), fingerprints, replace=replace)
+    typer.echo(f"pinned the time-stamping authority {authority.describe()}")
 
 
 def _secret(encrypt: bool, passphrase: str | None, folder: Path) -> tuple[str | None, str | None]:

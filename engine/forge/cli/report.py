@@ -21,17 +21,18 @@ def report(
     check: Annotated[Path | None, typer.Option(help="A report to compare with the one that Forge writes.")] = None,
 ) -> None:
     """Write a report that opens from a folder, with its bundle; exit 4 where the model may not serve or a report was edited."""
+    from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
     from forge.ledger.ledger import Ledger
     from forge.report.make import Place
 
     if (out is None) == (check is None):
         raise UsageError("say either --out DIR, to write a report, or --check DIR, to compare one")
-    root = read_trust_root(config_folder())
+    root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
         snapshot = Ledger(repository, settings.ledger.ref).snapshot()
-        place = Place(repository, snapshot, store_of(repository, settings), root)
+        place = Place(repository, snapshot, store_of(repository, settings), root, timestamps)
         made = _write(subject, place, out) if out is not None else _compare(subject, place, check or Path())
     answer = "may serve" if made.verdict.holds else "MAY NOT SERVE"
     typer.echo(f"{subject}: {made.model} {answer}; {made.verdict.trust}")

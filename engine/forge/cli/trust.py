@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.build import DataFormat
-from forge.cli.keyring import keys_new, keys_pin, keys_root
+from forge.cli.keyring import keys_new, keys_pin, keys_pin_timestamps, keys_root
 from forge.cli.place import reader_of, repository_of, settings_at_head, store_of
 from forge.errors import UsageError
 
@@ -20,6 +20,7 @@ keys = typer.Typer(help="Signing keys and the trust root.", no_args_is_help=True
 keys.command("new")(keys_new)
 keys.command("root")(keys_root)
 keys.command("pin")(keys_pin)
+keys.command("pin-timestamps")(keys_pin_timestamps)
 
 
 def verify(
@@ -29,17 +30,18 @@ def verify(
 ) -> None:
     """Check a chain of evidence from the bytes up; exit 4 and the names of what is at fault when it does not hold."""
     from forge.admission.verify import verify as check
+    from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
     from forge.errors import TrustError
     from forge.ledger.ledger import Ledger
     from forge.ui.verdict import to_data, to_text
 
     gc.disable()  # as in plan: many small values, no circles, and the process ends with it
-    root = read_trust_root(config_folder())
+    root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
         snapshot = Ledger(repository, settings.ledger.ref).snapshot()
-        verdict = check(subject, repository, snapshot, store_of(repository, settings), root)
+        verdict = check(subject, repository, snapshot, store_of(repository, settings), root, timestamps=timestamps)
     typer.echo(json.dumps(to_data(verdict), indent=2) if output is DataFormat.JSON else to_text(verdict), nl=False)
     if not verdict.holds:
         raise typer.Exit(TrustError.exit_code)
@@ -76,13 +78,16 @@ def keys_init() -> None:
 
 @keys.command("show")
 def keys_show() -> None:
-    """Show the pinned trust root: the key ids of each role."""
+    """Show the pinned trust root: the key ids of each role; and the pinned time-stamping authority."""
+    from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
 
-    root = read_trust_root(config_folder())
+    root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     typer.echo(root.describe())
     for role, public in sorted(root.roles.items()):
         typer.echo(f"  {role.value:<14}{', '.join(key.keyid for key in public)}")
+    if timestamps is not None:
+        typer.echo(f"time stamps of {timestamps.describe()}")
 
 
 @keys.command("delegate")
@@ -113,11 +118,12 @@ def keys_rotate(
 ) -> None:
     """Hand over to a new root, which the old one signs: verifiers that have pinned the old one follow."""
     from forge.attest.trust import TRUST_FILE
+    from forge.own_files import read_own_file
     from forge.reconcile.rooting import rotate
 
     with reader_of(context) as reader:
         place = reader.place(ref, writes=True)
-        change = rotate(place, (new / TRUST_FILE).read_bytes(), new)
+        change = rotate(place, read_own_file(new / TRUST_FILE), new)
     typer.echo(f"root change {change.version}: {change.previous} -> the root in {new}", err=True)
 
 

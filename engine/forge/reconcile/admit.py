@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from forge.admission.verify import Candidate, verify
+from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
 from forge.contract.record import Release
 from forge.errors import TrustError
@@ -18,7 +19,8 @@ def verify_move(place: Place, snapshot: Snapshot, drafts: Sequence[Draft]) -> No
     candidate = Candidate(tuple(batch.new), tuple(data for draft in drafts for data in draft.attestations))
     root = read_trust_root(place.config)
     subject = f"release/{release.environment}"
-    verdict = verify(subject, place.repository, snapshot, place.store, root, place.now(), candidate)
+    timestamps = read_timestamp_authority(place.config)
+    verdict = verify(subject, place.repository, snapshot, place.store, root, place.now(), candidate, timestamps)
     if not verdict.holds:
         findings = "\n".join(f"  {finding}" for finding in verdict.findings)
         raise TrustError(

@@ -43,6 +43,7 @@ from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
 from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
 from forge.reconcile.stop import Stop
+from forge.reconcile.timestamping import check_authority
 
 _POLL_SECONDS = 0.1
 _LOOK_AGAIN_SECONDS = 2.0
@@ -193,6 +194,7 @@ class _Apply:
         snapshot = self.place.ledger.snapshot()
         authority = current_authority(snapshot, read_trust_root(self.place.config))
         now = self.place.now().isoformat()
+        check_authority(self.place, authority.charter)
         for step in {action.step or StepKind.RELEASE for action in plan.changes}:
             role = self.place.role_of(step)
             signers = authority.signers(role, now)

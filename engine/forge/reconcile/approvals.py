@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History, read_history
 from forge.attest.authority import Authority
+from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
 from forge.contract.record import Approval, Delegation, RootChange
 from forge.errors import LedgerError, TrustError
@@ -51,7 +52,7 @@ def _judged(
                 except LedgerError:
                     continue  # judged as unsigned
     ordered = sorted((*trust, *entries), key=lambda entry: entry.sequence)
-    history = read_history(ordered, attestations, read_trust_root(place.config))
+    history = read_history(ordered, attestations, read_trust_root(place.config), read_timestamp_authority(place.config))
     if history.findings:
         raise TrustError("\n".join(str(finding) for finding in history.findings))
     sequence = snapshot.head[0] + 1

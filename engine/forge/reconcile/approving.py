@@ -18,6 +18,7 @@ from forge.errors import RefusedError, TrustError, UsageError
 from forge.ledger.ledger import Draft
 from forge.plan.saved import from_bytes
 from forge.reconcile.place import Place, look
+from forge.reconcile.timestamping import check_authority, tokens
 
 
 def release_to_approve(place: Place, environment: str) -> Approval:
@@ -60,14 +61,15 @@ def approve(place: Place, approval: Approval, key: Path) -> Approval:
     authority = current_authority(place.ledger.snapshot(), read_trust_root(place.config))
     person = _person(authority, key, approval.given)
     named = approval.model_copy(update={"person": person})
+    check_authority(place, authority.charter)
     statement = approval_statement(named)
     signature = sign_with_ssh(statement, key, APPROVAL_NAMESPACE)
     signer = ssh_signer(statement, signature, APPROVAL_NAMESPACE)
     if authority.person_of(signer, approval.given) != person:
         raise TrustError(f"{key}: another key signed than the one that was asked for")
-    sealed = pack(statement, signature)
-    signed = named.model_copy(update={"attestations": {"approval": str(digest_of_bytes(sealed))}})
-    place.ledger.append([Draft(signed, (sealed,))])
+    sealed = {"approval": pack(statement, signature), **tokens({"approval": signature.encode()}, place)}
+    signed = named.model_copy(update={"attestations": {name: str(digest_of_bytes(data)) for name, data in sealed.items()}})
+    place.ledger.append([Draft(signed, tuple(sealed.values()))])
     return signed
 
 

@@ -1,4 +1,7 @@
-"""From what was done to what the ledger keeps: records, failed attempts, releases and notes, each signed by its role."""
+"""From what was done to what the ledger keeps: records, failed attempts, releases and notes, each signed by its role.
+
+Where forge.toml names a time-stamping authority, a token for each signature goes with it.
+"""
 
 import datetime
 from collections.abc import Mapping, Sequence
@@ -35,6 +38,7 @@ from forge.plan.cost import price, spent
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
 from forge.reconcile.at_work import AtWork
 from forge.reconcile.place import Place
+from forge.reconcile.timestamping import stamped
 
 
 def record_drafts(
@@ -122,6 +126,7 @@ def release_draft(
         links = chain_links(chain, {each: place.store.manifest(each) for each in digests})
         for kind, link in links.items():
             sealed[f"chain-{kind.value}"] = seal(link, signer_for(place.role_of(kind), place.config))
+    sealed = stamped(sealed, place)
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return Draft(release.model_copy(update={"attestations": names}), tuple(sealed.values()))
 
@@ -156,8 +161,7 @@ def note_draft(place: Place, action: Action) -> Draft:
         if retirement.environment is None:
             return Draft(retirement)
         # An environment's service ends by this: agents take it from the releaser only.
-        sealed = seal(retirement_statement(retirement), signer_for(place.role_of(StepKind.RELEASE), place.config))
-        return Draft(retirement.model_copy(update={"attestations": {"retirement": str(digest_of_bytes(sealed))}}), (sealed,))
+        return _signed_note(place, retirement, "retirement", retirement_statement(retirement))
     return Draft(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
 
 
@@ -180,8 +184,14 @@ def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
         commit=commit,
         moved=_now(place),
     )
-    sealed = seal(withdrawal_statement(withdrawal), signer_for(place.role_of(StepKind.RELEASE), place.config))
-    return Draft(withdrawal.model_copy(update={"attestations": {"withdrawal": str(digest_of_bytes(sealed))}}), (sealed,))
+    return _signed_note(place, withdrawal, "withdrawal", withdrawal_statement(withdrawal))
+
+
+def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:
+    """A note that the releaser signs."""
+    sealed = stamped({name: seal(payload, signer_for(place.role_of(StepKind.RELEASE), place.config))}, place)
+    names = {each: str(digest_of_bytes(data)) for each, data in sealed.items()}
+    return Draft(body.model_copy(update={"attestations": names}), tuple(sealed.values()))
 
 
 def attempt_draft(place: Place, work: AtWork, error: StepFailedError) -> Draft:
@@ -263,6 +273,7 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
     sealed = {name: seal(payload, signer) for name, payload in payloads.items()}
     if step.kind is StepKind.TRAIN:
         sealed["weights-signature"] = sign_weights(manifests[record.products["weights"]], weights_signer_for(place.config))
+    sealed = stamped(sealed, place)
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return record.model_copy(update={"attestations": names}), tuple(sealed.values())
 

@@ -5,7 +5,9 @@ from typing import Any
 
 from forge.admission.approvals import author_of, commits_between, judge_approvals
 from forge.admission.evidence import signers_of
+from forge.admission.stamps import moment_of
 from forge.attest.bundle import signed_by
+from forge.attest.timestamps import PREFIX, signature_in
 from forge.contract.kinds import StepKind
 from forge.contract.record import Approval, Record
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
@@ -49,6 +51,7 @@ def chain(facts: Facts) -> tuple[ChainStep, ...]:
             finished=record.finished,
             evidence=facts.attested(record.step_id, *sorted(record.attestations)),
             holds=facts.holds(record),
+            stamped=_stamped(facts, record),
         )
         for record in records
     )
@@ -117,6 +120,22 @@ def changes(facts: Facts) -> Changes:
         names = [release.commit]
     commits = tuple(_commit(facts, name) for name in names[:_MOST_ROWS])
     return Changes(before.commit, before.moved, commits, fields[:_MOST_ROWS], "; ".join(unread) or None)
+
+
+def _stamped(facts: Facts, record: Record) -> str | None:
+    """When the pinned authority saw the last of a record's signatures; nothing where one of its time stamps does not hold."""
+    evidence, history = facts.examined.evidence, facts.examined.history
+    found = []
+    for name, digest in record.attestations.items():
+        sealed = evidence.attestations.get(digest)
+        if name.startswith(PREFIX) or sealed is None:
+            continue
+        try:
+            place = evidence.sequence(record)
+            found.append(moment_of(name, record.attestations, sealed, signature_in, evidence.attestations, history, place))
+        except TrustError:  # a finding of the verdict
+            return None
+    return max((moment for moment in found if moment is not None), default=None)
 
 
 def _signer(facts: Facts, record: Record) -> str:

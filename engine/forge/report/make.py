@@ -5,6 +5,7 @@ from pathlib import Path
 
 from forge import __version__
 from forge.admission.verify import examine
+from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.errors import TrustError, UsageError
 from forge.ledger.ledger import Snapshot
@@ -26,6 +27,7 @@ class Place:
     snapshot: Snapshot
     store: Store
     root: TrustRoot
+    timestamps: TimestampAuthority | None = None
 
 
 def make_report(subject: str, place: Place, folder: Path) -> Report:
@@ -37,7 +39,7 @@ def make_report(subject: str, place: Place, folder: Path) -> Report:
         raise UsageError(
             f"a report is about release/ENVIRONMENT, not {subject!r}: what a model may do is said where it is released"
         )
-    examined = examine(subject, place.repository, place.snapshot, place.store, place.root)
+    examined = examine(subject, place.repository, place.snapshot, place.store, place.root, timestamps=place.timestamps)
     release = examined.release
     if release is None:
         raise TrustError(f"{subject}: there is no release to report on: {'; '.join(map(str, examined.verdict.findings))}")

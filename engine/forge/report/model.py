@@ -69,6 +69,8 @@ class ChainStep:
     evidence: tuple[Evidence, ...]
     holds: bool
     """Whether its signatures and statements hold."""
+    stamped: str | None = None
+    """When the pinned time-stamping authority saw the last of its signatures; None where none was judged."""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from forge.admission.verdict import WithdrawnSubject
 from forge.admission.verify import verify
 from forge.admission.withdrawals import REMEDY
+from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.errors import RefusedError, ServeError, TrustError
@@ -33,14 +34,26 @@ class WithdrawnError(RefusedError):
 
 
 def pull(
-    environment: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot, folder: Path
+    environment: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    root: TrustRoot,
+    folder: Path,
+    timestamps: TimestampAuthority | None = None,
 ) -> ServableRelease:
     """The verified release of an environment, its weights below ``folder``; raises what ``admit`` and ``lay_out`` raise."""
-    return lay_out(admit(environment, repository, snapshot, store, root, folder), store)
+    return lay_out(admit(environment, repository, snapshot, store, root, folder, timestamps), store)
 
 
 def admit(
-    environment: str, repository: Repository, snapshot: Snapshot, store: Store, root: TrustRoot, folder: Path
+    environment: str,
+    repository: Repository,
+    snapshot: Snapshot,
+    store: Store,
+    root: TrustRoot,
+    folder: Path,
+    timestamps: TimestampAuthority | None = None,
 ) -> ServableRelease:
     """The verified release of an environment; its weights are not there yet: ``lay_out`` puts them below ``folder``.
 
@@ -50,7 +63,7 @@ def admit(
     """
     if not snapshot.releases(environment):
         raise RefusedError(f"nothing is released to {environment!r}: `forge apply` releases what passes its gates")
-    verdict = verify(f"release/{environment}", repository, snapshot, store, root)
+    verdict = verify(f"release/{environment}", repository, snapshot, store, root, timestamps=timestamps)
     if verdict.withdrawn:
         raise WithdrawnError(environment, verdict.withdrawn)
     if not verdict.holds:

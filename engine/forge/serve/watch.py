@@ -18,6 +18,7 @@ from pathlib import Path
 
 from forge.admission.verdict import WithdrawnSubject
 from forge.admission.verify import RetiredError, withdrawn_from
+from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import TrustRoot, read_trust_root
 from forge.contract.record import Release
 from forge.errors import ForgeError, LedgerError, RefusedError
@@ -209,7 +210,8 @@ class Lookout:
             return None
         if self._asked is not None and self._asked[0] != served.release_digest:
             self._told = ()
-        found = withdrawn_from(served.release_digest, repository, snapshot, root) if mark.withdrawals else ()
+        timestamps = read_timestamp_authority(self._source.config)
+        found = withdrawn_from(served.release_digest, repository, snapshot, root, timestamps) if mark.withdrawals else ()
         before, self._told, self._asked = self._told, found, question
         return None if found == before else Withdrawn(served.release_digest, found)
 
@@ -218,7 +220,8 @@ class Lookout:
         store = Store(source.store_url, repository.home)
         root = read_trust_root(source.config)
         try:
-            release = admit(source.environment, repository, snapshot, store, root, source.weights)
+            timestamps = read_timestamp_authority(source.config)
+            release = admit(source.environment, repository, snapshot, store, root, source.weights, timestamps)
         except RetiredError as error:
             return Retired(str(error))
         running = self._running()

@@ -103,6 +103,14 @@ class LogSection(_Section):
     """A folder on this machine, relative to the repository's root."""
 
 
+class TimestampsSection(_Section):
+    """Who says when something was signed (RFC 3161)."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@#]+$", max_length=500)] | None = None
+    """The address that time-stamping requests are posted to. None: signatures carry no time stamps. An address with a name and
+    a password in it is refused: this file holds no secrets."""
+
+
 class Settings(_Section):
     """The whole file."""
 
@@ -117,6 +125,7 @@ class Settings(_Section):
     leases: LeaseSection = LeaseSection()
     log: LogSection = LogSection()
     notify: NotifySection = NotifySection()
+    timestamps: TimestampsSection = TimestampsSection()
     retention: RetentionSection = RetentionSection()
     budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}

@@ -150,6 +150,9 @@ class SupplyChainSpec(Part):
     """A release whose chain has another shape is refused."""
     release: Annotated[ReleaseRules, GOVERN] = ReleaseRules()
     plans: Annotated[PlanRules, GOVERN] = PlanRules()
+    timestamps: Annotated[Literal["optional", "required"], GOVERN] = "optional"
+    """``required``: a signature of a role, or of an approver, counts only with a time stamp of an authority that whoever
+    verifies has pinned. It holds for what is signed under this supply chain; what was signed before stays as it is."""
     expires: Annotated[Moment, GOVERN]
     """When the root has to have signed anew."""
 

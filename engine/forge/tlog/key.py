@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from forge.errors import TrustError
+from forge.own_files import read_private_file
 
 
 def make_key(path: Path) -> bool:
@@ -29,9 +30,9 @@ def make_key(path: Path) -> bool:
 
 
 def load_key(path: Path) -> Ed25519PrivateKey:
-    """The key in a file; raises TrustError."""
+    """The key in a file; raises TrustError, also where others can read it."""
     try:
-        private = load_pem_private_key(path.read_bytes(), None)
+        private = load_pem_private_key(read_private_file(path), None)
     except FileNotFoundError as error:
         raise TrustError(f"there is no key {path}: `forge log init` makes the key of this machine's logs") from error
     except TypeError as error:

@@ -164,7 +164,7 @@ def _chain(report: Report) -> Content:
         el(
             "tr",
             el("th", step.id, scope="row"),
-            el("td", step.signer),
+            el("td", step.signer, el("div", f"time stamp {step.stamped}") if step.stamped else None),
             el("td", el("span", step.commit[:12], class_="digest short")),
             el("td", [el("div", f"{name} ", el("span", digest, class_="digest")) for name, digest in step.products]),
             el("td", evidence_links(step.evidence), None if step.holds else tag("fails", "not proved")),

@@ -18,6 +18,7 @@ RULES = {
     Rule.APPROVAL: "Enough people approved, none of whom wrote the change",
     Rule.PREREGISTERED: "The thresholds were set before the figures were known",
     Rule.ORDER: "The release moves forward in Git",
+    Rule.TIMESTAMP: "A time-stamping authority saw each signature while its key was valid",
     Rule.WITHDRAWN: "Nothing that it descends from is withdrawn",
 }
 """Each rule in a reviewer's words."""

@@ -1,6 +1,7 @@
 // What the outside verifiers do not do: say which key each signature needs, and whether the signed statements fit together.
 // Node.js alone, no library. It signs nothing and asks no network.
 //   node check.mjs prepare sha256:DIGEST   the pinned trust root -> work/: keys by role, and lists for openssl, sigstore, ssh, git
+//                                          TSA_PEM: a file with the certificates of the time-stamping authority that you trust
 //   node check.mjs verdict                 after the signatures were verified: do the statements carry this release?
 //   node check.mjs show FILE               the statement inside an envelope or a bundle, for people
 // Nothing is taken from index.json but what Forge found at fault: roles and keys come from what the root has signed.
@@ -110,7 +111,7 @@ function attestations(trust) {
 
 function prepare(pinned) {
   rmSync("work", { recursive: true, force: true });
-  for (const name of ["keys", "pae", "sig", "empty"]) mkdirSync(`work/${name}`, { recursive: true });
+  for (const name of ["keys", "pae", "sig", "tsr", "empty"]) mkdirSync(`work/${name}`, { recursive: true });
   const trust = readTrust(pinned);
   const [openssl, sigstore] = [[], []];
   const keyFile = (pem) => { const path = `work/keys/${keyidOf(pem)}.pem`; writeFileSync(path, pem); return path; };
@@ -142,12 +143,51 @@ function prepare(pinned) {
     need(PLAIN.test(person), `${path}: no name`);
     return `${person} ${path} ${allowed(`work/approvers-${number}.allowed`, "forge-approval", (key) => isInForce(key, given))}\n`;
   });
+  const stamps = stampsOf(trust);
+  writeFileSync("work/timestamps.list", process.env.TSA_PEM ? stamps.map((row) => `${row}\n`).join("") : "");
   writeFileSync("work/openssl.list", openssl.map((row) => `${row}\n`).join(""));
   writeFileSync("work/sigstore.list", sigstore.map((row) => `${row}\n`).join(""));
   writeFileSync("work/approvals.list", approvals.join(""));
   writeFileSync("work/commits.list", list("commits").map((path) => `${/([0-9a-f]{40})\.commit$/.exec(path)?.[1] ?? refuse(path)}\n`).join(""));
   writeFileSync("work/trust-root", `${pinned}\n`);
   console.log(`${openssl.length} envelopes for openssl, ${sigstore.length} bundles for sigstore, ${statements.length} approvals`);
+  if (stamps.length) console.log(process.env.TSA_PEM ? `${stamps.length} time stamps for openssl` : `note    ${stamps.length} time stamps are not checked: TSA_PEM names no authority`);
+}
+
+// The time stamps: a signature, the authority's answer about it, and whose it is. What the supply chain requires has to be there.
+function stampsOf(trust) {
+  const required = trust.charter?.supply_chain.timestamps === "required";
+  need(!required || process.env.TSA_PEM, "the supply chain requires time stamps: set TSA_PEM to the certificates of the authority that you trust");
+  const rows = [];
+  for (const { path, envelope, payload } of attestations(trust)) {
+    if (!path.endsWith(".sigstore.json")) continue;
+    const tokens = tokensOf(path);
+    // whether a record is older than the supply chain, the ledger's order says; a release never is
+    need(tokens.length || !required || !(payload.predicateType ?? "").match(/^(urn:forge:release:v1|https:\/\/slsa\.dev\/verification_summary\/v1)$/), `${path}: it carries no time stamp, and the supply chain requires one`);
+    for (const token of tokens) {
+      const name = `${rows.length + 1}`.padStart(3, "0");
+      writeFileSync(`work/sig/stamped-${name}`, Buffer.from(envelope.signatures[0].sig, "base64"));
+      writeFileSync(`work/tsr/${name}`, token);
+      rows.push(`work/sig/stamped-${name} work/tsr/${name} ${path}`);
+    }
+  }
+  for (const path of list("approvals").filter((each) => each.endsWith(".json.sig"))) {
+    const has = existsSync(`${path}.tsr`);
+    need(has || !required, `${path}: it carries no time stamp, and the supply chain requires one`);
+    if (has) rows.push(`${path} ${path}.tsr ${path}`);
+  }
+  return rows;
+}
+
+// The digest of a bundle as the ledger has it: a time stamp is put into it when it is exported.
+function unstamped(path) {
+  const { timestampVerificationData: _, ...material } = json(path).verificationMaterial ?? {};
+  return sha256(JSON.stringify(sorted({ ...json(path), verificationMaterial: material })));
+}
+
+function tokensOf(path) {
+  const found = path.endsWith(".sigstore.json") ? json(path).verificationMaterial?.timestampVerificationData?.rfc3161Timestamps ?? [] : [];
+  return found.map((row) => Buffer.from(row.signedTimestamp, "base64"));
 }
 
 // ---- do the statements carry this release?
@@ -192,7 +232,7 @@ function verdict() {
   const summary = one("https://slsa.dev/verification_summary/v1");
   need(same(summary.subject.map(digestOf), [releaseDigest, weights]), "the verification summary is about another release");
   need(summary.predicate.verificationResult === "PASSED" && summary.predicate.timeVerified === moved && summary.predicate.policy.digest.gitCommit === commit, "the verification summary is another move's");
-  const have = new Set(list("attestations").map((path) => sha256(readFileSync(path))));
+  const have = new Set(list("attestations").flatMap((path) => [sha256(readFileSync(path)), unstamped(path), ...tokensOf(path).map(sha256)]));
   for (const input of summary.predicate.inputAttestations) need(have.has(digestOf(input)), `the attestation ${input.name} (${digestOf(input)}) is absent from this bundle`);
   ok(`release/${environment}: the releaser moved it to commit ${commit} at ${moved}; all ${summary.predicate.inputAttestations.length} attestations that the summary names are here`);
 

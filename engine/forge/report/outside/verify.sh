@@ -2,7 +2,8 @@
 # The commands of README.md in their order, and the verdict. Exit status 0: the chain holds; 1: it does not.
 #   sh verify.sh sha256:DIGEST                 in the unpacked folder
 #   sh verify.sh sha256:DIGEST BUNDLE.tar.gz   unpacks it into ./bundle first, unless something in it is odd
-# DIGEST is the trust root's, which you were given by somebody you trust.
+# DIGEST is the trust root's, which you were given by somebody you trust. Where there are time stamps, TSA_PEM in the environment
+# names a file with the certificates of the time-stamping authority that you trust.
 set -u
 
 refuse() {
@@ -37,6 +38,11 @@ while read -r pae signature key file; do openssl pkeyutl -verify -rawin -pubin -
 
 echo "== @sigstore/verify"
 xargs node verify.mjs < work/sigstore.list || refuse "@sigstore/verify"
+
+echo "== openssl ts"
+(
+while read -r signature token file; do openssl ts -verify -data "$signature" -in "$token" -CAfile "$TSA_PEM" > /dev/null 2>&1 || { echo "REFUSED the time stamp of $file"; exit 1; }; done < work/timestamps.list
+) || refuse "openssl ts"
 
 echo "== in-toto-verify"
 (

@@ -1,0 +1,102 @@
+"""Whose approval counts: an approver's, made by their own key, whose other duties do not exclude it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.governed import Governed, make_governed
+
+from forge.admission.approvals import Authors, judge_approvals
+from forge.admission.history import read_history
+from forge.attest.approval import approval_statement, pack
+from forge.attest.delegation import delegation_payloads
+from forge.attest.envelope import seal
+from forge.attest.keys import signer_for
+from forge.attest.ssh import APPROVAL_NAMESPACE, sign_with_ssh
+from forge.attest.trust import read_trust_root
+from forge.canonical import digest_of_bytes
+from forge.contract.charter import Charter
+from forge.contract.kinds import Role
+from forge.contract.record import Approval, Delegation
+from forge.ledger.entry import Entry
+from forge.plan.approvals import Given
+from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
+
+DIGEST = f"sha256:{'1' * 64}"
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+def given(governed: Governed, person: str, key: str | None = None, authors: Authors | None = None, **changes: Any) -> Given:
+    """An approval by a person, signed with their own key or another's, as it is judged under a supply chain."""
+    charter = Charter(
+        supply_chain=SupplyChainSpec.model_validate(governed.supply_chain(**changes)),
+        people=PeopleSpec.model_validate(governed.people()),
+    )
+    root = read_trust_root(governed.config)
+    delegation = Delegation(
+        version=1, charter=charter.to_document(), digest=charter.digest, commit="c" * 40, signed="2026-11-23T00:00:00.000+00:00"
+    )
+    sealed = {
+        name: seal(payload, signer_for(Role.ROOT, governed.config))
+        for name, payload in delegation_payloads(delegation, root).items()
+    }
+    approval = Approval(
+        subject="release/local",
+        digest=DIGEST,
+        verdict=DIGEST,
+        person=person,
+        commit="c" * 40,
+        given="2026-11-23T00:00:01.000+00:00",
+    )
+    statement = approval_statement(approval)
+    packed = pack(statement, sign_with_ssh(statement, governed.ssh / (key or person), APPROVAL_NAMESPACE))
+    held = {str(digest_of_bytes(data)): data for data in (*sealed.values(), packed)}
+    names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
+    first = Entry(sequence=1, previous=None, body=delegation.model_copy(update={"attestations": names}))
+    signed = approval.model_copy(update={"attestations": {"approval": str(digest_of_bytes(packed))}})
+    second = Entry(sequence=2, previous=first.digest, body=signed)
+    history = read_history([first, second], held, root)
+    assert not history.findings
+    (found,) = judge_approvals([second], held, history, 3, authors)
+    return found
+
+
+def test_an_approver_counts(governed: Governed) -> None:
+    assert given(governed, "ana", authors=Authors(frozenset({"cleo"}), ())).refusal is None
+
+
+def test_an_author_does_not_approve_their_own_change(governed: Governed) -> None:
+    refusal = given(governed, "ana", authors=Authors(frozenset({"ana", "cleo"}), ())).refusal
+    assert refusal == "who wrote a change may not approve it"
+
+
+def test_nobody_approves_what_nobody_known_wrote(governed: Governed) -> None:
+    refusal = given(governed, "ana", authors=Authors(frozenset(), ("d" * 40,))).refusal
+    assert refusal == f"commit {'d' * 12} is signed by nobody that People lists, so its author is unknown"
+
+
+def test_who_trained_does_not_approve(governed: Governed) -> None:
+    roles = governed.supply_chain()["roles"]
+    roles["trainer"]["keys"][0]["holder"] = "ana"
+    apart = {"roles": roles, "separation_of_duties": [["trainer", "approver"]]}
+    assert given(governed, "ana", **apart).refusal == "who holds a key of the trainer may not approve"
+    assert given(governed, "ben", **apart).refusal is None
+    assert given(governed, "ana", roles=roles, separation_of_duties=[["evaluator", "approver"]]).refusal is None
+
+
+def test_an_approval_with_another_persons_key_is_told(governed: Governed) -> None:
+    assert given(governed, "ana", key="ben").refusal == "it was signed by ben"
+
+
+def test_who_is_no_approver_does_not_count(governed: Governed) -> None:
+    assert given(governed, "cleo").refusal == "the supply chain does not list them as an approver"
+
+
+def test_a_strangers_key_is_nobodys(governed: Governed, tmp_path: Path) -> None:
+    stranger = make_governed(tmp_path)
+    refusal = given(Governed(governed.config, governed.ssh), "ana", key=str(stranger.ssh / "ana")).refusal
+    assert refusal == "the key that signed it is not one that People lists as valid at that time"

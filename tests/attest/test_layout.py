@@ -1,0 +1,78 @@
+"""Layouts: a chain of another shape has none, and each rule that matches is followed by one that refuses the rest."""
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.governed import Governed, make_governed
+
+from forge.attest.authority import Authority
+from forge.attest.layout import SHAPES, layout_of, shape_of
+from forge.attest.trust import read_trust_root
+from forge.contract.charter import Charter
+from forge.contract.kinds import StepKind
+from forge.errors import TrustError
+from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
+
+MOMENT = "2026-11-23T00:00:00+00:00"
+
+
+@pytest.fixture(scope="module")
+def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
+    return make_governed(tmp_path_factory.mktemp("governed"))
+
+
+def authority_of(governed: Governed, **changes: object) -> Authority:
+    charter = Charter(
+        supply_chain=SupplyChainSpec.model_validate(governed.supply_chain(**changes)),
+        people=PeopleSpec.model_validate(governed.people()),
+    )
+    return Authority(read_trust_root(governed.config), charter, charter)
+
+
+@pytest.mark.parametrize("absent", list(StepKind))
+def test_a_chain_that_lacks_a_kind_of_step_has_no_shape(absent: StepKind) -> None:
+    kinds = [kind for kind in SHAPES["pretrain"] if kind is not absent]
+    assert shape_of([*kinds, *kinds]) == ("pretrain" if absent not in SHAPES["pretrain"] else None)
+
+
+def test_a_chain_with_a_kind_of_step_more_has_no_shape() -> None:
+    assert shape_of(SHAPES["pretrain"]) == "pretrain"
+    for more in set(StepKind) - set(SHAPES["pretrain"]):
+        assert shape_of([*SHAPES["pretrain"], more]) is None
+
+
+def test_every_rule_that_matches_is_followed_by_one_that_refuses_the_rest(governed: Governed) -> None:
+    layout = json.loads(layout_of(authority_of(governed), "pretrain", MOMENT))
+    names = {step["name"] for step in layout["steps"]}
+    assert names == {kind.value for kind in SHAPES["pretrain"]}
+    for step in layout["steps"]:
+        *materials, last = step["expected_materials"]
+        assert last == ["DISALLOW", "*"], step["name"]
+        assert {rule[0] for rule in materials} <= {"MATCH", "ALLOW"}
+        for rule in materials:
+            if rule[0] == "MATCH":
+                assert rule[-1] in names
+            else:
+                assert rule[1].startswith("commit/"), "only files of the commit come from nowhere"
+        assert step["expected_products"] == [["ALLOW", f"{step['name']}/*"], ["DISALLOW", "*"]]
+        assert step["threshold"] == 1
+        assert step["pubkeys"]
+    assert layout["expires"] == "2099-01-01T00:00:00Z"
+    assert layout["inspect"] == []
+
+
+def test_a_role_without_a_valid_key_gets_no_layout(governed: Governed) -> None:
+    roles = governed.supply_chain()["roles"]
+    roles["evaluator"]["keys"][0]["revoked"] = "2026-01-01T00:00:00Z"
+    with pytest.raises(TrustError, match="evaluator"):
+        layout_of(authority_of(governed, roles=roles), "pretrain", MOMENT)
+
+
+def test_the_keys_of_a_step_are_those_of_its_role_alone(governed: Governed, tmp_path: Path) -> None:
+    authority = authority_of(governed)
+    layout = json.loads(layout_of(authority, "pretrain", MOMENT))
+    for step in layout["steps"]:
+        role = authority.role_of(StepKind(step["name"]))
+        ids = {signer.key.keyid for signer in authority.signers(role, MOMENT).known}
+        assert set(step["pubkeys"]) <= ids
