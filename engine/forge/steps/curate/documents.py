@@ -1,7 +1,8 @@
 """Source files -> documents, strictly: what cannot be read stops the step and is named, nothing is skipped.
 
 datatrove's JsonlReader logs a line that is not JSON and goes on; that would drop a customer's data silently, so documents
-are read here and handed to datatrove's filters as its own Document values. Lines are read one at a time and have an upper
+are read here. Reading has two halves: files are cut into blocks in reading order, by whoever drives the step, and a block
+becomes documents, in any process. Where a block ends depends on the files alone. Lines are read one at a time and have an upper
 length, so that memory does not depend on the size of a file, and a compressed bomb ends as an error.
 """
 
@@ -10,31 +11,74 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
-
-from datatrove.data import Document
 
 from forge.errors import StepError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
+BLOCK_BYTES = 512 * 1024
 _NAME = re.compile(r"\d+\.jsonl(\.gz)?")
 
 
-def read_sources(folders: list[Path], keys: list[tuple[str, str]]) -> Iterator[Document]:
-    """All documents of all sources in order; each document's metadata names its source.
+@dataclass(frozen=True, slots=True)
+class SourceKeys:
+    """The names of the JSON fields of a source's documents."""
 
-    ``keys``: for each folder, the names of the JSON fields that hold text and id. Raises StepError that names the file
-    and line of what cannot be read.
-    """
-    for source, (folder, (text_key, id_key)) in enumerate(zip(folders, keys, strict=True)):
+    text: str = "text"
+    id: str = "id"
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One document on its way."""
+
+    id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Some consecutive lines of one file of a source."""
+
+    source: int
+    place: str
+    lines: list[tuple[int, bytes]]
+    """With their numbers; none of them blank."""
+
+
+def read_blocks(folders: list[Path]) -> Iterator[Block]:
+    """All lines of all sources in order. Raises StepError that names the file and line of what cannot be read."""
+    for source, folder in enumerate(folders):
         for path in source_files(folder):
             place = f"sources[{source}], file {path.name}"
-            for number, line in _lines(path, place):
-                where = f"{place}, line {number}"
-                row = _parsed(line, where)
-                text, name = _field(row, text_key, "text_key", where), _field(row, id_key, "id_key", where)
-                yield Document(text=text, id=name, metadata={"source": source})
+            lines: list[tuple[int, bytes]] = []
+            size = 0
+            try:
+                for number, line in _lines(path, place):
+                    lines.append((number, line))
+                    size += len(line)
+                    if size >= BLOCK_BYTES:
+                        yield Block(source, place, lines)
+                        lines, size = [], 0
+            except StepError:
+                if lines:
+                    yield Block(source, place, lines)  # whatever is wrong in them stands before this
+                raise
+            if lines:
+                yield Block(source, place, lines)
+
+
+def read_documents(block: Block, keys: SourceKeys) -> list[Document]:
+    """The documents of a block; raises StepError that names the file and line of what is none."""
+    documents = []
+    for number, line in block.lines:
+        where = f"{block.place}, line {number}"
+        row = _parsed(line, where)
+        text, name = _field(row, keys.text, "text_key", where), _field(row, keys.id, "id_key", where)
+        documents.append(Document(name, text))
+    return documents
 
 
 def source_files(folder: Path) -> list[Path]:

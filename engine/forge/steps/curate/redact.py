@@ -62,6 +62,10 @@ _KINDS = (
 )
 
 
+PII_TYPES = tuple(kind.name for kind in _KINDS)
+"""The fields of ``Pii``, in the order in which they are replaced."""
+
+
 def redact(text: str, rules: Pii, replaced: Counter[str]) -> str:
     """The text with placeholders; adds to ``replaced`` how many of each type there were."""
     for kind in _KINDS:

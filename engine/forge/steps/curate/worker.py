@@ -1,0 +1,94 @@
+"""What is decided of a document by itself: filters, fingerprints, redaction, split. It runs in several processes.
+
+Invariant: what becomes of a block depends on the block and the recipe, and not on the process, nor on what the process saw
+before. Duplicates need all documents and are found afterwards, from the fingerprints; a document that may still go as a
+duplicate is already in its final form, so that whoever finds them only copies.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from forge.spec.data_recipe import Dedup, Filters, Pii, Split
+from forge.steps.control_tokens import neutralise
+from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
+from forge.steps.curate.lexicon import Lexicon
+from forge.steps.curate.redact import PII_TYPES, redact
+from forge.steps.curate.report import Size
+from forge.steps.curate.sieve import Sieve
+from forge.steps.curate.signatures import Signer, fingerprint
+
+_JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A document as it will be written, unless it is a duplicate."""
+
+    line: bytes
+    is_held_out: bool
+    text_bytes: int
+    control_tokens: int
+    personal: tuple[int, ...]
+    """Replacements, in the order of ``PII_TYPES``."""
+    fingerprints: tuple[bytes, ...]
+    """One for each kind of duplicate that is looked for, in the order of ``duplicates.kinds``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What became of a block."""
+
+    source: int
+    read: Size
+    removed: Counter[str]
+    """By rule."""
+    finished: list[Finished]
+
+
+class Worker:
+    """The recipe, ready to judge blocks."""
+
+    def __init__(self, parameters: dict[str, Any]) -> None:
+        self._keys = [
+            SourceKeys(source.get("text_key", "text"), source.get("id_key", "id")) for source in parameters["sources"]
+        ]
+        self._filters = Filters.model_validate(parameters.get("filters", {}))
+        self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
+        self._pii = Pii.model_validate(parameters.get("pii", {}))
+        self._split = Split.model_validate(parameters["split"])
+        self._signer = None if self._dedup.minhash is None else Signer(self._dedup.minhash)
+        self._lexicon = Lexicon()
+
+    def judge(self, block: Block) -> Judged:
+        """Read, filter and finish the documents of a block."""
+        documents = read_documents(block, self._keys[block.source])
+        read = Size()
+        for document in documents:
+            read.add(len(document.text.encode()))
+        sieve = Sieve(documents, self._lexicon)
+        sieve.apply(self._filters)
+        kept = sieve.documents
+        bands = [[]] * len(kept) if self._signer is None else self._signer.bands([document.text for document in kept])
+        finished = [self._finish(document, own) for document, own in zip(kept, bands, strict=True)]
+        return Judged(block.source, read, sieve.removed, finished)
+
+    def _finish(self, document: Document, bands: list[bytes]) -> Finished:
+        fingerprints = [fingerprint(document.text)] if self._dedup.exact else []
+        personal = Counter[str]()
+        text, found = neutralise(redact(document.text, self._pii, personal))
+        return Finished(
+            line=(_JSON.encode({"id": document.id, "text": text}) + "\n").encode(),
+            is_held_out=_fraction(self._split.seed, text) < self._split.validation_fraction,
+            text_bytes=len(text.encode()),
+            control_tokens=found,
+            personal=tuple(personal[name] for name in PII_TYPES),
+            fingerprints=(*fingerprints, *bands),
+        )
+
+
+def _fraction(seed: int, text: str) -> float:
+    """A number from 0 to 1 that depends on seed and text alone."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:8]) / 2**64
