@@ -277,14 +277,14 @@ def own_reasons(documents: list[tuple[str, str]]) -> dict[str, str]:
     """The rule that drops a document here; nothing for one that no filter drops."""
     from forge.spec.data_recipe import Filters
     from forge.steps.curate.documents import Document
-    from forge.steps.curate.lexicon import Lexicon
     from forge.steps.curate.sieve import Sieve
 
     found = {}
+    sieve = Sieve(Filters.model_validate(RECIPE["filters"]))
     for name, text in documents:
-        sieve = Sieve([Document(name, text)], Lexicon())
-        sieve.apply(Filters.model_validate(RECIPE["filters"]))
-        found |= dict.fromkeys([name] if sieve.removed else [], next(iter(sieve.removed), ""))
+        removed = Counter[str]()
+        sieve.sift([Document(name, text)], removed)
+        found |= {name: rule for rule in removed}  # noqa: B035 (one at most)
     return found
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
+    from forge.spec.data_recipe import DataRecipeSpec
     from forge.spec.resource import Resource
 
 _READER = json.JSONDecoder()
@@ -149,7 +150,12 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
     match resource:
         case DataRecipe():
             sources = resource.spec.sources
-            return {"sources": [source.path for source in sources], "licenses": [source.license for source in sources]}
+            refused = _refused_licenses(resource.spec)
+            return {
+                "sources": [source.path for source in sources],
+                "licenses": [source.license for source in sources],
+                **({"refused_licenses": refused} if refused else {}),
+            }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
         case Model():
@@ -172,6 +178,16 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
         case Withdrawals():
             return {"withdrawn": [[item.subject, item.reason, item.serving] for item in resource.spec.withdrawn]}
     return {}
+
+
+def _refused_licenses(recipe: "DataRecipeSpec") -> list[tuple[int, str]]:
+    """Number and fault of each source whose licence the recipe itself does not allow."""
+    if recipe.allow_licenses is None:
+        return []
+    from forge.spec.licenses import license_fault
+
+    faults = [None if source.license_key else license_fault(source.license, recipe.allow_licenses) for source in recipe.sources]
+    return [(number, fault.message) for number, fault in enumerate(faults) if fault is not None]
 
 
 def _canonical(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +57,13 @@ visible = (prose | st.text(min_size=1)).filter(lambda text: text.strip() != "")
 def reasons(texts: list[str], rules: Filters) -> list[str | None]:
     """Why each text is dropped, each judged among the others."""
     found = {}
+    own = sieve.Sieve(rules)
     for number, text in enumerate(texts):
-        one = sieve.Sieve([documents.Document(str(number), text)], lexicon.Lexicon())
-        one.apply(rules)
-        found[number] = next(iter(one.removed), None)
-    together = sieve.Sieve([documents.Document(str(number), text) for number, text in enumerate(texts)], lexicon.Lexicon())
-    together.apply(rules)
-    kept = {int(document.id) for document in together.documents}
+        removed = Counter[str]()
+        own.sift([documents.Document(str(number), text)], removed)
+        found[number] = next(iter(removed), None)
+    together = own.sift([documents.Document(str(number), text) for number, text in enumerate(texts)], Counter())
+    kept = {int(document.id) for document in together}
     assert kept == {number for number, reason in found.items() if reason is None}
     return list(found.values())
 
@@ -164,13 +165,10 @@ def test_a_lexicon_that_forgets_judges_alike(monkeypatch: pytest.MonkeyPatch, ma
     found = []
     for limit in (1 << 18, 0):
         monkeypatch.setattr(lexicon, "_MAX_WORDS", limit)
-        shared = lexicon.Lexicon()
-        kept = []
-        for start in range(0, len(manual), 7):
-            one = sieve.Sieve([documents.Document("", text) for text in manual[start : start + 7]], shared)
-            one.apply(rules)
-            kept += [document.text for document in one.documents]
-        found.append(kept)
+        one = sieve.Sieve(rules)
+        batches = [manual[start : start + 7] for start in range(0, len(manual), 7)]
+        kept = [one.sift([documents.Document("", text) for text in batch], Counter()) for batch in batches]
+        found.append([document.text for batch in kept for document in batch])
     assert found[0] == found[1]
     assert 0 < len(found[0]) < len(manual)
 

@@ -28,6 +28,8 @@ class SourceKeys:
 
     text: str = "text"
     id: str = "id"
+    url: str | None = None
+    license: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,9 @@ class Document:
 
     id: str
     text: str
+    url: str = ""
+    license: str = ""
+    """Empty where the source names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,8 @@ def read_documents(block: Block, keys: SourceKeys) -> list[Document]:
         where = f"{block.place}, line {number}"
         row = _parsed(line, where)
         text, name = _field(row, keys.text, "text_key", where), _field(row, keys.id, "id_key", where)
-        documents.append(Document(name, text))
+        url, license_ = _optional(row, keys.url, "url_key", where), _optional(row, keys.license, "license_key", where)
+        documents.append(Document(name, text, url, license_))
     return documents
 
 
@@ -133,3 +139,8 @@ def _field(row: dict[str, Any], key: str, setting: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise StepError(f"{where}: {key!r} holds a lone surrogate (half a character) at character {error.start}") from error
     return value
+
+
+def _optional(row: dict[str, Any], key: str | None, setting: str, where: str) -> str:
+    """A field that a document may be without, as an empty text."""
+    return "" if key is None or row.get(key) is None else _field(row, key, setting, where).strip()

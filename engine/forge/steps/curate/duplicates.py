@@ -28,7 +28,7 @@ _AT_ONCE = 1 << 20
 def kinds(rules: Dedup) -> tuple[str, ...]:
     """The kinds of duplicates that a recipe looks for, in the order in which they are removed; near ones once a bucket."""
     near = () if rules.minhash is None else tuple(f"near_duplicate-{bucket:03d}" for bucket in range(rules.minhash.buckets))
-    return (*(("exact_duplicate",) if rules.exact else ()), *near)
+    return (*(("url_duplicate",) if rules.url else ()), *(("exact_duplicate",) if rules.exact else ()), *near)
 
 
 class Duplicates:

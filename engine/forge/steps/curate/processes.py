@@ -26,12 +26,12 @@ _workers: list[Worker] = []
 
 def judged(blocks: Iterable[Block], parameters: dict[str, Any], processes: int) -> Iterator[Judged]:
     """What became of each block, in order. Raises what reading or judging raised for the first block at fault."""
+    worker = Worker(parameters)  # here, so that a fault of the recipe is told before anything is started
     if processes == 1:
-        worker = Worker(parameters)
         yield from map(worker.judge, blocks)
         return
     context = multiprocessing.get_context("fork")  # what is loaded here need not be loaded again
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(parameters,))
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_begin, initargs=(worker,))
     try:
         waiting: deque[Future[Judged]] = deque()
         fault: Exception | None = None
@@ -60,9 +60,9 @@ def judged(blocks: Iterable[Block], parameters: dict[str, Any], processes: int) 
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(parameters: dict[str, Any]) -> None:
+def _begin(worker: Worker) -> None:  # a fork hands it over as it is
     threading.Thread(target=_end_with_parent, name="forge-parent", daemon=True).start()
-    _workers[:] = [Worker(parameters)]
+    _workers[:] = [worker]
 
 
 def _end_with_parent() -> None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from forge.spec.data_recipe import Dedup, Filters, Pii, Split
+from forge.spec.licenses import license_fault
 from forge.steps.control_tokens import neutralise
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
-from forge.steps.curate.lexicon import Lexicon
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.curate.report import Size
 from forge.steps.curate.sieve import Sieve
-from forge.steps.curate.signatures import Signer, fingerprint
+from forge.steps.curate.signatures import NO_FINGERPRINT, Signer, fingerprint
 
 _JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -53,14 +53,17 @@ class Worker:
 
     def __init__(self, parameters: dict[str, Any]) -> None:
         self._keys = [
-            SourceKeys(source.get("text_key", "text"), source.get("id_key", "id")) for source in parameters["sources"]
+            SourceKeys(
+                source.get("text_key", "text"), source.get("id_key", "id"), source.get("url_key"), source.get("license_key")
+            )
+            for source in parameters["sources"]
         ]
-        self._filters = Filters.model_validate(parameters.get("filters", {}))
+        self._allowed: list[str] | None = parameters.get("allow_licenses")
+        self._sieve = Sieve(Filters.model_validate(parameters.get("filters", {})))
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
         self._pii = Pii.model_validate(parameters.get("pii", {}))
         self._split = Split.model_validate(parameters["split"])
         self._signer = None if self._dedup.minhash is None else Signer(self._dedup.minhash)
-        self._lexicon = Lexicon()
 
     def judge(self, block: Block) -> Judged:
         """Read, filter and finish the documents of a block."""
@@ -68,15 +71,31 @@ class Worker:
         read = Size()
         for document in documents:
             read.add(len(document.text.encode()))
-        sieve = Sieve(documents, self._lexicon)
-        sieve.apply(self._filters)
-        kept = sieve.documents
+        removed = Counter[str]()
+        if self._keys[block.source].license is not None:
+            documents = self._licensed(documents, removed)
+        kept = self._sieve.sift(documents, removed)
         bands = [[]] * len(kept) if self._signer is None else self._signer.bands([document.text for document in kept])
         finished = [self._finish(document, own) for document, own in zip(kept, bands, strict=True)]
-        return Judged(block.source, read, sieve.removed, finished)
+        return Judged(block.source, read, removed, finished)
+
+    def _licensed(self, documents: list[Document], removed: Counter[str]) -> list[Document]:
+        """The documents that may be used by what they say of their own licence."""
+        kept = []
+        for document in documents:
+            fault = license_fault(document.license, self._allowed)
+            if fault is None:
+                kept.append(document)
+            else:
+                removed[f"license.{fault.kind}"] += 1
+        return kept
 
     def _finish(self, document: Document, bands: list[bytes]) -> Finished:
-        fingerprints = [fingerprint(document.text)] if self._dedup.exact else []
+        fingerprints = []
+        if self._dedup.url:
+            fingerprints.append(fingerprint(document.url) if document.url else NO_FINGERPRINT)
+        if self._dedup.exact:
+            fingerprints.append(fingerprint(document.text))
         personal = Counter[str]()
         text, found = neutralise(redact(document.text, self._pii, personal))
         return Finished(
