@@ -20,6 +20,7 @@ LATER: dict[str, dict[str, Any]] = {
         "spec.filters.c4_quality": {"min_sentences": 3},
         "spec.filters.fineweb_quality": {"short_line_characters": 29},
         "spec.allow_licenses": ["CC-BY-4.0"],
+        "spec.decontaminate_against": ["EvalSuite/b"],
     }
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""

@@ -46,6 +46,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.sources[].url_key": "link",
         "spec.sources[].license_key": "terms",
         "spec.allow_licenses": ["CC-BY-4.0", "MIT"],
+        "spec.decontaminate_against": ["EvalSuite/a", "EvalSuite/b"],
+        "spec.decontamination_ngram": 12,
         LANGUAGE + "allow": ["de"],
         LANGUAGE + "min_score": 0.7,
         C4 + "remove_citations": False,

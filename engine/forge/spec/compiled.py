@@ -155,6 +155,7 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
                 "sources": [source.path for source in sources],
                 "licenses": [source.license for source in sources],
                 **({"refused_licenses": refused} if refused else {}),
+                **({"suites": resource.spec.decontaminate_against} if resource.spec.decontaminate_against else {}),
             }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}

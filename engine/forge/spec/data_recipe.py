@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from forge.spec.fields import ContentOf, Part, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, Part, RepoPath
 from forge.spec.licenses import checked_license
 from forge.spec.meaning import NONE, REBUILD
 
@@ -160,12 +160,19 @@ class DataRecipeSpec(Part):
     filters: Annotated[Filters, REBUILD] = Filters()
     dedup: Annotated[Dedup, REBUILD] = Dedup()
     pii: Annotated[Pii, REBUILD] = Pii()
+    decontaminate_against: Annotated[list[EvalSuiteRef], REBUILD] = []
+    """Suites whose items no document may repeat; their files are inputs of the curation."""
+    decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
+    """A document goes that shares so many consecutive words with an item (Brown et al. 2020, appendix C), or all the words of
+    a field of an item that has at least eight."""
     split: Annotated[Split, REBUILD]
     language: Annotated[Literal["en"], REBUILD] = "en"
     """Chooses the word splitter's rules and the stop words."""
 
     @model_validator(mode="after")
-    def _check_url(self) -> Self:
+    def _check_together(self) -> Self:
         if self.dedup.url and all(source.url_key is None for source in self.sources):
             raise ValueError("`dedup.url` needs a source that says its `url_key`, and none does")
+        if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
+            raise ValueError("`decontaminate_against` names a suite twice")
         return self

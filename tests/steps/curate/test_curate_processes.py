@@ -72,7 +72,7 @@ def test_a_worker_that_is_killed_ends_the_step_as_a_fault_of_the_machine(monkeyp
     monkeypatch.setattr(worker.Worker, "judge", die)
     blocks = [documents.Block(0, "here", [(1, b"{}")])] * 9
     with pytest.raises(OSError, match="was killed, as a rule for want of memory"):
-        list(processes.judged(blocks, FULL, 2))
+        list(processes.judged(blocks, worker.Worker(FULL, []), 2))
 
 
 PARENT = """
@@ -81,7 +81,7 @@ from forge.steps.curate import documents, processes, worker
 worker.Worker.judge = lambda self, block: time.sleep(60)
 blocks = [documents.Block(0, "here", [(1, b"{}")])] * 9
 print("started", flush=True)
-list(processes.judged(blocks, {"sources": [{}], "split": {"validation_fraction": 0.5}}, 2))
+list(processes.judged(blocks, worker.Worker({"sources": [{}], "split": {"validation_fraction": 0.5}}, []), 2))
 """
 
 

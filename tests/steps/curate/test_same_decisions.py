@@ -141,20 +141,22 @@ def test_words_without_case_signs_and_diacritics(text: str) -> None:
 def test_signatures_of_any_text(texts: list[str]) -> None:
     signer = signatures.Signer(MinHash())
     theirs = MinhashDedupSignature("memory://unused", MinhashConfig(), language=RegexWordTokenizer())
-    shingles = [signer._shingles(text) for text in texts]
+    shingles = [signer._shingles(signatures.normalised_words(text)) for text in texts]
     ours = signer._signatures(shingles)
     for text, own, row in zip(texts, shingles, ours, strict=True):
         expected = theirs.get_shingles(text)
         assert own.tolist() == expected[:, 0].tolist()
         if len(own):
             assert row.tolist() == [number for band in theirs.get_signature(expected) for number in band]
-    bands = signer.bands(texts)
+    bands = signer.bands([signatures.normalised_words(text) for text in texts])
     assert [band[0] == signatures.NO_FINGERPRINT for band in bands] == [len(own) == 0 for own in shingles]
 
 
 def test_a_signature_does_not_depend_on_how_its_shingles_are_cut(monkeypatch: pytest.MonkeyPatch, manual: list[str]) -> None:
     signer = signatures.Signer(MinHash(buckets=3, hashes_per_bucket=2))
-    shingles = [signer._shingles(text) for text in ["", *manual[:20], "", "too short", *manual[20:25]]]
+    shingles = [
+        signer._shingles(signatures.normalised_words(text)) for text in ["", *manual[:20], "", "too short", *manual[20:25]]
+    ]
     whole = signer._signatures(shingles)
     monkeypatch.setattr(signatures, "_AT_ONCE", 97)
     assert np.array_equal(whole, signer._signatures(shingles))

@@ -1,6 +1,6 @@
 """Sources -> training and validation documents, and a report of what was left out and why.
 
-    read -> empty? -> filters -> redaction -> control tokens -> split   (blocks of documents, in several processes)
+    read -> empty? -> filters -> evaluation items? -> redaction -> control tokens -> split   (in several processes)
          -> equal and near-equal documents -> the documents that stay   (all documents, in reading order)
 
 Invariant: the documents depend on the sources' bytes, their order and the recipe, and on nothing else: neither on the number of
@@ -21,6 +21,7 @@ from forge.steps.curate.processes import judged
 from forge.steps.curate.redact import PII_TYPES
 from forge.steps.curate.report import Tally
 from forge.steps.curate.spool import Spool
+from forge.steps.curate.worker import Worker
 from forge.steps.run import Metrics, StepRun
 
 _EVENT_EVERY = 10_000
@@ -64,7 +65,9 @@ def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> 
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     processes = min(run.request.resources.threads, size // BLOCK_BYTES + 1)
     documents_read = 0
-    for block in judged(read_blocks(folders), run.parameters, processes):
+    suites = [run.input(f"suite-{index}") for index in range(len(run.parameters.get("decontaminate_against", [])))]
+    worker = Worker(run.parameters, suites)  # here, so that a fault of the recipe is told before anything is started
+    for block in judged(read_blocks(folders), worker, processes):
         tally.read[block.source] += block.read
         tally.removed[block.source].update(block.removed)
         spool.add(block.source, block.finished)

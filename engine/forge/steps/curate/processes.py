@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
 
 from forge.steps.curate.documents import Block
 from forge.steps.curate.worker import Judged, Worker
@@ -24,9 +23,8 @@ _workers: list[Worker] = []
 """In a worker process: its one worker."""
 
 
-def judged(blocks: Iterable[Block], parameters: dict[str, Any], processes: int) -> Iterator[Judged]:
+def judged(blocks: Iterable[Block], worker: Worker, processes: int) -> Iterator[Judged]:
     """What became of each block, in order. Raises what reading or judging raised for the first block at fault."""
-    worker = Worker(parameters)  # here, so that a fault of the recipe is told before anything is started
     if processes == 1:
         yield from map(worker.judge, blocks)
         return

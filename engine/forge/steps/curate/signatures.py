@@ -38,7 +38,7 @@ def fingerprint(text: str) -> bytes:
 
 
 class Signer:
-    """Texts -> their bands."""
+    """The words of texts -> their bands."""
 
     def __init__(self, rules: MinHash) -> None:
         self._ngram, self._buckets, self._rows = rules.ngram, rules.buckets, rules.hashes_per_bucket
@@ -47,9 +47,12 @@ class Signer:
         self._factors = generator.randint(1, int(_PRIME), dtype=np.uint64, size=size)
         self._summands = generator.randint(0, int(_PRIME), dtype=np.uint64, size=size)
 
-    def bands(self, texts: list[str]) -> list[list[bytes]]:
-        """For each text a fingerprint per bucket; ``NO_FINGERPRINT`` for texts that are too short to be compared."""
-        shingles = [self._shingles(text) for text in texts]
+    def bands(self, lists: list[list[str]]) -> list[list[bytes]]:
+        """For each text, given by its normalised words, a fingerprint per bucket.
+
+        ``NO_FINGERPRINT`` for texts that are too short to be compared.
+        """
+        shingles = [self._shingles(words) for words in lists]
         signatures = self._signatures(shingles)
         return [
             [
@@ -61,8 +64,7 @@ class Signer:
             for own, row in zip(shingles, (signature.tobytes() for signature in signatures), strict=True)
         ]
 
-    def _shingles(self, text: str) -> Hashes:
-        words = normalised_words(text)
+    def _shingles(self, words: list[str]) -> Hashes:
         encoded = " ".join(words).encode()
         counts = map(len, words) if len(encoded) == sum(map(len, words)) + len(words) - 1 else (len(w.encode()) for w in words)
         ends = list(accumulate(count + 1 for count in counts))

@@ -9,16 +9,19 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import dataclass
+from itertools import compress
+from pathlib import Path
 from typing import Any
 
 from forge.spec.data_recipe import Dedup, Filters, Pii, Split
 from forge.spec.licenses import license_fault
 from forge.steps.control_tokens import neutralise
+from forge.steps.curate.contamination import Decontaminator
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.curate.report import Size
 from forge.steps.curate.sieve import Sieve
-from forge.steps.curate.signatures import NO_FINGERPRINT, Signer, fingerprint
+from forge.steps.curate.signatures import NO_FINGERPRINT, Signer, fingerprint, normalised_words
 
 _JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -51,7 +54,8 @@ class Judged:
 class Worker:
     """The recipe, ready to judge blocks."""
 
-    def __init__(self, parameters: dict[str, Any]) -> None:
+    def __init__(self, parameters: dict[str, Any], suites: list[Path]) -> None:
+        """``suites``: the folders of those that documents are cleaned of. Raises StepError for what cannot be used."""
         self._keys = [
             SourceKeys(
                 source.get("text_key", "text"), source.get("id_key", "id"), source.get("url_key"), source.get("license_key")
@@ -63,6 +67,12 @@ class Worker:
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
         self._pii = Pii.model_validate(parameters.get("pii", {}))
         self._split = Split.model_validate(parameters["split"])
+        named = [name.removeprefix("EvalSuite/") for name in parameters.get("decontaminate_against", [])]
+        self._cleaner = (
+            Decontaminator(list(zip(named, suites, strict=True)), parameters.get("decontamination_ngram", 13))
+            if named
+            else None
+        )
         self._signer = None if self._dedup.minhash is None else Signer(self._dedup.minhash)
 
     def judge(self, block: Block) -> Judged:
@@ -75,7 +85,16 @@ class Worker:
         if self._keys[block.source].license is not None:
             documents = self._licensed(documents, removed)
         kept = self._sieve.sift(documents, removed)
-        bands = [[]] * len(kept) if self._signer is None else self._signer.bands([document.text for document in kept])
+        if self._signer is None and self._cleaner is None:
+            lists: list[list[str]] = [[]] * len(kept)
+        else:
+            lists = [normalised_words(document.text) for document in kept]
+        if self._cleaner is not None:
+            reasons = self._cleaner.reasons(lists)
+            removed.update(f"contaminated.{suite}" for suite in reasons if suite is not None)
+            clean = [suite is None for suite in reasons]
+            kept, lists = list(compress(kept, clean)), list(compress(lists, clean))
+        bands = [[]] * len(kept) if self._signer is None else self._signer.bands(lists)
         finished = [self._finish(document, own) for document, own in zip(kept, bands, strict=True)]
         return Judged(block.source, read, removed, finished)
 
