@@ -10,10 +10,14 @@ from forge.spec.meaning import NONE, REBUILD
 
 
 class Source(Part):
-    """Files in the repository that hold documents, one JSON object a line."""
+    """Files in the repository that hold documents.
+
+    ``.jsonl`` and ``.jsonl.gz``: one JSON object a line; ``.parquet``: one document a row; ``.txt``, ``.md``, ``.html``,
+    ``.pdf`` and ``.docx``: one document a file.
+    """
 
     path: Annotated[RepoPath, ContentOf(), REBUILD]
-    """A glob from the repository's root; ``.jsonl`` or ``.jsonl.gz``. The files' bytes, not their names, are the identity."""
+    """A glob from the repository's root. The files' bytes, order and suffixes, not their names, are the identity."""
     text_key: Annotated[str, REBUILD] = "text"
     id_key: Annotated[str, REBUILD] = "id"
     url_key: Annotated[str | None, REBUILD] = None

@@ -67,7 +67,7 @@ def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> 
     documents_read = 0
     suites = [run.input(f"suite-{index}") for index in range(len(run.parameters.get("decontaminate_against", [])))]
     worker = Worker(run.parameters, suites)  # here, so that a fault of the recipe is told before anything is started
-    for block in judged(read_blocks(folders), worker, processes):
+    for block in judged(read_blocks(folders, worker.keys), worker, processes):
         tally.read[block.source] += block.read
         tally.removed[block.source].update(block.removed)
         spool.add(block.source, block.finished)

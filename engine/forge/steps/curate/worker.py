@@ -56,7 +56,7 @@ class Worker:
 
     def __init__(self, parameters: dict[str, Any], suites: list[Path]) -> None:
         """``suites``: the folders of those that documents are cleaned of. Raises StepError for what cannot be used."""
-        self._keys = [
+        self.keys = [
             SourceKeys(
                 source.get("text_key", "text"), source.get("id_key", "id"), source.get("url_key"), source.get("license_key")
             )
@@ -77,12 +77,12 @@ class Worker:
 
     def judge(self, block: Block) -> Judged:
         """Read, filter and finish the documents of a block."""
-        documents = read_documents(block, self._keys[block.source])
+        documents = read_documents(block, self.keys[block.source])
         read = Size()
         for document in documents:
             read.add(len(document.text.encode()))
         removed = Counter[str]()
-        if self._keys[block.source].license is not None:
+        if self.keys[block.source].license is not None:
             documents = self._licensed(documents, removed)
         kept = self._sieve.sift(documents, removed)
         if self._signer is None and self._cleaner is None:
