@@ -69,6 +69,16 @@ def test_a_plan_of_what_has_not_changed_loads_what_compares_and_nothing_that_dec
     assert loaded(tmp_path, config_home, ["plan"], UNUSED) == ("LOADED []", decided)
 
 
+def test_a_suite_that_the_data_was_not_cleaned_of_is_warned_of(applied: Path, config_home: Path) -> None:
+    for command in (["validate"], ["plan", "--without-store"]):
+        done = run_forge(applied, config_home, *command)
+        assert (
+            "warning: Model/small is evaluated on EvalSuite/small, and its data, DataRecipe/small, is not clean" in done.stderr
+        )
+    data = json.loads(run_forge(applied, config_home, "validate", "--format", "json").stdout)
+    assert len(data["warnings"]) == 1
+
+
 def test_json_goes_to_stdout_and_nothing_else(applied: Path, config_home: Path) -> None:
     done = run_forge(applied, config_home, "plan", "--format", "json")
     plan = json.loads(done.stdout)

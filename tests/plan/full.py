@@ -14,6 +14,18 @@ from forge.spec.settings import Settings
 Documents = dict[str, dict[str, Any]]
 
 
+LATER: dict[str, dict[str, Any]] = {
+    "DataRecipe": {
+        "spec.filters.language": {"allow": ["en"], "min_score": 0.6},
+        "spec.filters.c4_quality": {"min_sentences": 3},
+        "spec.filters.fineweb_quality": {"short_line_characters": 29},
+        "spec.allow_licenses": ["CC-BY-4.0"],
+        "spec.decontaminate_against": ["EvalSuite/b"],
+    }
+}
+"""Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
+
+
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     metadata = {
         "name": name,
@@ -246,6 +258,19 @@ def full_documents() -> Documents:
     for name in "cd":
         found |= {f"DataRecipe/{name}": _recipe(name), f"Model/{name}": _continued(name)}
     return copy.deepcopy(found)
+
+
+def later_documents() -> Documents:
+    """Those with the parts that came later as well."""
+    documents = full_documents()
+    for kind, parts in LATER.items():
+        for path, written in parts.items():
+            *parents, last = path.split(".")
+            place: Any = documents[f"{kind}/a"]
+            for part in parents:
+                place = place[part]
+            place[last] = copy.deepcopy(written)
+    return documents
 
 
 def desired_from(documents: Documents) -> Desired:

@@ -3,6 +3,7 @@
 The pydantic models are walked, so a field that is added later fails here until the table says how to change it.
 """
 
+import copy
 import re
 import types
 import typing
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import desired_from, full_documents, own_keys
+from tests.plan.full import LATER, desired_from, full_documents, own_keys
 
 from forge.plan.graph import build_graph
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
@@ -48,8 +49,34 @@ def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
     return {objective + path: value for objective in (PRETRAINED, CONTINUED) for path, value in changes.items()}
 
 
+LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
 CHANGES: dict[str, dict[str, Any]] = {
     "DataRecipe": {
+        "spec.sources[].url_key": "link",
+        "spec.sources[].license_key": "terms",
+        "spec.allow_licenses": ["CC-BY-4.0", "MIT"],
+        "spec.decontaminate_against": ["EvalSuite/a", "EvalSuite/b"],
+        "spec.decontamination_ngram": 12,
+        LANGUAGE + "allow": ["de"],
+        LANGUAGE + "min_score": 0.7,
+        C4 + "remove_citations": False,
+        C4 + "require_terminal_punctuation": False,
+        C4 + "min_sentences": None,
+        C4 + "min_words_per_line": 4,
+        C4 + "max_word_length": 999,
+        C4 + "drop_lorem_ipsum": False,
+        C4 + "drop_curly_brackets": False,
+        C4 + "remove_javascript_lines": False,
+        C4 + "remove_policy_lines": False,
+        FINEWEB + "min_punctuated_lines_ratio": 0.13,
+        FINEWEB + "allow_no_punctuated_line": True,
+        FINEWEB + "max_short_lines_ratio": 0.68,
+        FINEWEB + "short_line_characters": 31,
+        FINEWEB + "max_duplicate_characters_ratio": 0.1,
+        FINEWEB + "max_lines_to_words_ratio": 0.31,
+        "spec.dedup.url": True,
+        "spec.pii.ibans": True,
+        "spec.pii.credit_cards": True,
         "spec.sources[].path": "corpus/b/*.jsonl",
         "spec.sources[].text_key": "content",
         "spec.sources[].id_key": "number",
@@ -277,6 +304,11 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
         gates.append({**gates[0], "suite": value})
     if "{CosineSchedule}" in path:
         document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
+    for part, written in LATER.get(kind, {}).items():
+        if path.startswith(part):
+            _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
+    if path == "spec.dedup.url":
+        document["spec"]["sources"][0]["url_key"] = "url"
     before = desired_from(documents)
     *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
@@ -289,6 +321,12 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     if path.endswith(("thresholds[].max", "thresholds[].min")):
         place.pop("min" if last == "max" else "max", None)  # a threshold has one bound
     return before, desired_from(documents)
+
+
+def _place(document: Any, parts: list[str]) -> Any:
+    for part in parts[:-1]:
+        document = document[part]
+    return document
 
 
 def differing(before: dict[str, Any], after: dict[str, Any]) -> set[str]:

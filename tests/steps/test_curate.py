@@ -299,7 +299,7 @@ GOOD = json.dumps({"id": "a", "text": "some text"}).encode() + b"\n"
         ("00000.jsonl", b'{"id": "a", "text": 7}\n', "line 1: 'text' holds int, expected a string"),
         ("00000.jsonl", b'{"id": "a", "text": "\xff"}\n', "line 1: not UTF-8"),
         ("00000.jsonl", b'{"id": "a", "text": "half \\ud83d"}\n', "line 1: 'text' holds a lone surrogate"),
-        ("00000.txt", b"text", "00000.txt: a source holds .jsonl or .jsonl.gz files"),
+        ("00000.csv", b"text", "00000.csv: a source holds .jsonl, .jsonl.gz, .parquet, .txt, .md, "),
     ],
 )  # fmt: skip
 def test_a_source_that_cannot_be_read_stops_the_step_and_is_named(

@@ -67,8 +67,10 @@ def validate(
                 raise
             typer.echo(_machine_readable(error, output))
             raise typer.Exit(error.exit_code) from error
+    warnings = _warn(desired, aloud=output is not ValidateFormat.JSON)
     if output is ValidateFormat.JSON:
-        typer.echo(json.dumps({"schema_version": 1, "resources": sorted(desired.resources), "diagnostics": []}, indent=2))
+        found = {"schema_version": 1, "resources": sorted(desired.resources), "diagnostics": [], "warnings": warnings}
+        typer.echo(json.dumps(found, indent=2))
     elif output is ValidateFormat.TEXT:
         typer.echo(f"{len(desired.resources)} resources are valid: {', '.join(sorted(desired.resources))}")
 
@@ -118,6 +120,7 @@ def plan(
         from forge.reconcile.place import look
 
         place = reader.place_for(desired) if plain else reader.place_now(desired, without_store=without_store)
+        notes += _warn(place.desired, aloud=output is PlanFormat.TEXT)
 
         chosen = scope_of(place.desired, target, force)
         readings: list[Reading] = []
@@ -169,6 +172,16 @@ def plan(
         raise typer.Exit(4)
     if exit_code and made.changes:
         raise typer.Exit(3)
+
+
+def _warn(desired: "Desired", *, aloud: bool) -> list[str]:
+    """What is valid and may still not be meant; ``aloud`` says it on stderr."""
+    from forge.plan.contamination import contamination_warnings
+
+    found = contamination_warnings(desired.compiled)
+    for message in found if aloud else ():
+        typer.echo(f"warning: {message}", err=True)
+    return found
 
 
 def apply(

@@ -109,9 +109,12 @@ def build_graph(desired: Desired) -> dict[str, Step]:
 
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs: dict[str, Input] = {}
-    for index in range(len(read_facts(recipe.facts)["sources"])):
+    facts = read_facts(recipe.facts)
+    for index in range(len(facts["sources"])):
         name = f"source-{index}"
         inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
+    for index, suite in enumerate(facts.get("suites", ())):  # the recipe's own input: layouts let a curation read nobody else's
+        inputs[f"suite-{index}"] = FromCommit(recipe.address, parts.bundles[suite, "tasks"])
     return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
 
 

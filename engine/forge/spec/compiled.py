@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
+    from forge.spec.data_recipe import DataRecipeSpec
     from forge.spec.model import ContinueSpec, PretrainSpec
     from forge.spec.resource import Resource
 
@@ -150,7 +151,13 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
     match resource:
         case DataRecipe():
             sources = resource.spec.sources
-            return {"sources": [source.path for source in sources], "licenses": [source.license for source in sources]}
+            refused = _refused_licenses(resource.spec)
+            return {
+                "sources": [source.path for source in sources],
+                "licenses": [source.license for source in sources],
+                **({"refused_licenses": refused} if refused else {}),
+                **({"suites": resource.spec.decontaminate_against} if resource.spec.decontaminate_against else {}),
+            }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
         case Model():
@@ -191,6 +198,16 @@ def _facts_of_model(spec: "PretrainSpec | ContinueSpec") -> dict[str, Any]:
     else:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
+
+
+def _refused_licenses(recipe: "DataRecipeSpec") -> list[tuple[int, str]]:
+    """Number and fault of each source whose licence the recipe itself does not allow."""
+    if recipe.allow_licenses is None:
+        return []
+    from forge.spec.licenses import license_fault
+
+    faults = [None if source.license_key else license_fault(source.license, recipe.allow_licenses) for source in recipe.sources]
+    return [(number, fault.message) for number, fault in enumerate(faults) if fault is not None]
 
 
 def _canonical(value: Any) -> str:

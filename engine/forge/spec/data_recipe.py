@@ -1,22 +1,31 @@
 """DataRecipe: which files, under which licence, become training documents, and what is filtered on the way."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
-from forge.spec.fields import ContentOf, Part, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, Part, RepoPath
+from forge.spec.licenses import checked_license
 from forge.spec.meaning import NONE, REBUILD
 
 
 class Source(Part):
-    """Files in the repository that hold documents, one JSON object a line."""
+    """Files in the repository that hold documents.
+
+    ``.jsonl`` and ``.jsonl.gz``: one JSON object a line; ``.parquet``: one document a row; ``.txt``, ``.md``, ``.html``,
+    ``.pdf`` and ``.docx``: one document a file.
+    """
 
     path: Annotated[RepoPath, ContentOf(), REBUILD]
-    """A glob from the repository's root; ``.jsonl`` or ``.jsonl.gz``. The files' bytes, not their names, are the identity."""
+    """A glob from the repository's root. The files' bytes, order and suffixes, not their names, are the identity."""
     text_key: Annotated[str, REBUILD] = "text"
     id_key: Annotated[str, REBUILD] = "id"
+    url_key: Annotated[str | None, REBUILD] = None
+    """The JSON field that holds a document's URL, for ``dedup.url``; a document may be without one."""
+    license_key: Annotated[str | None, REBUILD] = None
+    """The JSON field that holds a document's own licence, an SPDX expression. A document without one is not kept."""
     license: Annotated[str, Field(min_length=1), NONE]
-    """SPDX expression of the licence that the documents stand under."""
+    """SPDX expression of the licence that the documents stand under; with ``license_key``, of all of them together."""
     origin: Annotated[str, Field(min_length=1), NONE]
     """Where the documents come from, in words or as a URL."""
 
@@ -62,11 +71,52 @@ class GopherRepetition(Part):
     """Characters in all n-grams that occurred before in the same document."""
 
 
+class Language(Part):
+    """Documents in these languages stay: fastText's lid.176 (Joulin et al. 2016), which comes with an installed package."""
+
+    allow: Annotated[list[Annotated[str, Field(pattern="^[a-z]{2,3}$")]], Field(min_length=1), REBUILD]
+    """ISO 639 codes such as ``en``, as lid.176 writes them."""
+    min_score: Annotated[float, Field(ge=0, lt=1), REBUILD] = 0.65
+    """A document stays when one of the languages has a higher score."""
+
+
+class C4Quality(Part):
+    """Raffel et al. 2020, section 2.2; datatrove's C4QualityFilter. Drops lines, and documents that have too few left."""
+
+    remove_citations: Annotated[bool, REBUILD] = True
+    """Take ``[1]``, ``[edit]`` and ``[citation needed]`` out of lines."""
+    require_terminal_punctuation: Annotated[bool, REBUILD] = True
+    min_sentences: Annotated[int | None, Field(ge=0), REBUILD] = 5
+    min_words_per_line: Annotated[int | None, Field(ge=0), REBUILD] = 3
+    max_word_length: Annotated[int | None, Field(ge=1), REBUILD] = 1000
+    drop_lorem_ipsum: Annotated[bool, REBUILD] = True
+    drop_curly_brackets: Annotated[bool, REBUILD] = True
+    """Documents with a ``{``: switch it off for source code."""
+    remove_javascript_lines: Annotated[bool, REBUILD] = True
+    remove_policy_lines: Annotated[bool, REBUILD] = True
+    """Lines about cookies, terms of use and privacy."""
+
+
+class FineWebQuality(Part):
+    """Penedo et al. 2024, section 3.6; datatrove's FineWebQualityFilter."""
+
+    min_punctuated_lines_ratio: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.12
+    """Least share of lines that end with a sign that ends a sentence."""
+    allow_no_punctuated_line: Annotated[bool, REBUILD] = False
+    max_short_lines_ratio: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.67
+    short_line_characters: Annotated[int, Field(ge=0), REBUILD] = 30
+    max_duplicate_characters_ratio: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.01
+    max_lines_to_words_ratio: Annotated[float, Field(ge=0), REBUILD] = 0.3
+
+
 class Filters(Part):
     """Quality filters, applied in the order of these fields; one that is absent does not run."""
 
+    language: Annotated[Language | None, REBUILD] = None
     gopher_repetition: Annotated[GopherRepetition | None, REBUILD] = None
     gopher_quality: Annotated[GopherQuality | None, REBUILD] = None
+    c4_quality: Annotated[C4Quality | None, REBUILD] = None
+    fineweb_quality: Annotated[FineWebQuality | None, REBUILD] = None
 
 
 class MinHash(Part):
@@ -80,6 +130,8 @@ class MinHash(Part):
 class Dedup(Part):
     """Duplicate removal over all sources together; of equal documents the first in reading order stays."""
 
+    url: Annotated[bool, REBUILD] = False
+    """Of documents with the same URL, as their source's ``url_key`` gives it, the first stays."""
     exact: Annotated[bool, REBUILD] = False
     minhash: Annotated[MinHash | None, REBUILD] = None
 
@@ -89,6 +141,10 @@ class Pii(Part):
 
     emails: Annotated[bool, REBUILD] = False
     ip_addresses: Annotated[bool, REBUILD] = False
+    ibans: Annotated[bool, REBUILD] = False
+    """Bank account numbers whose check digits are right (ISO 13616)."""
+    credit_cards: Annotated[bool, REBUILD] = False
+    """Card numbers whose check digit is right (Luhn) and that begin as an issuer's do."""
     phone_numbers: Annotated[bool, REBUILD] = False
 
 
@@ -103,9 +159,24 @@ class DataRecipeSpec(Part):
     """The body of a DataRecipe."""
 
     sources: Annotated[list[Source], Field(min_length=1), REBUILD]
+    allow_licenses: Annotated[list[Annotated[str, AfterValidator(checked_license)]] | None, REBUILD] = None
+    """SPDX licences that documents may stand under; a source, or a document, under none of them is refused."""
     filters: Annotated[Filters, REBUILD] = Filters()
     dedup: Annotated[Dedup, REBUILD] = Dedup()
     pii: Annotated[Pii, REBUILD] = Pii()
+    decontaminate_against: Annotated[list[EvalSuiteRef], REBUILD] = []
+    """Suites whose items no document may repeat; their files are inputs of the curation."""
+    decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
+    """A document goes that shares so many consecutive words with an item (Brown et al. 2020, appendix C), or all the words of
+    a field of an item that has at least eight."""
     split: Annotated[Split, REBUILD]
     language: Annotated[Literal["en"], REBUILD] = "en"
     """Chooses the word splitter's rules and the stop words."""
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.dedup.url and all(source.url_key is None for source in self.sources):
+            raise ValueError("`dedup.url` needs a source that says its `url_key`, and none does")
+        if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
+            raise ValueError("`decontaminate_against` names a suite twice")
+        return self

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import typing
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Annotated, Any
@@ -85,7 +86,9 @@ def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[
     if isinstance(value, BaseModel):
         for name, is_reference in _fields(type(value)):
             item = getattr(value, name)
-            if is_reference:
+            if is_reference and isinstance(item, list):
+                yield from (((*location, name, index), target) for index, target in enumerate(item))
+            elif is_reference:
                 yield (*location, name), item
             elif isinstance(item, BaseModel | list | tuple):
                 yield from references_in(item, (*location, name))
@@ -97,8 +100,15 @@ def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[
 @functools.cache
 def _fields(model: type[BaseModel]) -> tuple[tuple[str, bool], ...]:
     return tuple(
-        (name, any(isinstance(mark, ReferenceTo) for mark in info.metadata)) for name, info in model.model_fields.items()
+        (name, any(isinstance(mark, ReferenceTo) for mark in [*info.metadata, *_marks_of_items(info.annotation)]))
+        for name, info in model.model_fields.items()
     )
+
+
+def _marks_of_items(annotation: Any) -> tuple[Any, ...]:
+    """The marks of what a list holds; none of anything else."""
+    items = typing.get_args(annotation) if typing.get_origin(annotation) is list else ()
+    return tuple(mark for item in items for mark in getattr(item, "__metadata__", ()))
 
 
 def _reference(kind: str) -> Any:

@@ -86,6 +86,7 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
     faults.extend(_renamed(compiled, by_address, broken))
     faults.extend(Fault(*row) for row in continued(compiled, by_address))
     faults.extend(_across(compiled, by_address))
+    faults.extend(_licenses(compiled))
     faults.extend(Fault(*row) for row in governed(compiled, by_address))
     return faults
 
@@ -204,6 +205,15 @@ def _renamed(compiled: Sequence[Compiled], by_address: Mapping[str, int], broken
         elif claimed.setdefault(item.previous, item.address) != item.address:
             message = f"{item.previous} is already the previous name of {claimed[item.previous]}: one history has one heir"
             yield Fault(index, place, message)
+
+
+def _licenses(compiled: Sequence[Compiled]) -> Iterator[Fault]:
+    """Sources under a licence that their own recipe does not allow."""
+    for index, item in enumerate(compiled):
+        if item.kind == "DataRecipe":
+            for number, fault in read_facts(item.facts).get("refused_licenses", ()):
+                message = f"{fault}: allow it, take the source out, or name the licence that it really stands under"
+                yield Fault(index, ("spec", "sources", number, "license"), message)
 
 
 def _across(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Fault]:

@@ -37,6 +37,21 @@ def _is_number(text: str) -> bool:
     return 8 <= sum(character.isdigit() for character in text) <= 15  # ITU-T E.164
 
 
+def _is_iban(text: str) -> bool:
+    compact = text.replace(" ", "")
+    if not 15 <= len(compact) <= 34:
+        return False
+    return int("".join(str(int(sign, 36)) for sign in compact[4:] + compact[:4])) % 97 == 1  # ISO 7064
+
+
+def _is_card(text: str) -> bool:
+    digits = [int(sign) for sign in text if sign.isdigit()]
+    if not 13 <= len(digits) <= 19 or len(set(digits)) == 1:
+        return False
+    doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
+    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0  # Luhn
+
+
 _KINDS = (
     _Kind(
         "emails",
@@ -51,6 +66,21 @@ _KINDS = (
         _is_public,
     ),
     _Kind(
+        "ibans",
+        "[IBAN]",
+        re.compile(r"(?<!\w)[A-Z]{2}[0-9]{2}(?:(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,3})?|[A-Z0-9]{11,30})(?!\w)"),
+        _is_iban,
+    ),
+    _Kind(
+        "credit_cards",  # begins as those of Visa, Mastercard, American Express, Discover, Diners Club, JCB or UnionPay do
+        "[CREDIT_CARD]",
+        re.compile(
+            r"(?<![\w+-])(?<![0-9]\.)(?=4|5[1-5]|2[2-7]|3[04-9]|6[0245])(?:[0-9]{13,19}"
+            r"|[0-9]{4}([ -])[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{3})?|[0-9]{4}([ -])[0-9]{6}\2[0-9]{4,5})(?![\w-])"
+        ),
+        _is_card,
+    ),
+    _Kind(
         "phone_numbers",
         "[PHONE_NUMBER]",
         re.compile(
@@ -60,6 +90,10 @@ _KINDS = (
         _is_number,
     ),
 )
+
+
+PII_TYPES = tuple(kind.name for kind in _KINDS)
+"""The fields of ``Pii``, in the order in which they are replaced."""
 
 
 def redact(text: str, rules: Pii, replaced: Counter[str]) -> str:

@@ -2,10 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, Self
-
-from datatrove.data import Document
 
 
 @dataclass
@@ -15,10 +12,15 @@ class Size:
     documents: int = 0
     bytes: int = 0
 
-    def add(self, text: str) -> None:
-        """Count one text."""
+    def add(self, text_bytes: int) -> None:
+        """Count one text of that size."""
         self.documents += 1
-        self.bytes += len(text.encode("utf-8"))
+        self.bytes += text_bytes
+
+    def __iadd__(self, other: "Size") -> Self:
+        self.documents += other.documents
+        self.bytes += other.bytes
+        return self
 
     def as_json(self) -> dict[str, int]:
         """For the report."""
@@ -59,23 +61,3 @@ class Tally:
             "control_tokens_neutralised": self.control_tokens,
             "splits": {name: size.as_json() for name, size in self.splits.items()},
         }
-
-
-class Removed:
-    """Stands where datatrove wants an exclusion writer: counts a removed document under its source and rule."""
-
-    def __init__(self, tally: Tally, rule: str) -> None:
-        self._tally = tally
-        self._rule = rule
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        return None
-
-    def write(self, document: Document, rank: int = 0) -> None:  # noqa: ARG002 (datatrove passes its rank)
-        """Count one document; a filter leaves the rule's part that failed in the document's metadata."""
-        reason = document.metadata.pop("filter_reason", None)
-        rule = f"{self._rule}.{reason.removeprefix('gopher_')}" if reason else self._rule
-        self._tally.removed[document.metadata["source"]][rule] += 1

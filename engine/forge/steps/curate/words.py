@@ -14,6 +14,11 @@ _WORD = re.compile(r"\w+(?:['\u2019.-]\w+)*|[^\w\s]+")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
+def words_of(text: str) -> list[str]:
+    """Words and runs of signs, in order."""
+    return _WORD.findall(text)
+
+
 class RegexWordTokenizer(WordTokenizer):  # type: ignore[misc]  # datatrove ships no types
     """English words and sentences; pass an instance as datatrove's ``language=``."""
 
@@ -22,7 +27,7 @@ class RegexWordTokenizer(WordTokenizer):  # type: ignore[misc]  # datatrove ship
 
     def word_tokenize(self, text: str) -> list[str]:
         """Words and runs of signs, in order."""
-        return _WORD.findall(text)
+        return words_of(text)
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """Start and end of each sentence."""

@@ -1,0 +1,29 @@
+"""Which models are evaluated on suites that their training data was not cleaned of.
+
+Pure. These are warnings: a suite may be held out by other means (files that no source names), which only its author knows.
+"""
+
+from collections.abc import Mapping
+
+from forge.spec.compiled import Compiled, read_facts
+
+_MOST = 10
+
+
+def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
+    """One sentence for each model, suite and recipe, in order; past the tenth only their number."""
+    found: dict[str, None] = {}
+    for address in sorted(compiled):
+        if compiled[address].kind != "Deployment":
+            continue
+        facts = read_facts(compiled[address].facts)
+        model = compiled[facts["model"]]
+        for data in model.references:
+            if data.startswith("DataRecipe/"):
+                cleaned = read_facts(compiled[data].facts).get("suites", ())
+                for suite, _ in facts["gates"]:
+                    if suite not in cleaned:
+                        message = f"{model.address} is evaluated on {suite}, and its data, {data}, is not cleaned of it"
+                        found[f"{message}: list {suite} in {data}'s `decontaminate_against`"] = None
+    messages = list(found)
+    return messages if len(messages) <= _MOST else [*messages[:_MOST], f"and {len(messages) - _MOST} more like these"]
