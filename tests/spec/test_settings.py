@@ -24,7 +24,10 @@ def fault(text: str) -> str:
         ),
         (
             "[accelerators.cpu]\nflops_per_second = 1.0\nprice_per_hour = 1.0\nprice = 2\n",
-            "forge.toml:4: unknown key `accelerators.cpu.price`; known here: flops_per_second, peak_flops_per_second, price_per_hour",
+            (
+                "forge.toml:4: unknown key `accelerators.cpu.price`; known here: flops_per_second, peak_flops_per_second, "
+                "price_per_hour"
+            ),
         ),
         ('[specs]\ninclude = [\n  "a",\n  3,\n]\n', "forge.toml:2: `specs.include.1`: Input should be a valid string, found 3"),
         ("a = [\n", "forge.toml:1: not valid TOML: Invalid value (at end of document)"),
