@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.conftest import commit_all
 from tests.reconcile.test_apply import snapshot_of, wait_for
 from tests.reconcile.test_controller import watching
@@ -161,6 +162,18 @@ def test_a_token_by_an_authority_that_is_not_pinned_is_refused(
 ) -> None:
     other = make_authority(tmp_path_factory.mktemp("other") / "acme")
     refused(server, pinned, lambda handler, query: send(handler, other.answer(query)), "is not signed by the pinned authority")
+
+
+def test_a_server_over_tls_has_to_be_one_that_this_machine_trusts(
+    authority: Authority, pinned: TimestampAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority.issue("server", usage=ExtendedKeyUsageOID.SERVER_AUTH)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(authority, secured_by="server") as secured:
+        with pytest.raises(TrustError, match=r"cannot be reached .*certificate verify failed"):
+            asked(secured, pinned)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
+        assert stamped_time(asked(secured, pinned), SIGNATURE, pinned)
 
 
 def test_a_web_page_is_refused(server: Server, pinned: TimestampAuthority) -> None:
