@@ -5,7 +5,9 @@
 
 import contextlib
 import datetime
+import ipaddress
 import shutil
+import ssl
 import subprocess
 import threading
 import time
@@ -82,6 +84,9 @@ class Authority:
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuing.public_key()), critical=False)
         )
+        if usage == ExtendedKeyUsageOID.SERVER_AUTH:
+            here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+            builder = builder.add_extension(here, critical=False)
         if usage is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=critical)
         certificate = builder.sign(issuing, hashes.SHA256())
@@ -184,8 +189,8 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(authority: Authority) -> Iterator[Server]:
-    """An authority on a free port of the loopback."""
+def serving(authority: Authority, secured_by: str | None = None) -> Iterator[Server]:
+    """An authority on a free port of the loopback; over TLS where a certificate of its folder is named."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -202,7 +207,12 @@ def serving(authority: Authority) -> Iterator[Server]:
 
     listener = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     listener.daemon_threads = True
-    server = Server(f"http://127.0.0.1:{listener.server_port}/tsa", authority)
+    if secured_by is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(authority.folder / f"{secured_by}.pem", authority.folder / f"{secured_by}.key")
+        listener.socket = context.wrap_socket(listener.socket, server_side=True)
+    scheme = "https" if secured_by is not None else "http"
+    server = Server(f"{scheme}://127.0.0.1:{listener.server_port}/tsa", authority)
     thread = threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

@@ -154,6 +154,8 @@ def test_whoever_has_pinned_nobody_refuses_what_requires_time_stamps(
 ) -> None:
     verdict = verdict_of(released_once, governed.config, tmp_path)
     assert {item.rule for item in verdict.findings} == {Rule.TIMESTAMP, Rule.APPROVAL}
+    assert verdict.trust.endswith("; 25 time stamps were not judged: no authority is pinned here (tsa.pem)")
+    assert "not judged" not in verdict_of(released_once, governed.config).trust
     assert "the supply chain requires time stamps, and no authority is pinned here (tsa.pem)" in verdict.findings[0].message
     config = tmp_path / "config"
     shutil.copytree(governed.config, config)

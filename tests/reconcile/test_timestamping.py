@@ -1,11 +1,16 @@
 """Asking a time-stamping authority on the loopback: its tokens are taken, and whatever else answers ends the command."""
 
 import datetime
+import shutil
 import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from tests.conftest import commit_all
+from tests.reconcile.test_apply import snapshot_of, wait_for
+from tests.reconcile.test_controller import watching
 from tests.tsa import Authority, Fault, Server, dribble, make_authority, needs_openssl, send, serving
 
 from forge.attest.timestamps import TimestampAuthority, pin_timestamp_authority, read_token, stamped_time
@@ -159,6 +164,18 @@ def test_a_token_by_an_authority_that_is_not_pinned_is_refused(
     refused(server, pinned, lambda handler, query: send(handler, other.answer(query)), "is not signed by the pinned authority")
 
 
+def test_a_server_over_tls_has_to_be_one_that_this_machine_trusts(
+    authority: Authority, pinned: TimestampAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority.issue("server", usage=ExtendedKeyUsageOID.SERVER_AUTH)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(authority, secured_by="server") as secured:
+        with pytest.raises(TrustError, match=r"cannot be reached .*certificate verify failed"):
+            asked(secured, pinned)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.pem))
+        assert stamped_time(asked(secured, pinned), SIGNATURE, pinned)
+
+
 def test_a_web_page_is_refused(server: Server, pinned: TimestampAuthority) -> None:
     refused(server, pinned, lambda handler, _query: send(handler, b"<html>welcome"), "it is no whole time-stamp answer in DER")
 
@@ -197,3 +214,36 @@ def test_no_thread_or_connection_is_left_behind(server: Server, pinned: Timestam
         with pytest.raises(TrustError):
             asked(server, pinned)
     assert open_files() <= before + 4
+
+
+def test_a_controller_records_what_it_made_once_the_authority_is_back(
+    server: Server, authority: Authority, copy_of_applied: Path, config_home: Path, tmp_path: Path
+) -> None:
+    """One process throughout: nobody else's death frees the step that could not be recorded."""
+    folder, config = copy_of_applied, tmp_path / "config"
+    shutil.copytree(config_home, config)
+    pin_timestamp_authority(config, authority.pem.read_bytes(), [authority.fingerprint], replace=False)
+    before = snapshot_of(folder).release("local")
+    assert before is not None
+    with (folder / "forge.toml").open("a") as settings:
+        settings.write(f'[timestamps]\nurl = "{server.url}"\n')
+    policy = folder / "policies" / "small.yaml"
+    policy.write_text(policy.read_text().replace("max_tokens: 32", "max_tokens: 16"))
+    commit_all(folder)
+
+    def answer_once(handler: BaseHTTPRequestHandler, query: bytes) -> None:
+        server.fault = lambda later, _query: send(later, b"", 403)
+        send(handler, authority.answer(query))
+
+    server.fault = answer_once
+    with watching(folder, config) as log:
+        wait_for(lambda: log.read_text().count("refuses the request: HTTP 403") > 1)
+        assert snapshot_of(folder).release("local") == before
+        server.fault = None
+        wait_for(lambda: snapshot_of(folder).release("local") != before)
+    after = snapshot_of(folder).release("local")
+    assert after is not None
+    assert {"timestamp-release", "timestamp-verification-summary"} <= after.attestations.keys()
+    made = snapshot_of(folder).latest("release/small-local")
+    assert made is not None
+    assert made.attempt == 1

@@ -14,6 +14,7 @@ After each thing that is done the plan is made again, because products decide wh
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from forge.admission.history import current_authority
@@ -119,6 +120,8 @@ class _Apply:
     mode: Mode
     at_work: dict[str, AtWork] = field(default_factory=dict)
     """By step key."""
+    unsettled: list[AtWork] = field(default_factory=list)
+    """What has ended and is not recorded yet."""
     failures: dict[str, FailedStep] = field(default_factory=dict)
     """By step id."""
     done: list[Record] = field(default_factory=list)
@@ -155,9 +158,15 @@ class _Apply:
         return now.plan
 
     def end_all(self) -> None:
-        """After an error of the reconciler itself: let no step outlive it. Their results and checkpoints stay."""
+        """After an error of the reconciler itself: let no step outlive it. Their results and checkpoints stay.
+
+        So do not their leases: this process may go on living, as a controller does, and would wait for itself.
+        """
         if any(not work.is_over() for work in self.at_work.values()):
             self._drain()
+        for work in (*self.at_work.values(), *self.unsettled):
+            with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
+                self.place.leases.end(work.lease)
 
     def _look_again(self) -> Look:
         if self.mode.refresh is not None:
@@ -378,6 +387,7 @@ class _Apply:
             if not work.is_over():
                 continue
             del self.at_work[key]
+            self.unsettled.append(work)
             try:
                 result, output = work.outcome()
                 record, made = record_drafts(self.place, work, now.snapshot, result, output)
@@ -407,6 +417,7 @@ class _Apply:
         except LedgerError as error:
             told = "".join(f"{failure.error}\nand the attempt is not recorded: " for failure in self.failures.values())
             raise LedgerError(f"{told}{error}") from error
+        self.unsettled.clear()
         for work, record in ended:
             if record is not None:
                 work.space.clear()
