@@ -28,6 +28,18 @@ def test_validation_is_another_curve_than_training() -> None:
     assert (series["loss"].values, series["validation_loss"].values, series["bits_per_byte"].values) == ((9.0,), (9.5,), (3.1,))
 
 
+def test_replayed_data_has_curves_of_its_own_and_a_base_is_no_point_of_any() -> None:
+    base = Event(time=1.0, loss=4.0, bits_per_byte=2.0, message="validation of the base")
+    first = [base, event(8, 9.0), event(16, 8.0)]
+    replayed = Event(time=9.0, tokens=24, loss=5.0, bits_per_byte=1.5, message="validation, replayed data")
+    second = [base, Event(time=20.0, tokens=16, message="resumed from checkpoint"), event(24, 7.0), replayed]
+    series = series_of([first, second], None)
+    assert series["loss"].values == (9.0, 8.0, 7.0)
+    assert (series["replay_validation_loss"].values, series["replay_bits_per_byte"].values) == ((5.0,), (1.5,))
+    assert "validation_loss" not in series
+    assert "bits_per_byte" not in series
+
+
 def test_mfu_is_a_share_of_the_peak_and_absent_without_one() -> None:
     events = [event(8, 9.0, flops_per_second=5e10)]
     assert series_of([events], 2e11)["mfu"].values == (0.25,)

@@ -13,6 +13,8 @@ _NAMES = {
     "loss": "training loss (nats per token)",
     "validation_loss": "validation loss (nats per token)",
     "bits_per_byte": "validation (bits per byte)",
+    "replay_validation_loss": "validation on replayed data (nats per token)",
+    "replay_bits_per_byte": "validation on replayed data (bits per byte)",
     "learning_rate": "learning rate",
     "gradient_norm": "gradient norm",
     "tokens_per_second": "tokens per second",
@@ -61,12 +63,14 @@ def series_of(attempts: Sequence[Sequence[Event]], peak_flops_per_second: float 
 
 
 def _figures(event: Event, peak: float | None) -> dict[str, float]:
-    validates = event.message == "validation"
+    validates, replays = event.message == "validation", event.message == "validation, replayed data"
     rate = event.flops_per_second
     found = {
-        "loss": None if validates else event.loss,
+        "loss": None if validates or replays else event.loss,
         "validation_loss": event.loss if validates else None,
-        "bits_per_byte": event.bits_per_byte,
+        "bits_per_byte": None if replays else event.bits_per_byte,
+        "replay_validation_loss": event.loss if replays else None,
+        "replay_bits_per_byte": event.bits_per_byte if replays else None,
         "learning_rate": event.learning_rate,
         "gradient_norm": event.gradient_norm,
         "tokens_per_second": event.tokens_per_second,

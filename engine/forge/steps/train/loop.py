@@ -11,7 +11,7 @@ Rules:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +64,12 @@ class Measured:
     replay: Validation | None
     """Of the replayed data: forgetting shows here."""
 
+    def named(self, message: str) -> Iterator[tuple[str, Validation]]:
+        """Each, with what an event calls it."""
+        yield message, self.data
+        if self.replay is not None:
+            yield f"{message}, replayed data", self.replay
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -113,7 +119,7 @@ class Trainer:
         base = None
         if job.base is not None:  # before a checkpoint is taken up: the weights are still the base's
             with stop.deferred():
-                base = self._validate(stop, "validation of the base")
+                base = self._measure_base(stop)
         resumed_from = self._resume()
         clock = Throughput()
         with stop.deferred():
@@ -221,15 +227,26 @@ class Trainer:
         fraction = self.job.replay_fraction
         return None if self.replay is None or fraction is None else Replay(self.replay.train, fraction)
 
-    def _validate(self, stop: StopRequest, message: str = "validation") -> Measured:
+    def _validate(self, stop: StopRequest) -> Measured:
         """Measure every validation split, and say so."""
-        data = self._validate_on(self.corpus.validation, stop, message)
-        if self.replay is None:
-            return Measured(data, None)
-        return Measured(data, self._validate_on(self.replay.validation, stop, f"{message}, replayed data"))
+        measured = self._measure(stop)
+        for message, result in measured.named("validation"):
+            self._emit_progress(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+        return measured
+
+    def _measure_base(self, stop: StopRequest) -> Measured:
+        """The same of the base's weights; told without a position, for it is no point of this run's curve."""
+        measured = self._measure(stop)
+        for message, result in measured.named("validation of the base"):
+            self.emit(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+        return measured
+
+    def _measure(self, stop: StopRequest) -> Measured:
+        data = self._validate_on(self.corpus.validation, stop)
+        return Measured(data, None if self.replay is None else self._validate_on(self.replay.validation, stop))
 
     @torch.no_grad()
-    def _validate_on(self, tokens: TokenFile, stop: StopRequest, message: str) -> Validation:
+    def _validate_on(self, tokens: TokenFile, stop: StopRequest) -> Validation:
         summed, count = 0.0, 0
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         for index, batch in enumerate(batches):
@@ -244,9 +261,7 @@ class Trainer:
                 with self._autocast():
                     summed += float(self.model(on_device.inputs, on_device.targets))
         summed = sum_values([summed], self.world)[0]
-        result = Validation(summed / count, _bits_per_byte(summed, tokens))
-        self._emit_progress(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
-        return result
+        return Validation(summed / count, _bits_per_byte(summed, tokens))
 
     def _autocast(self) -> torch.autocast:
         enabled = self.job.training.precision == "bfloat16"
