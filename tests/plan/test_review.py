@@ -107,6 +107,8 @@ def test_without_its_store_a_machine_plans_what_the_ledger_tells() -> None:
             (None, "other/*.jsonl: MIT, here"),
         ),
         (DATA, "pii: {emails: true}", "pii: {emails: false}", FindingKind.PERSONAL_DATA, ("True", "False")),
+        (DATA, "pii:", "allow_licenses: [GPL-2.0-or-later]\n  pii:", FindingKind.LICENSE, (None, "['GPL-2.0-or-later']")),
+        (DATA, "pii:", "decontaminate_against: [EvalSuite/small]\n  pii:", FindingKind.DECONTAMINATION, (None, None)),
         (DEPLOYMENT, "max: 7.0", "max: 70.0", FindingKind.GATE, ("at most 7.0", "at most 70.0")),
         (DEPLOYMENT, "environment: local", "environment: prod", FindingKind.SERVED, None),
         (DEPLOYMENT, "{name: small-local", "{protect: true, name: small-local", FindingKind.PROTECTION, (None, None)),

@@ -49,6 +49,8 @@ class FindingKind(StrEnum):
     """A model begins with other weights, or those in the repository come from elsewhere or stand under another licence."""
     PERSONAL_DATA = "personal data"
     """What is removed from the documents of a recipe changes."""
+    DECONTAMINATION = "decontamination"
+    """A recipe is cleaned of a suite from now on, or no longer."""
     ACCESS = "access policy"
     """The Cedar rules, or the roles that they speak of, change."""
     REDACTION = "redaction"
@@ -231,6 +233,13 @@ def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> It
                     yield Finding(FindingKind.LICENSE, address, f"{word} of {path}", was, is_now)
     if new is not None and old is not None:
         yield from _fields(FindingKind.PERSONAL_DATA, address, old.spec.pii.model_dump(), new.spec.pii.model_dump())
+        allowed, allows = ({"allow_licenses": item.spec.allow_licenses} for item in (old, new))
+        yield from _fields(FindingKind.LICENSE, address, allowed, allows)
+        for suite in sorted({*new.spec.decontaminate_against} ^ {*old.spec.decontaminate_against}):
+            is_new = suite in new.spec.decontaminate_against
+            yield Finding(
+                FindingKind.DECONTAMINATION, address, f"{'from now on' if is_new else 'no longer'} cleaned of {suite}"
+            )
 
 
 def _of_policy(address: str, new: InferencePolicy, old: InferencePolicy | None, desired: Desired) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ def _curate(run: StepRun, tally: Tally, scratch: Path) -> None:
         _write(run, tally, spool, removed, rules)
     finally:
         spool.close()
+        duplicates.close()
 
 
 def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> None:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from forge.errors import StepError
 from forge.steps.curate.lexicon import Hashes, Lexicon
@@ -113,7 +111,7 @@ def _texts(name: str, folder: Path) -> Iterator[str]:
             try:
                 for row in read(path):
                     yield from _strings(row)
-            except (ValueError, RecursionError, csv.Error, pyarrow.ArrowException) as error:
+            except (ValueError, RecursionError, csv.Error) as error:
                 place = path.relative_to(folder).as_posix()
                 raise StepError(f"EvalSuite/{name}, which documents are cleaned of: {place} cannot be read: {error}") from error
 
@@ -143,9 +141,14 @@ def _text_rows(path: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Any]:
-    with pyarrow.parquet.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ITEMS):
-            yield from batch.to_pylist()
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ITEMS):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(str(error)) from error
 
 
 _READERS: dict[str, Callable[[Path], Iterator[Any]]] = {

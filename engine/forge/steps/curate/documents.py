@@ -99,6 +99,8 @@ def read_documents(block: Block, keys: SourceKeys) -> list[Document]:
     documents = []
     for where, row in _rows(block):
         text, name = _field(row, keys.text, "text_key", where), _field(row, keys.id, "id_key", where)
+        if len(text) > MAX_LINE_BYTES:
+            raise StepError(f"{where}: {keys.text!r} is longer than {MAX_LINE_BYTES} characters; split the document")
         url, license_ = _optional(row, keys.url, "url_key", where), _optional(row, keys.license, "license_key", where)
         documents.append(Document(name, text, url, license_))
     return documents

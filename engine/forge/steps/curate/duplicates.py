@@ -48,8 +48,7 @@ class Duplicates:
 
     def removals(self) -> tuple[bytearray, tuple[str, ...]]:
         """For each document ``KEPT`` or one more than the place of the rule in the list of rules that removes it."""
-        for file in self._files:
-            file.close()
+        self.close()
         rules = tuple(dict.fromkeys(kind.split("-")[0] for kind in self._kinds))
         removed = bytearray(self._documents)
         for place, rule in enumerate(rules, start=1):
@@ -58,6 +57,11 @@ class Duplicates:
             for later in _later_of_each_cluster(links, self._documents) if len(own) > 1 else (later for _, later in links):
                 removed[later] = place
         return removed, rules
+
+    def close(self) -> None:
+        """Nothing is added any more."""
+        for file in self._files:
+            file.close()
 
     def _links(self, kind: str, removed: bytearray) -> Iterator[tuple[int, int]]:
         """Pairs of documents, the earlier first, that have a fingerprint in common; each later one once."""

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from forge.errors import StepError
 
 _ROWS_AT_ONCE = 256
@@ -20,6 +17,8 @@ def read_rows(path: Path, place: str, columns: dict[str, str | None]) -> Iterato
 
     Raises StepError for a file that is no parquet file, or has other columns.
     """
+    import pyarrow.parquet
+
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check(file.schema_arrow, place, columns)
@@ -38,6 +37,8 @@ def read_rows(path: Path, place: str, columns: dict[str, str | None]) -> Iterato
 
 
 def _check(schema: Any, place: str, columns: dict[str, str | None]) -> None:
+    import pyarrow.types
+
     for setting, name in columns.items():
         if name is None:
             continue
