@@ -44,3 +44,18 @@ def test_the_files_of_the_suite_are_inputs_of_the_curation() -> None:
 
 def test_a_recipe_that_names_no_suite_reads_none() -> None:
     assert set(build_graph(desired_from(full_documents()))["curate/a"].inputs) == {"source-0"}
+
+
+def test_what_the_base_of_a_model_was_trained_on_counts_too() -> None:
+    found = full_documents()
+    found["Deployment/a"]["spec"]["model"] = "Model/c"
+    recipes = [message.split("its data, ")[1].split(",")[0] for message in warnings(found)]
+    assert recipes == ["DataRecipe/c", "DataRecipe/d", "DataRecipe/a"]  # its own, what it replays, and its base's
+
+
+def test_a_base_in_the_repository_is_said_to_be_unknown() -> None:
+    found = full_documents()
+    found["Deployment/a"]["spec"]["model"] = "Model/d"
+    assert warnings(found)[-1] == (
+        "Model/d is evaluated, and what the weights in models/base were trained on is not known here"
+    )

@@ -18,12 +18,28 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
             continue
         facts = read_facts(compiled[address].facts)
         model = compiled[facts["model"]]
-        for data in model.references:
+        for data in _read_by(model.address, compiled):
             if data.startswith("DataRecipe/"):
                 cleaned = read_facts(compiled[data].facts).get("suites", ())
                 for suite, _ in facts["gates"]:
                     if suite not in cleaned:
                         message = f"{model.address} is evaluated on {suite}, and its data, {data}, is not cleaned of it"
                         found[f"{message}: list {suite} in {data}'s `decontaminate_against`"] = None
+            else:
+                message = f"{model.address} is evaluated, and what the weights in {data} were trained on is not known here"
+                found[message] = None
     messages = list(found)
     return messages if len(messages) <= _MOST else [*messages[:_MOST], f"and {len(messages) - _MOST} more like these"]
+
+
+def _read_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:
+    """The recipes that a model's weights come from, those of its bases included; and the folder, where one begins the chain."""
+    found: dict[str, None] = {}
+    while address is not None:
+        model = compiled[address]
+        found |= dict.fromkeys(target for target in model.references if target.startswith("DataRecipe/"))
+        facts = read_facts(model.facts)
+        if "folder" in facts:
+            found[facts["folder"]] = None
+        address = facts.get("base")
+    return list(found)
