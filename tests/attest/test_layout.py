@@ -12,6 +12,7 @@ from forge.attest.trust import read_trust_root
 from forge.contract.charter import Charter
 from forge.contract.kinds import StepKind
 from forge.errors import TrustError
+from forge.plan.graph import Step
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 
 MOMENT = "2026-11-23T00:00:00+00:00"
@@ -30,16 +31,20 @@ def authority_of(governed: Governed, **changes: object) -> Authority:
     return Authority(read_trust_root(governed.config), charter, charter)
 
 
+def steps(*kinds: StepKind) -> list[Step]:
+    return [Step(f"{kind.value}/a", kind, "a", "Model/a", "{}", {}) for kind in kinds]
+
+
 @pytest.mark.parametrize("absent", list(StepKind))
 def test_a_chain_that_lacks_a_kind_of_step_has_no_shape(absent: StepKind) -> None:
     kinds = [kind for kind in SHAPES["pretrain"] if kind is not absent]
-    assert shape_of([*kinds, *kinds]) == ("pretrain" if absent not in SHAPES["pretrain"] else None)
+    assert shape_of(steps(*kinds, *kinds)) == ("pretrain" if absent not in SHAPES["pretrain"] else None)
 
 
 def test_a_chain_with_a_kind_of_step_more_has_no_shape() -> None:
-    assert shape_of(SHAPES["pretrain"]) == "pretrain"
+    assert shape_of(steps(*SHAPES["pretrain"])) == "pretrain"
     for more in set(StepKind) - set(SHAPES["pretrain"]):
-        assert shape_of([*SHAPES["pretrain"], more]) is None
+        assert shape_of(steps(*SHAPES["pretrain"], more)) is None
 
 
 def test_every_rule_that_matches_is_followed_by_one_that_refuses_the_rest(governed: Governed) -> None:
