@@ -67,6 +67,10 @@ class StepError(ForgeError):
     """A step failed; the message names the file and the cause where there is one."""
 
 
+class AssessError(ForgeError):
+    """Data cannot be assessed yet: it was not curated, or what its curation says of it is gone."""
+
+
 class LedgerError(ForgeError):
     """The ledger cannot be read or appended to, or contradicts itself."""
 

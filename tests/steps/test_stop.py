@@ -153,7 +153,8 @@ def test_a_fault_without_a_request_to_stop_keeps_its_cause(tmp_path: Path) -> No
     assert (failure.cause, failure.message) == (FailureCause.INTERNAL, "RuntimeError: broken")
 
 
-def test_only_the_train_step_has_byproducts() -> None:
+def test_only_training_and_curation_have_byproducts() -> None:
     assert {kind: definition.byproducts for kind, definition in STEPS.items() if definition.byproducts} == {
-        StepKind.TRAIN: ("checkpoint",)
+        StepKind.CURATE: ("survey",),
+        StepKind.TRAIN: ("checkpoint",),
     }

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from forge.canonical import canonical_json
+from forge.contract.survey import BYPRODUCT, SURVEY_FILE
 from forge.errors import StepError
 from forge.spec.data_recipe import Dedup
 from forge.steps.curate.documents import BLOCK_BYTES, read_blocks
@@ -21,6 +22,7 @@ from forge.steps.curate.processes import judged
 from forge.steps.curate.redact import PII_TYPES
 from forge.steps.curate.report import Tally
 from forge.steps.curate.spool import Spool
+from forge.steps.curate.survey import SurveyTaker
 from forge.steps.curate.worker import Worker
 from forge.steps.run import Metrics, StepRun
 
@@ -28,17 +30,23 @@ _EVENT_EVERY = 10_000
 
 
 def run(run: StepRun) -> Metrics:
-    """Write the products ``documents`` and ``report``; raises StepError for sources that cannot be used."""
-    tally = Tally(len(run.parameters["sources"]))
+    """Write the products ``documents`` and ``report``, and the by-product ``survey``.
+
+    Raises StepError for sources that cannot be used.
+    """
+    tally, survey = Tally(len(run.parameters["sources"])), SurveyTaker(len(run.parameters["sources"]))
     scratch = run.scratch / f"curate-{run.request.attempt}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     try:
-        _curate(run, tally, scratch)
+        _curate(run, tally, survey, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     _check(tally, run.request.subject)
     (run.product("report") / "report.json").write_bytes(canonical_json(tally.as_json()) + b"\n")
+    left = run.byproduct(BYPRODUCT)
+    left.mkdir(parents=True)
+    (left / SURVEY_FILE).write_bytes(survey.finish().to_bytes())
     run.emit(message="documents written", fraction=1.0)
     return {
         "documents_read": sum(size.documents for size in tally.read),
@@ -48,19 +56,19 @@ def run(run: StepRun) -> Metrics:
     }
 
 
-def _curate(run: StepRun, tally: Tally, scratch: Path) -> None:
+def _curate(run: StepRun, tally: Tally, survey: SurveyTaker, scratch: Path) -> None:
     spool, duplicates = Spool(scratch), Duplicates(scratch, Dedup.model_validate(run.parameters.get("dedup", {})))
     try:
-        _judge(run, tally, spool, duplicates)
+        _judge(run, tally, survey, spool, duplicates)
         run.emit(message="filtered; looking for equal and near-equal documents", fraction=0.8)
         removed, rules = duplicates.removals()
-        _write(run, tally, spool, removed, rules)
+        _write(run, tally, survey, spool, removed, rules)
     finally:
         spool.close()
         duplicates.close()
 
 
-def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> None:
+def _judge(run: StepRun, tally: Tally, survey: SurveyTaker, spool: Spool, duplicates: Duplicates) -> None:
     """First pass: each document by itself."""
     folders = [run.input(f"source-{index}") for index in range(tally.sources)]
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
@@ -71,6 +79,7 @@ def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> 
     for block in judged(read_blocks(folders, worker.keys), worker, processes):
         tally.read[block.source] += block.read
         tally.removed[block.source].update(block.removed)
+        survey.samples.merge(block.samples)
         spool.add(block.source, block.finished)
         duplicates.add([document.fingerprints for document in block.finished])
         before, documents_read = documents_read, documents_read + block.read.documents
@@ -78,7 +87,7 @@ def _judge(run: StepRun, tally: Tally, spool: Spool, duplicates: Duplicates) -> 
             run.emit(message=f"{documents_read} documents read")
 
 
-def _write(run: StepRun, tally: Tally, spool: Spool, removed: bytearray, rules: tuple[str, ...]) -> None:
+def _write(run: StepRun, tally: Tally, survey: SurveyTaker, spool: Spool, removed: bytearray, rules: tuple[str, ...]) -> None:
     """Second pass: the documents that stay."""
     product = run.product("documents")
     for name in tally.splits:
@@ -91,7 +100,9 @@ def _write(run: StepRun, tally: Tally, spool: Spool, removed: bytearray, rules: 
             source, text_bytes = int(row["source"]), int(row["text_bytes"])
             if place != KEPT:
                 tally.removed[source][rules[place - 1]] += 1
+                survey.duplicate(rules[place - 1], source, line)
                 continue
+            survey.kept(source, text_bytes, line)
             tally.control_tokens += int(row["control_tokens"])
             for name, count in zip(PII_TYPES, row["personal"].tolist(), strict=True):
                 if count:

@@ -8,6 +8,7 @@ licensed under CC BY-SA 3.0 by Facebook, Inc.; it is used, not redistributed.
 import difflib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from forge.canonical import digest_of_bytes
 from forge.errors import StepError
@@ -22,9 +23,7 @@ class LanguageFilter:
 
     def __init__(self, rules: Language) -> None:
         """Raises StepError where the model is not there, is another one, or does not know a language."""
-        from fasttext.FastText import _FastText
-
-        self._model = _FastText(str(_model_file()))
+        self._model = load_model()
         self._least = rules.min_score
         self._wanted = {f"__label__{language}" for language in rules.allow}
         known = set(self._model.labels)
@@ -44,6 +43,13 @@ class LanguageFilter:
     def _is_wanted(self, text: str) -> bool:
         labels, scores = self._model.predict(text.replace("\n", " "), k=-1)
         return any(score > self._least for label, score in zip(labels, scores.tolist(), strict=True) if label in self._wanted)
+
+
+def load_model() -> Any:
+    """The model lid.176; raises StepError where it is not there or is another one."""
+    from fasttext.FastText import _FastText
+
+    return _FastText(str(_model_file()))
 
 
 def _model_file() -> Path:

@@ -6,7 +6,7 @@ document, and FineWeb's are datatrove's own.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import compress
 from typing import Any
@@ -22,6 +22,9 @@ from forge.steps.curate.language import LanguageFilter
 from forge.steps.curate.lexicon import Lexicon, Words, read_words
 from forge.steps.curate.words import RegexWordTokenizer
 
+Dropped = Callable[[str, Document], None]
+"""Is told a rule and a document that goes because of it."""
+
 
 class Sieve:
     """The filters, ready to judge."""
@@ -33,9 +36,12 @@ class Sieve:
         self._c4 = None if rules.c4_quality is None else _c4(rules.c4_quality)
         self._fineweb = None if rules.fineweb_quality is None else _fineweb(rules.fineweb_quality)
 
-    def sift(self, documents: list[Document], removed: Counter[str]) -> list[Document]:
-        """The documents that stay; counts the others under the rule, and the part of it, that was against them."""
-        batch = _Batch(documents, removed)
+    def sift(self, documents: list[Document], removed: Counter[str], dropped: Dropped | None = None) -> list[Document]:
+        """The documents that stay; counts the others under the rule, and the part of it, that was against them.
+
+        ``dropped``: told of each document that goes.
+        """
+        batch = _Batch(documents, removed, dropped)
         batch.drop("empty", [None if text.strip() else "" for text in batch.texts()])
         if self._language is not None:
             batch.drop("language", self._language.reasons(batch.texts()))
@@ -54,9 +60,10 @@ class Sieve:
 class _Batch:
     """The documents of a batch that are left."""
 
-    def __init__(self, documents: list[Document], removed: Counter[str]) -> None:
+    def __init__(self, documents: list[Document], removed: Counter[str], dropped: Dropped | None) -> None:
         self.documents = documents
         self._removed = removed
+        self._dropped = dropped
         self._words: Words | None = None
 
     def texts(self) -> list[str]:
@@ -72,7 +79,12 @@ class _Batch:
         kept = [reason is None for reason in reasons]
         if all(kept):
             return
-        self._removed.update(f"{rule}.{reason}" if reason else rule for reason in reasons if reason is not None)
+        for document, reason in zip(self.documents, reasons, strict=True):
+            if reason is not None:
+                name = f"{rule}.{reason}" if reason else rule
+                self._removed[name] += 1
+                if self._dropped is not None:
+                    self._dropped(name, document)
         self.documents = list(compress(self.documents, kept))
         if self._words is not None:
             self._words = self._words.of(kept)

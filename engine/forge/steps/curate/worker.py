@@ -20,8 +20,9 @@ from forge.steps.curate.contamination import Decontaminator
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.curate.report import Size
-from forge.steps.curate.sieve import Sieve
+from forge.steps.curate.sieve import Dropped, Sieve
 from forge.steps.curate.signatures import NO_FINGERPRINT, Signer, fingerprint, normalised_words
+from forge.steps.curate.survey import Samples
 
 _JSON = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
@@ -49,6 +50,8 @@ class Judged:
     removed: Counter[str]
     """By rule."""
     finished: list[Finished]
+    samples: Samples
+    """Of what was removed."""
 
 
 class Worker:
@@ -81,24 +84,31 @@ class Worker:
         read = Size()
         for document in documents:
             read.add(len(document.text.encode()))
-        removed = Counter[str]()
+        removed, samples = Counter[str](), Samples()
+
+        def drop(rule: str, document: Document) -> None:
+            samples.add(rule, block.source, document.id, document.text)
+
         if self.keys[block.source].license is not None:
-            documents = self._licensed(documents, removed)
-        kept = self._sieve.sift(documents, removed)
+            documents = self._licensed(documents, removed, drop)
+        kept = self._sieve.sift(documents, removed, drop)
         if self._signer is None and self._cleaner is None:
             lists: list[list[str]] = [[]] * len(kept)
         else:
             lists = [normalised_words(document.text) for document in kept]
         if self._cleaner is not None:
             reasons = self._cleaner.reasons(lists)
-            removed.update(f"contaminated.{suite}" for suite in reasons if suite is not None)
+            for document, suite in zip(kept, reasons, strict=True):
+                if suite is not None:
+                    removed[f"contaminated.{suite}"] += 1
+                    drop(f"contaminated.{suite}", document)
             clean = [suite is None for suite in reasons]
             kept, lists = list(compress(kept, clean)), list(compress(lists, clean))
         bands = [[]] * len(kept) if self._signer is None else self._signer.bands(lists)
         finished = [self._finish(document, own) for document, own in zip(kept, bands, strict=True)]
-        return Judged(block.source, read, removed, finished)
+        return Judged(block.source, read, removed, finished, samples)
 
-    def _licensed(self, documents: list[Document], removed: Counter[str]) -> list[Document]:
+    def _licensed(self, documents: list[Document], removed: Counter[str], drop: Dropped) -> list[Document]:
         """The documents that may be used by what they say of their own licence."""
         kept = []
         for document in documents:
@@ -107,6 +117,7 @@ class Worker:
                 kept.append(document)
             else:
                 removed[f"license.{fault.kind}"] += 1
+                drop(f"license.{fault.kind}", document)
         return kept
 
     def _finish(self, document: Document, bands: list[bytes]) -> Finished:
