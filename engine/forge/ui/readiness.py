@@ -11,6 +11,8 @@ from forge.errors import printable
 from forge.report.readiness import Finding, Need, Readiness, Size, SourceQuality
 
 LENGTH_UNITS = ("B", "KiB", "MiB", "GiB")
+_MOST_RULES, _MOST_SAMPLES = 4, 2
+"""Of a source, and of a rule, that a terminal is shown; JSON and the page hold all."""
 
 
 def to_data(readiness: Readiness) -> bytes:
@@ -41,6 +43,11 @@ def length_text(bits: int) -> str:
     if bits < 1:
         return "empty"
     return f"{_binary(1 << (bits - 1))} to {_binary(1 << bits)}"
+
+
+def shorter_than(bits: int) -> str:
+    """The upper end of ``length_text``."""
+    return f"< {_binary(1 << max(0, bits))}"
 
 
 def share_text(part: float, whole: float) -> str:
@@ -114,7 +121,8 @@ def _source(index: int, source: SourceQuality) -> Iterator[str]:
     fault = f" ({source.license_fault})" if source.license_fault else ""
     yield f"    licence {source.license}{fault}; from {source.origin}"
     if source.removed:
-        yield "    removed: " + ", ".join(f"{rule} {count:,}" for rule, count in source.removed)
+        more = f" and {len(source.removed) - _MOST_RULES} rules more" if len(source.removed) > _MOST_RULES else ""
+        yield "    removed: " + ", ".join(f"{rule} {count:,}" for rule, count in source.removed[:_MOST_RULES]) + more
 
 
 def _duplicates(readiness: Readiness) -> list[str]:
@@ -154,7 +162,7 @@ def _samples(readiness: Readiness) -> list[str]:
     rows = []
     for rule, samples in readiness.samples.items():
         rows.append(rule)
-        for sample in samples:
+        for sample in samples[:_MOST_SAMPLES]:
             shown = "(not shown)" if sample.excerpt is None else f"{sample.excerpt!r}"
             rows.append(f"  [{sample.source}] {sample.id} ({sample.bytes:,} bytes): {shown}")
     return rows

@@ -9,7 +9,7 @@ from forge.report.readiness import Need, Readiness
 from forge.ui.html import el
 from forge.ui.readiness import length_text, share_text
 
-_WIDTH, _LEFT, _RIGHT, _ROW = 760, 270, 640, 26
+_WIDTH, _LEFT, _RIGHT, _ROW = 800, 300, 670, 26
 _LABEL_CHARACTERS = 38
 
 
@@ -28,7 +28,7 @@ def bars(title: str, rows: Sequence[Bar]) -> Element:
     for number, row in enumerate(rows):
         y = 6 + number * _ROW
         label = row.label if len(row.label) <= _LABEL_CHARACTERS else f"{row.label[: _LABEL_CHARACTERS - 2]}.."
-        shapes.append(el("text", label, x=_LEFT - 10, y=y + 13, font_size=13, text_anchor="end"))
+        shapes.append(el("text", label, x=_LEFT - 10, y=y + 13, font_size=12, text_anchor="end"))
         x = float(_LEFT)
         for share, colour in row.parts:
             width = max(0.0, min(1.0, share)) * (_RIGHT - _LEFT)

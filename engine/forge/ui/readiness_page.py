@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 
 from forge.report.readiness import Answer, Finding, Need, Readiness
 from forge.ui.html import Content, el, to_html
-from forge.ui.readiness import about, length_text, share_text, size_text
+from forge.ui.readiness import about, share_text, shorter_than, size_text
 from forge.ui.readiness_figures import languages_figure, lengths_figure, removed_figure, sources_figure, volume_figure
 from forge.ui.report_parts import table, tag
 
@@ -97,7 +97,8 @@ def _volume(readiness: Readiness) -> Content:
         )
     ]
     for need in readiness.needs:
-        parts += [el("h3", need.model), el("div", volume_figure(need), class_="scroll")]
+        scale = el("p", "On a logarithmic scale, of tokens:", class_="soft")
+        parts += [el("h3", need.model), scale, el("div", volume_figure(need), class_="scroll")]
     rows = [_need(need) for need in readiness.needs]
     return [*parts, table(("Model", "Known how", "#Parameters", "#Tokens", "#Planned", "#Passes", "#Optimal"), rows)]
 
@@ -147,7 +148,7 @@ def _lengths(readiness: Readiness) -> Element:
     for index, source in enumerate(readiness.sources):
         counts = dict(source.lengths)
         rows.append(_row(f"[{index}]", *(f"{counts.get(bits, 0):,}" for bits in found), numbers=len(found)))
-    return table(("Source", *(f"#{length_text(bits)}" for bits in found)), rows)
+    return table(("Source", *(f"#{shorter_than(bits)}" for bits in found)), rows)
 
 
 def _removed(readiness: Readiness) -> Content:
