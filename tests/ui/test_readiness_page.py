@@ -122,7 +122,7 @@ def test_figures_are_well_formed_and_stay_in_their_frame() -> None:
 
 @pytest.mark.parametrize(
     ("bits", "text"),
-    [(0, "empty"), (1, "1 B to 2 B"), (10, "512 B to 1 KiB"), (11, "1 KiB to 2 KiB"), (45, "16384 GiB to 32768 GiB")],
+    [(0, "empty"), (1, "1 B to 2 B"), (10, "512 B to 1 KiB"), (11, "1 KiB to 2 KiB"), (42, "2048 GiB to 4096 GiB")],
 )
 def test_lengths_are_named_by_their_ends(bits: int, text: str) -> None:
     assert length_text(bits) == text

@@ -59,7 +59,7 @@ def test_one_process_and_three_draw_the_same(tmp_path: Path, make_run: MakeRun) 
     other.request = three.model_copy(update={"output": other.request.output, "scratch": other.request.scratch})
     curate.run(other)
     assert (other.byproduct("survey") / SURVEY_FILE).read_bytes() == alone
-    assert survey_of(run).documents == survey.MOST_LOOKED_AT == 1000
+    assert survey_of(run).documents == survey.MOST_LOOKED_AT == 128
 
 
 def test_the_languages_of_what_is_kept_are_told(make_run: MakeRun, tmp_path: Path) -> None:
