@@ -20,7 +20,7 @@ from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.model import ContinueSpec, FolderBase, PretrainSpec
+from forge.spec.model import BasedSpec, FolderBase, PretrainSpec
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
 
 _Kind = TypeVar("_Kind")
@@ -168,7 +168,7 @@ def _compute(plan: Plan, desired: Desired) -> list[Compute]:
     return sorted(found, key=lambda item: (-(item.whole or item.flops or math.inf), item.step_id))
 
 
-def _base(spec: PretrainSpec | ContinueSpec) -> str | None:
+def _base(spec: PretrainSpec | BasedSpec) -> str | None:
     """What a model continues, in words."""
     if isinstance(spec, PretrainSpec):
         return None
@@ -177,7 +177,7 @@ def _base(spec: PretrainSpec | ContinueSpec) -> str | None:
 
 def _base_terms(model: Model | None) -> str | None:
     """What a model continues, and under which terms that stands."""
-    base = model.spec.base if model is not None and isinstance(model.spec, ContinueSpec) else None
+    base = model.spec.base if model is not None and isinstance(model.spec, BasedSpec) else None
     return f"{base.path}: {base.license}, {base.origin}" if isinstance(base, FolderBase) else base.model if base else None
 
 

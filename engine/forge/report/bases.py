@@ -11,7 +11,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.report.facts import Facts, shown
 from forge.spec.base_folder import CONFIG_FILE
-from forge.spec.model import ContinueSpec, FolderBase, Replay
+from forge.spec.model import BasedSpec, ContinueSpec, FolderBase, Replay
 from forge.spec.resource import Model
 
 BASE = "base"
@@ -46,7 +46,7 @@ def folder_of(facts: Facts, record: Record) -> FolderBase | None:
     *_, root = (record, *bases(facts, record))
     model = facts.resource(root.subject)
     spec = model.spec if isinstance(model, Model) else None
-    return spec.base if isinstance(spec, ContinueSpec) and isinstance(spec.base, FolderBase) else None
+    return spec.base if isinstance(spec, BasedSpec) and isinstance(spec.base, FolderBase) else None
 
 
 def base_text(facts: Facts, record: Record) -> str | None:
