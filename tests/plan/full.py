@@ -262,7 +262,8 @@ def _withdrawals(name: str) -> dict[str, Any]:
 def full_documents() -> Documents:
     """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to.
 
-    ``Model/e`` and ``Model/f`` are fine-tuned. ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them.
+    ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them;
+    ``Model/e`` and ``Model/f`` are fine-tuned.
     """
     makers = {
         "DataRecipe": _recipe,
