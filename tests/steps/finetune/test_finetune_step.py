@@ -154,8 +154,7 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_last_checkpoint(new_tun
     assert not (attempt.weights / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_ended_leaves_a_run_that_goes_on(new_tuning: Make, signal_number: signal.Signals) -> None:
+def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_tuning: Make) -> None:
     training = {"tokens": 64 * 4 * 200, "checkpoint_every_tokens": 64 * 4 * 5}
     whole = new_tuning("whole", training=training)
     whole.run()
@@ -166,10 +165,8 @@ def test_a_process_that_is_ended_leaves_a_run_that_goes_on(new_tuning: Make, sig
         assert process.poll() is None, process.stderr and process.stderr.read()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal_number)
+    process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
-    if signal_number is signal.SIGTERM:
-        assert first.failure()["cause"] == "stopped"
     second = new_tuning("cut", number=2, training=training)
     assert second.run()["resumed_from_step"] > 0
     assert second.weights_digest() == whole.weights_digest()
