@@ -1,6 +1,7 @@
 """Fine-tuning as a step: what it learns, what it leaves, and that an interruption changes no byte."""
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -147,10 +148,11 @@ def test_the_exported_template_renders_without_generation_marks(new_tuning: Make
 def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_last_checkpoint(new_tuning: Make) -> None:
     schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
     optimizer = {"lr": 1e30, "gradient_clip_norm": None}
-    attempt = new_tuning(training={"optimizer": optimizer, "schedule": schedule})
+    training = {"optimizer": optimizer, "schedule": schedule, "checkpoint_every_tokens": 64 * 4}
+    attempt = new_tuning(training=training)
     with pytest.raises(StepError, match=r"at step 2 of 12 the loss is .* and the gradient norm nan; expected finite numbers"):
         attempt.run()
-    assert list(attempt.checkpoints.iterdir())
+    assert [path.name for path in attempt.checkpoints.iterdir()] == ["step-00000001-attempt-1"]
     assert not (attempt.weights / "model.safetensors").exists()
 
 
@@ -170,6 +172,18 @@ def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_tuning: Make) ->
     second = new_tuning("cut", number=2, training=training)
     assert second.run()["resumed_from_step"] > 0
     assert second.weights_digest() == whole.weights_digest()
+
+
+def test_nothing_is_told_to_others_and_no_model_card_is_left(new_tuning: Make) -> None:
+    """What is overridden has to be there in TRL: under another name it would run again."""
+    overridden = {name for name, value in vars(trainer.QuietTrainer).items() if callable(value)}
+    assert overridden == {"_send_telemetry", "create_model_card"}
+    assert all(hasattr(trainer.SFTTrainer, name) for name in overridden)
+    attempt = new_tuning(training=ONE_STEP)
+    attempt.run()
+    assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
+    left = {path.name for path in (attempt.root / "scratch").rglob("*") if path.is_file()}
+    assert left == {"manifest.json", "state.json", "model.safetensors", "optimizer.safetensors", "rng.safetensors"}
 
 
 def test_an_unknown_conversation_stops_it_before_anything_is_trained(new_tuning: Make, tmp_path: Any) -> None:
