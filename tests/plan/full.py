@@ -144,9 +144,31 @@ def _continued(name: str) -> dict[str, Any]:
     document = _model(name)
     spec = document["spec"]
     del spec["tokenizer"], spec["architecture"]
+    if name in "ef":
+        return _tuned(name, document)
     base = {"model": "Model/b"} if name == "c" else {"path": "models/base", "license": "MIT", "origin": "somewhere"}
     replay = {"replay": {"data": "DataRecipe/d", "fraction": 0.25}} if name == "c" else {}
     spec |= {"objective": "continue", "data": "DataRecipe/c", "base": base, **replay}
+    return document
+
+
+def _tuned(name: str, document: dict[str, Any]) -> dict[str, Any]:
+    """``e`` fine-tunes a model of the same commit, ``f`` a folder of the repository."""
+    spec = document["spec"]
+    del spec["data"]
+    spec |= {
+        "objective": "sft",
+        "base": {"model": "Model/b"} if name == "e" else {"path": "models/base", "license": "MIT", "origin": "somewhere"},
+        "conversations": {
+            "path": f"chats/{name}/*.jsonl",
+            "license": "MIT",
+            "origin": "somewhere",
+            "validation_fraction": 0.2,
+        },
+        "chat_template": "{% generation %}{{ messages }}{% endgeneration %}",
+        "adapter": {"lora": {"rank": 8, "alpha": 16.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}},
+        "resources": {"accelerator": "cpu", "count": 1},
+    }
     return document
 
 
@@ -240,7 +262,8 @@ def _withdrawals(name: str) -> dict[str, Any]:
 def full_documents() -> Documents:
     """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to.
 
-    ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them.
+    ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them;
+    ``Model/e`` and ``Model/f`` are fine-tuned.
     """
     makers = {
         "DataRecipe": _recipe,
@@ -257,6 +280,7 @@ def full_documents() -> Documents:
     found = {f"{kind}/{name}": make(name) for kind, make in makers.items() for name in single.get(kind, "ab")}
     for name in "cd":
         found |= {f"DataRecipe/{name}": _recipe(name), f"Model/{name}": _continued(name)}
+    found |= {f"Model/{name}": _continued(name) for name in "ef"}
     return copy.deepcopy(found)
 
 
@@ -285,8 +309,10 @@ def desired_from(documents: Documents) -> Desired:
     for address, resource in resources.items():
         for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
             bundles[address, f"source-{index}"] = _bundle(source.path)
-        if address == "Model/d":
+        if address in ("Model/d", "Model/f"):
             bundles |= {(address, name): _bundle(f"{resource.spec.base.path} {name}") for name in ("base", "tokenizer")}
+        if address in ("Model/e", "Model/f"):
+            bundles[address, "conversations"] = _bundle(resource.spec.conversations.path)
         if resource.kind == "EvalSuite":
             bundles[address, "tasks"] = _bundle(" ".join(resource.spec.include))
         if resource.kind == "InferencePolicy":

@@ -41,12 +41,12 @@ SAME_FOR_ALL = {
 }
 QUALITY = "spec.filters.gopher_quality."
 REPETITION = "spec.filters.gopher_repetition."
-PRETRAINED, CONTINUED = "spec{PretrainSpec}.", "spec{ContinueSpec}."
+PRETRAINED, CONTINUED, TUNED = "spec{PretrainSpec}.", "spec{ContinueSpec}.", "spec{SftSpec}."
 
 
 def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
     """The same change in the body of each objective."""
-    return {objective + path: value for objective in (PRETRAINED, CONTINUED) for path, value in changes.items()}
+    return {objective + path: value for objective in (PRETRAINED, CONTINUED, TUNED) for path, value in changes.items()}
 
 
 LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
@@ -151,10 +151,23 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.seed": 18,
                 "training.validate_every_tokens": None,
                 "training.checkpoint_every_tokens": 100_000,
-                "chat_template": "{{ other }}",
-                "resources.count": 1,
+                "chat_template": "{{ other }}{% generation %}{% endgeneration %}",
             }
         ),
+        PRETRAINED + "resources.count": 1,
+        CONTINUED + "resources.count": 1,
+        TUNED + "base{ModelBase}.model": "Model/a",
+        TUNED + "base{FolderBase}.path": "models/other",
+        TUNED + "base{FolderBase}.license": "CC-BY-4.0",
+        TUNED + "base{FolderBase}.origin": "elsewhere",
+        TUNED + "conversations.path": "chats/other/*.jsonl",
+        TUNED + "conversations.license": "CC-BY-4.0",
+        TUNED + "conversations.origin": "elsewhere",
+        TUNED + "conversations.validation_fraction": 0.3,
+        TUNED + "adapter.lora.rank": 4,
+        TUNED + "adapter.lora.alpha": 4.0,
+        TUNED + "adapter.lora.dropout": 0.2,
+        TUNED + "adapter.lora.targets": ["q_proj", "down_proj"],
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -232,6 +245,7 @@ ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
     ("Model", PRETRAINED + "architecture.family"),
+    ("Model", TUNED + "resources.count"),
     *(
         ("Model", path)
         for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name", "resources.accelerator")))
@@ -252,8 +266,9 @@ MOVES_STEPS = {
 
 TRAVELS_BESIDE = {
     ("Model", path)
-    for path in of_each_objective(
-        dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens", "resources.count"))
+    for path in (
+        *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
+        *(objective + "resources.count" for objective in (PRETRAINED, CONTINUED)),
     )
 }
 """Fields of meaning NONE that reach the step all the same."""
@@ -289,8 +304,10 @@ FIELDS = {(kind, path): meaning for kind, model in RESOURCE_TYPES.items() for pa
 
 
 def name_at(path: str) -> str:
-    """The resource that has a field: ``a``, but for the fields of continued models."""
-    return "a" if not path.startswith(CONTINUED) else "d" if "{FolderBase}" in path else "c"
+    """The resource that has a field: ``a``, but for the fields of models with a base."""
+    if not path.startswith((CONTINUED, TUNED)):
+        return "a"
+    return ("cd" if path.startswith(CONTINUED) else "ef")["{FolderBase}" in path]
 
 
 def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:

@@ -26,11 +26,13 @@ _PRETRAIN = (
     StepKind.GATE,
     StepKind.RELEASE,
 )
-_IMPORTED = "continue-imported"
+_IMPORTED, _TUNED, _TUNED_IMPORTED = "continue-imported", "sft", "sft-imported"
 SHAPES: Mapping[str, tuple[StepKind, ...]] = {
     "pretrain": _PRETRAIN,
     "continue": _PRETRAIN,
     _IMPORTED: tuple(kind for kind in _PRETRAIN if kind is not StepKind.TOKENIZER),
+    _TUNED: _PRETRAIN,
+    _TUNED_IMPORTED: tuple(k for k in _PRETRAIN if k not in (StepKind.CURATE, StepKind.TOKENIZER, StepKind.TOKENIZE)),
 }
 """The kinds of step that a release of each shape rests on; what a step of them may read depends on the shape too."""
 _READS: Mapping[StepKind, tuple[StepKind, ...]] = {
@@ -50,6 +52,11 @@ _COMMITTED: Mapping[StepKind, str] = {
 """Whose files a step reads from the commit itself."""
 _COMMITTED_IF_IMPORTED: Mapping[StepKind, str] = {StepKind.TOKENIZE: "Model", StepKind.TRAIN: "Model"}
 """The same where the first weights and their tokenizer lie in the repository."""
+_COMMITTED_OF: Mapping[str, Mapping[StepKind, str]] = {
+    _IMPORTED: _COMMITTED_IF_IMPORTED,
+    _TUNED: {StepKind.TRAIN: "Model"},  # the conversations
+    _TUNED_IMPORTED: _COMMITTED_IF_IMPORTED,
+}
 COMMAND = ["python", "-m", "forge.steps", "request.json"]
 
 
@@ -62,15 +69,20 @@ class Done:
 
 
 def shape_of(steps: Iterable[Step]) -> str | None:
-    """The shape of a chain of steps: by what their trainings begin with, and their kinds; None where it has no known one."""
+    """The shape of a chain of steps: by what their trainings begin with, and their kinds; None where it has no known one.
+
+    Whatever is trained from files of the commit has a shape of its own, and the kinds tell which: where the first weights are
+    made here there is a tokenizer step, and where nothing is tokenized there are conversations alone.
+    """
     steps = tuple(steps)
     trained = [step for step in steps if step.kind is StepKind.TRAIN]
     sources = [source for step in steps if step.kind in _COMMITTED_IF_IMPORTED for source in step.inputs.values()]
     begins = {source.step_id for step in trained for source in step.inputs.values() if isinstance(source, FromStep)}
     name = "continue" if any(step.id in begins for step in trained) else "pretrain"
+    kinds = {step.kind for step in steps}
     if any(isinstance(source, FromCommit) for source in sources):
-        name = _IMPORTED
-    return name if frozenset(SHAPES[name]) == {step.kind for step in steps} else None
+        name = next((each for each in _COMMITTED_OF if frozenset(SHAPES[each]) == kinds), _IMPORTED)
+    return name if frozenset(SHAPES[name]) == kinds else None
 
 
 def steps_behind(release: Step, graph: Mapping[str, Step]) -> list[Step]:
@@ -119,7 +131,7 @@ def _step(kind: StepKind, shape: str, pubkeys: Sequence[str]) -> dict[str, Any]:
     if kind is StepKind.TRAIN and shape != "pretrain":
         reads.append(StepKind.TRAIN)  # the weights that it begins with: another training's products in the same link
     materials = [["MATCH", f"{source.value}/*", "WITH", "PRODUCTS", "FROM", source.value] for source in reads]
-    committed = {**_COMMITTED, **(_COMMITTED_IF_IMPORTED if shape == _IMPORTED else {})}
+    committed = {**_COMMITTED, **_COMMITTED_OF.get(shape, {})}
     if kind in committed:
         materials.append(["ALLOW", f"commit/{committed[kind]}/*"])
     return {

@@ -16,9 +16,9 @@ if TYPE_CHECKING:  # most plans estimate nothing
 
 def base_of(model: "Model") -> str | None:
     """The address of the model that a model continues; None where it continues none, or a folder."""
-    from forge.spec.model import ContinueSpec, ModelBase
+    from forge.spec.model import BasedSpec, ModelBase
 
-    base = model.spec.base if isinstance(model.spec, ContinueSpec) else None
+    base = model.spec.base if isinstance(model.spec, BasedSpec) else None
     return base.model if isinstance(base, ModelBase) else None
 
 

@@ -10,7 +10,7 @@ from forge.plan.compute import flops_per_token, num_parameters
 
 if TYPE_CHECKING:  # most plans estimate nothing
     from forge.contract.record import Record, Spent
-    from forge.spec.model import Architecture, ContinueSpec, PretrainSpec
+    from forge.spec.model import Architecture, BasedSpec, PretrainSpec
     from forge.spec.settings import Settings
 
 
@@ -31,7 +31,7 @@ NO_ESTIMATE = Estimate()
 
 
 def estimate_training(
-    spec: "PretrainSpec | ContinueSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
+    spec: "PretrainSpec | BasedSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
 ) -> Estimate:
     """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
     training = spec.training

@@ -146,9 +146,14 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     base, replay = facts.get("base"), facts.get("replay")
     root = model if base is None else parts.roots[base]
     parts.roots[model.address] = root
-    tokenize = _tokenize(model, facts["data"], root, parts)
-    inputs: dict[str, Input] = {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": tokenize.inputs["tokenizer"]}
-    yield tokenize
+    inputs: dict[str, Input]
+    if "conversations" in facts:  # the step reads them itself: what is learnt of them depends on the model's own template
+        pieces = parts.bundles[model.address, "conversations"]
+        inputs = {"conversations": FromCommit(model.address, pieces), "tokenizer": _pieces(root, parts)}
+    else:
+        tokenize = _tokenize(model, facts["data"], root, parts)
+        inputs = {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": tokenize.inputs["tokenizer"]}
+        yield tokenize
     if base is not None:
         inputs["base"] = FromStep(f"train/{_name(base)}", "weights")
     elif "folder" in facts:
@@ -171,28 +176,33 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
 def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step:
     """The tokens of a recipe as a model reads them, with the tokenizer that its chain of bases began with."""
     recipe, address = parts.resources[data], read_facts(root.facts).get("tokenizer")
-    pieces: Input
     if address is None:  # it lies in the folder; three parts, for a tokenizer may be called as the model is
         subject, suspended = root, False
         name = f"{recipe.name}.base.{root.name}"
         previous = [f"{first}.base.{second}" for first, second in _earlier(recipe, root)]
-        pieces = FromCommit(root.address, parts.bundles[root.address, "tokenizer"])
     else:
         subject = parts.resources[address]
         suspended = subject.is_suspended
         name = _tokenize_name(recipe.name, subject.name)
         previous = [_tokenize_name(*pair) for pair in _earlier(recipe, subject)]
-        pieces = FromStep(f"tokenizer/{subject.name}", "tokenizer")
     return Step(
         f"tokenize/{name}",
         StepKind.TOKENIZE,
         name,
         subject.address,
         "{}",
-        {"documents": FromStep(f"curate/{recipe.name}", "documents"), "tokenizer": pieces},
+        {"documents": FromStep(f"curate/{recipe.name}", "documents"), "tokenizer": _pieces(root, parts)},
         previous_ids=tuple(f"tokenize/{each}" for each in previous),
         suspended=model.is_suspended or suspended,
     )
+
+
+def _pieces(root: Compiled, parts: _Parts) -> Input:
+    """The tokenizer of the model that a chain of bases begins with."""
+    address = read_facts(root.facts).get("tokenizer")
+    if address is None:
+        return FromCommit(root.address, parts.bundles[root.address, "tokenizer"])
+    return FromStep(f"tokenizer/{_name(address)}", "tokenizer")
 
 
 def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:

@@ -20,7 +20,7 @@ from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.model import ContinueSpec, FolderBase, PretrainSpec
+from forge.spec.model import BasedSpec, FolderBase, PretrainSpec, SftSpec
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
 
 _Kind = TypeVar("_Kind")
@@ -170,7 +170,7 @@ def _compute(plan: Plan, desired: Desired) -> list[Compute]:
     return sorted(found, key=lambda item: (-(item.whole or item.flops or math.inf), item.step_id))
 
 
-def _base(spec: PretrainSpec | ContinueSpec) -> str | None:
+def _base(spec: PretrainSpec | BasedSpec) -> str | None:
     """What a model continues, in words."""
     if isinstance(spec, PretrainSpec):
         return None
@@ -179,8 +179,14 @@ def _base(spec: PretrainSpec | ContinueSpec) -> str | None:
 
 def _base_terms(model: Model | None) -> str | None:
     """What a model continues, and under which terms that stands."""
-    base = model.spec.base if model is not None and isinstance(model.spec, ContinueSpec) else None
+    base = model.spec.base if model is not None and isinstance(model.spec, BasedSpec) else None
     return f"{base.path}: {base.license}, {base.origin}" if isinstance(base, FolderBase) else base.model if base else None
+
+
+def _conversation_terms(model: Model | None) -> str | None:
+    """What a model learns to answer from, and under which terms that stands."""
+    found = model.spec.conversations if model is not None and isinstance(model.spec, SftSpec) else None
+    return f"{found.path}: {found.license}, {found.origin}" if found is not None else None
 
 
 def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | None) -> Iterator[Finding]:
@@ -207,6 +213,9 @@ def _of_resource(address: str, new: Resource | None, old: Resource | None, desir
         was, is_now = _base_terms(_checked(old, Model)), _base_terms(_checked(new, Model))
         if was != is_now:
             yield Finding(FindingKind.BASE, address, "", was, is_now)
+        was, is_now = _conversation_terms(_checked(old, Model)), _conversation_terms(_checked(new, Model))
+        if was != is_now:
+            yield Finding(FindingKind.SOURCE, address, "conversations", was, is_now)
     elif isinstance(new, InferencePolicy):
         yield from _of_policy(address, new, _checked(old, InferencePolicy), desired)
     elif isinstance(new, Deployment):

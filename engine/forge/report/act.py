@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.report.bases import architecture_of, base_text, folder_of, replay_text, whole_flops
+from forge.report.bases import adapted_text, architecture_of, base_text, conversations_of, folder_of, whole_flops
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, Evidence, Fact, Measurement, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -126,9 +126,7 @@ def _evaluated(facts: Facts, record: Record | None, measured: tuple[Measurement,
     adapted = "none: trained from scratch by this objective alone" if from_scratch else "continued from an earlier run"
     base = base_text(facts, record) if record is not None else None
     if record is not None and base is not None:
-        replayed = replay_text(facts, record)
-        adapted = f"continued pretraining of {base} on {shown(record.metrics.get('tokens'))} tokens"
-        adapted += f", of which {replayed}" if replayed else ""
+        adapted = adapted_text(facts, record, base)
     return (
         Fact("Evaluation results", results, Standing.PROVED, evidence)
         if results
@@ -175,6 +173,8 @@ def _provenance(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ..
         rows.append(
             f"the weights in {folder.path}, whose own data is not part of this chain: {folder.origin} ({folder.license})"
         )
+    for item in conversations_of(facts, record) if record is not None else ():
+        rows.append(f"conversations in {item.path}: {item.origin} ({item.license})")
     if not rows:
         return Fact("Sources and licences", None, Standing.MISSING, remedy="the released commit has no recipe that can be read")
     return Fact("Sources and licences", "; ".join(rows), Standing.DECLARED, tuple(sheet.declared for sheet in sheets))

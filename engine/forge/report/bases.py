@@ -11,7 +11,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.report.facts import Facts, shown
 from forge.spec.base_folder import CONFIG_FILE
-from forge.spec.model import ContinueSpec, FolderBase, Replay
+from forge.spec.model import BasedSpec, ContinueSpec, Conversations, FolderBase, Replay, SftSpec
 from forge.spec.resource import Model
 
 BASE = "base"
@@ -46,7 +46,7 @@ def folder_of(facts: Facts, record: Record) -> FolderBase | None:
     *_, root = (record, *bases(facts, record))
     model = facts.resource(root.subject)
     spec = model.spec if isinstance(model, Model) else None
-    return spec.base if isinstance(spec, ContinueSpec) and isinstance(spec.base, FolderBase) else None
+    return spec.base if isinstance(spec, BasedSpec) and isinstance(spec.base, FolderBase) else None
 
 
 def base_text(facts: Facts, record: Record) -> str | None:
@@ -59,6 +59,29 @@ def base_text(facts: Facts, record: Record) -> str | None:
         return f"the weights of {made.subject} ({digest})"
     paths = sorted(record.sources.get(BASE, {}).values())
     return f"{', '.join(paths) or 'files'} of the commit ({digest})"
+
+
+def conversations_of(facts: Facts, record: Record) -> Iterator[Conversations]:
+    """What a training, and the trainings that it goes back to, learnt to answer from, as the released commit declares it."""
+    for each in (record, *bases(facts, record)):
+        model = facts.resource(each.subject)
+        if isinstance(model, Model) and isinstance(model.spec, SftSpec):
+            yield model.spec.conversations
+
+
+def adapted_text(facts: Facts, record: Record, base: str) -> str:
+    """What was done to a base, in words."""
+    if record.parameters.get("objective") != "sft":
+        text = f"continued pretraining of {base} on {shown(record.metrics.get('tokens'))} tokens"
+        replayed = replay_text(facts, record)
+        return f"{text}, of which {replayed}" if replayed else text
+    lora = record.parameters.get("adapter", {}).get("lora", {})
+    how = f"LoRA of rank {lora.get('rank')}" if lora else "all weights"
+    paths = ", ".join(sorted(record.sources.get("conversations", {}).values())) or "files of the commit"
+    return (
+        f"supervised fine-tuning ({how}) of {base} on {shown(record.metrics.get('conversations'))} conversations of {paths}, "
+        f"{shown(record.metrics.get('answer_tokens'))} tokens of answers, repeats counted"
+    )
 
 
 def replay_text(facts: Facts, record: Record) -> str | None:

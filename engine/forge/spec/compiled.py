@@ -14,7 +14,7 @@ from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
     from forge.spec.data_recipe import DataRecipeSpec
-    from forge.spec.model import ContinueSpec, PretrainSpec
+    from forge.spec.model import BasedSpec, PretrainSpec
     from forge.spec.resource import Resource
 
 _READER = json.JSONDecoder()
@@ -180,14 +180,14 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
     return {}
 
 
-def _facts_of_model(spec: "PretrainSpec | ContinueSpec") -> dict[str, Any]:
-    """Of a continued model: its base's address or its folder, and what it replays; positions and tokenizer are its base's."""
-    from forge.spec.model import ModelBase, PretrainSpec
+def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
+    """Of a model with a base: the base's address or folder, what it replays, what it answers; the rest is its base's."""
+    from forge.spec.model import ModelBase, PretrainSpec, SftSpec
 
     facts: dict[str, Any] = {
         "processes": spec.resources.count,
         "accelerator": spec.resources.accelerator,
-        "data": spec.data,
+        **({} if isinstance(spec, SftSpec) else {"data": spec.data}),
         "sequence_length": spec.training.sequence_length,
     }
     if isinstance(spec, PretrainSpec):
@@ -197,6 +197,8 @@ def _facts_of_model(spec: "PretrainSpec | ContinueSpec") -> dict[str, Any]:
         facts["base"] = base.model
     else:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
+    if isinstance(spec, SftSpec):
+        return {**facts, "conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 

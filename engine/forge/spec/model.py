@@ -1,5 +1,6 @@
 """Model: an architecture or a base, the data it learns from, and how it is trained. One body for each objective."""
 
+import re
 from collections.abc import Mapping
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,6 +13,9 @@ from forge.spec.meaning import EXTEND, NONE, REBUILD
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
 )
+
+Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+_GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
 
 
 class Architecture(Part):
@@ -112,6 +116,13 @@ class ModelResources(Part):
     """Processes (torchrun's world size)."""
 
 
+class OneProcess(Part):
+    """The same, for what trains in one process."""
+
+    accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
+    count: Annotated[Literal[1], NONE] = 1
+
+
 class PretrainSpec(Part):
     """A model that begins with random weights."""
 
@@ -206,6 +217,76 @@ class ContinueSpec(Part):
         return self
 
 
+class Conversations(Part):
+    """Files of the repository that hold conversations, one a line: ``{"messages": [{"role": .., "content": ..}, ..]}``.
+
+    An optional ``system`` message first, then ``user`` and ``assistant`` in turns; the last word is the assistant's.
+    """
+
+    path: Annotated[RepoPath, ContentOf(), REBUILD]
+    """A glob from the repository's root, of ``.jsonl`` files. Their bytes and order, not their names, are the identity."""
+    license: Annotated[str, Field(min_length=1), NONE]
+    """SPDX expression of the licence that the conversations stand under."""
+    origin: Annotated[str, Field(min_length=1), NONE]
+    """Where they come from, in words or as a URL."""
+    validation_fraction: Annotated[float, Field(gt=0, lt=1), REBUILD] = 0.1
+    """Of the conversations, by a hash of their text: equal ones never stand on both sides."""
+
+
+class Lora(Part):
+    """Low-rank adaptation (Hu et al. 2021): weights stay, and a product of two thin matrices is learnt beside each."""
+
+    rank: Annotated[int, Field(ge=1), REBUILD]
+    alpha: Annotated[float, Field(gt=0), REBUILD]
+    """What is learnt counts alpha / rank times."""
+    dropout: Annotated[float, Field(ge=0, lt=1), REBUILD] = 0.0
+    targets: Annotated[list[Projection], Field(min_length=1), REBUILD] = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    """The projections of every layer that are adapted."""
+
+    @model_validator(mode="after")
+    def _names_each_once(self) -> Self:
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets names a projection twice")
+        return self
+
+
+class Adapter(Part):
+    """What is trained instead of all weights; it is merged into them before they are written."""
+
+    lora: Annotated[Lora, REBUILD]
+
+
+class SftSpec(Part):
+    """A model that learns to answer: another's weights, trained on the assistant's turns of conversations alone."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "architecture": "a fine-tuned model has its base's architecture: leave it out",
+        "tokenizer": "a fine-tuned model has its base's tokenizer: leave it out",
+        "data": "a fine-tuned model learns from `conversations`: files of the repository",
+    }
+
+    objective: Annotated[Literal["sft"], REBUILD]
+    base: Annotated[Base, REBUILD]
+    conversations: Annotated[Conversations, REBUILD]
+    training: Annotated[Training, REBUILD]
+    """A sequence is one conversation, padded: ``tokens`` counts places, and one pass over n conversations is n times
+    sequence_length. What is longer than a sequence is refused, not cut."""
+    chat_template: Annotated[str, REBUILD]
+    """Jinja; the answers stand inside ``{% generation %}``. It is exported with the weights, without those marks."""
+    adapter: Annotated[Adapter | None, REBUILD] = None
+    """None: every weight is trained."""
+    resources: Annotated[OneProcess, NONE] = OneProcess()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if not _GENERATION.search(self.chat_template) or not _GENERATION_END.search(self.chat_template):
+            raise ValueError(
+                "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
+                "between {% generation %} and {% endgeneration %}"
+            )
+        return self
+
+
 def exact(fraction: float) -> Fraction:
     """A fraction as it is written: 0.2 is one fifth, not the float that is nearest to it."""
     return Fraction(repr(fraction))
@@ -216,5 +297,7 @@ def optimizer_sequences(training: Training) -> int:
     return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
 
 
-ModelSpec = Annotated[PretrainSpec | ContinueSpec, Field(discriminator="objective")]
+BasedSpec = ContinueSpec | SftSpec
+"""The bodies of a Model that begins with another's weights."""
+ModelSpec = Annotated[PretrainSpec | ContinueSpec | SftSpec, Field(discriminator="objective")]
 """The body of a Model."""

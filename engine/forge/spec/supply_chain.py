@@ -16,7 +16,7 @@ from forge.spec.meaning import GOVERN
 RoleName = Literal["data-steward", "trainer", "evaluator", "releaser", "agent"]
 StepName = Literal["curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release"]
 Duty = Literal["author", "data-steward", "trainer", "evaluator", "approver", "releaser", "agent"]
-Shape = Literal["pretrain", "continue", "continue-imported"]
+Shape = Literal["pretrain", "continue", "continue-imported", "sft", "sft-imported"]
 """A way from data to a release: ``pretrain`` is curate, tokenizer, tokenize, train, evaluate, gate, release; ``continue`` is
 the same with trainings that begin with another's weights; ``continue-imported`` has no tokenizer step, for the first weights
 and their tokenizer lie in the repository."""

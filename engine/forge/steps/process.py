@@ -29,7 +29,7 @@ _MODULES = {
     StepKind.CURATE: ("forge.steps.curate", ("datatrove",)),
     StepKind.TOKENIZER: ("forge.steps.tokenizer", ("sentencepiece", "tokenizers", "transformers")),
     StepKind.TOKENIZE: ("forge.steps.tokenize", ("datatrove", "tokenizers")),
-    StepKind.TRAIN: ("forge.steps.train", ("torch", "transformers", "safetensors")),
+    StepKind.TRAIN: ("forge.steps.train", ("torch", "transformers", "safetensors", "trl", "peft", "accelerate")),
     StepKind.EVALUATE: ("forge.steps.evaluate", ("lm-eval", "torch", "transformers")),
     StepKind.GATE: ("forge.steps.gate", ()),
     StepKind.RELEASE: ("forge.steps.release", ()),

@@ -40,8 +40,15 @@ def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
             raise StepError(f"{folder / 'tokenizer_config.json'}: {name} {text!r} is not token {expected} of the token files")
 
 
-def export_weights(folder: Path, state: dict[str, torch.Tensor], job: TrainJob, meta: TokensMeta, tokenizer: Path) -> None:
-    """Write the whole folder; weights stay in the type they have."""
+def export_weights(
+    folder: Path,
+    state: dict[str, torch.Tensor],
+    job: TrainJob,
+    meta: TokensMeta,
+    tokenizer: Path,
+    chat_template: str | None = None,
+) -> None:
+    """Write the whole folder; weights stay in the type they have. ``chat_template``: in place of the job's."""
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
     (folder / "model.safetensors").write_bytes(bytes_from_tensors(tensors, metadata={"format": "pt"}))
@@ -52,7 +59,7 @@ def export_weights(folder: Path, state: dict[str, torch.Tensor], job: TrainJob, 
             (folder / name).write_bytes((tokenizer / name).read_bytes())
     config = json.loads((tokenizer / "tokenizer_config.json").read_text(encoding="utf-8"))
     config["model_max_length"] = job.architecture.max_position_embeddings
-    config["chat_template"] = job.chat_template
+    config["chat_template"] = job.chat_template if chat_template is None else chat_template
     _write_json(folder / "tokenizer_config.json", config)
 
 

@@ -15,6 +15,8 @@ from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exac
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
+SFT = "sft"
+OBJECTIVES = ("pretrain", "continue", SFT)
 _CHECKPOINTS_OF_A_RUN = 10
 
 
@@ -28,6 +30,7 @@ class TrainJob:
     architecture: Architecture
     training: Training
     chat_template: str
+    objective: str
     processes: int
     threads: int
     accelerator: str
@@ -95,12 +98,12 @@ def read_job(request: StepRequest) -> TrainJob:
     """Rebuild the spec's values from a request; raises ``StepError`` where they do not fit the engine or each other."""
     parameters = request.parameters
     objective = parameters.get("objective")
-    if objective not in ("pretrain", "continue"):
+    if objective not in OBJECTIVES:
         raise StepError(
-            f"{request.subject}: objective {objective!r} is unknown to this engine; expected 'pretrain' or 'continue'"
+            f"{request.subject}: objective {objective!r} is unknown to this engine; expected one of {', '.join(OBJECTIVES)}"
         )
     settings: dict[str, Any] = request.settings.get("training", {})
-    base = _laid_out(request, "base") if objective == "continue" else None
+    base = _laid_out(request, "base") if objective != "pretrain" else None
     template = parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE)
     if base is not None:
         tokenizer = _laid_out(request, "tokenizer")
@@ -121,6 +124,7 @@ def read_job(request: StepRequest) -> TrainJob:
         architecture=architecture,
         training=training,
         chat_template=template,
+        objective=objective,
         processes=request.resources.processes,
         threads=request.resources.threads,
         accelerator=request.resources.accelerator,

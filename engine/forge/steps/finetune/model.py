@@ -1,0 +1,82 @@
+"""The model that is fine-tuned: transformers' own class with the base's weights, with an adapter beside them or without.
+
+Invariant: it is made of tensors that were checked one by one (``steps.train.start``), never by a loader that follows what a
+folder says; and what is exported is a model without adapter, whose tensors have the names that the base's have.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from forge.errors import StepError
+from forge.spec.model import Adapter
+from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN
+from forge.steps.train.data import TokensMeta
+from forge.steps.train.export import model_config
+from forge.steps.train.job import TrainJob
+from forge.steps.train.start import initial_model
+
+_HEAD = "lm_head.weight"
+
+
+def meta_of(tokenizer: Tokenizer, subject: str) -> TokensMeta:
+    """What token files say of their tokenizer, of one that no token file was made with; raises ``StepError``."""
+    ids = {token: tokenizer.token_to_id(token) for token in (BOS_TOKEN, EOS_TOKEN)}
+    missing = [token for token, number in ids.items() if number is None]
+    if missing:
+        raise StepError(f"{subject}: the base's tokenizer lacks {', '.join(missing)}, with which answers begin or end")
+    size = tokenizer.get_vocab_size(with_added_tokens=True)
+    return TokensMeta(
+        schema_version=1, dtype="uint32", vocab_size=size, eos_token_id=ids[EOS_TOKEN], bos_token_id=ids[BOS_TOKEN], splits={}
+    )
+
+
+def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> LlamaForCausalLM | PeftModel:
+    """The base in float32, with an untrained adapter where one is asked for; drawn by the seed, it changes no output yet."""
+    state = initial_model(job, meta.vocab_size).state_dict()
+    model = LlamaForCausalLM(LlamaConfig(**model_config(job.architecture, meta, "float32")))
+    missing, left_over = model.load_state_dict(state, strict=False)
+    if left_over or set(missing) - ({_HEAD} if job.architecture.tie_word_embeddings else set()):
+        raise RuntimeError(f"{job.subject}: transformers' model has other tensors: {missing}, {left_over}")
+    model.tie_weights()
+    if adapter is None:
+        return model
+    lora = adapter.lora
+    torch.manual_seed(job.training.seed % 2**63)
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type, unused-ignore]
+            lora_dropout=lora.dropout,
+            target_modules=list(lora.targets),
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes, by name: all weights, or the adapter's."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def load_trained_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """The inverse of ``trained_tensors``."""
+    with torch.no_grad():
+        for name, parameter in trained_tensors(model).items():
+            parameter.copy_(tensors[name])
+
+
+def merged_state(model: LlamaForCausalLM | PeftModel, job: TrainJob) -> dict[str, torch.Tensor]:
+    """The finished model's tensors, the adapter merged into them; raises ``StepError`` where one is not finite."""
+    whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    state = {name: tensor.detach() for name, tensor in whole.state_dict().items()}
+    if job.architecture.tie_word_embeddings:
+        state.pop(_HEAD, None)
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise StepError(f"{job.subject}: after the last step {name} holds numbers that are not finite; lower optimizer.lr")
+    return state

@@ -1,0 +1,260 @@
+"""TRL's SFTTrainer between our data order, our optimiser and our checkpoints.
+
+What is TRL's: batches, the loss over labelled tokens (fused with the output projection), gradient accumulation, clipping.
+What is ours, so that a killed run ends with the bytes of one that was not:
+1. The rows stand in reading order, and are read one after another. A resumed run is given the rows that are left.
+2. The learning rate is a function of the step.
+3. Checkpoints are ``steps.train.checkpoint``'s: safetensors and digests, no pickle. The Trainer's own hold three pickles.
+4. Random numbers (an adapter's dropout) go on from a checkpoint at its first step, after the reader of the rows was made,
+   for making it draws one.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import accelerate
+import peft
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
+
+from forge.contract.checkpoints import CHECKPOINTS
+from forge.errors import StepError
+from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
+from forge.steps.finetune.examples import NO_LABEL, Example, batch_of
+from forge.steps.finetune.model import load_trained_tensors, trained_tensors
+from forge.steps.interruption import StoppedError
+from forge.steps.run import StepRun
+from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_checkpoint
+from forge.steps.train.data import TokensMeta
+from forge.steps.train.distributed import World
+from forge.steps.train.job import TrainJob
+from forge.steps.train.loop import bit_environment
+from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from forge.steps.train.schedule import learning_rate_fraction
+from forge.steps.train.throughput import Throughput, memory_bytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a finished fine-tuning has to say; losses are nats per token of an answer."""
+
+    train_loss: float
+    base_validation_loss: float
+    validation_loss: float
+    resumed_from_step: int
+    tokens_per_second: float
+
+
+class QuietTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
+    """TRL's trainer without what it tells others: no telemetry, no model card (which looks for a repository and a host)."""
+
+    def _send_telemetry(self) -> None:
+        pass
+
+    def create_model_card(self, *_arguments: Any, **_options: Any) -> None:
+        """Write none: what was trained is the record's to say."""
+
+
+class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
+    """One run on its way from the base, or the last checkpoint, to the end."""
+
+    def __init__(
+        self,
+        job: TrainJob,
+        world: World,
+        model: torch.nn.Module,
+        examples: Sequence[Example],
+        held_out: Sequence[Example],
+        order: Sequence[int],
+        meta: TokensMeta,
+        run: StepRun,
+    ) -> None:
+        self._job, self._world, self._model, self._run = job, world, model, run
+        self._examples, self._held_out, self._order, self._meta = examples, held_out, order, meta
+        self._optimizer = build_optimizer(model, job.training.optimizer)
+        self._resumed: Checkpoint | None = None
+        self._first = 0
+        """The step that this attempt begins with."""
+        self._step = 0
+        self._written: int | None = None
+        self._loss = math.nan
+        self._tokens = 0
+        self._clock = Throughput()
+
+    def fit(self) -> Outcome:
+        """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
+        job, stop = self._job, self._run.stop
+        with stop.deferred():
+            base_loss = self._validate("validation of the base")
+            self._take_up()
+            if self._first < job.total_steps:
+                self._train()
+            loss = self._validate("validation")
+        return Outcome(self._loss, base_loss, loss, self._first, self._clock.tokens_per_second)
+
+    def on_step_begin(self, *_positional: Any, **_others: Any) -> None:
+        """Put the checkpoint's numbers in place, once nothing draws any more."""
+        if self._resumed is not None:
+            load_trained_tensors(self._model, self._resumed.groups["model"])
+            load_optimizer_tensors(self._model, self._optimizer, self._resumed.groups["optimizer"])
+            torch.set_rng_state(self._resumed.groups["rng"]["cpu"])
+            self._resumed = None
+        self._clock.start()
+
+    def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_others: Any) -> None:
+        """After each step: check the loss, say how far it is, leave a checkpoint where one is due."""
+        if logs is None or "loss" not in logs:  # the Trainer's farewell
+            return
+        job = self._job
+        self._loss = float(logs["loss"])
+        norm = float(logs["grad_norm"]) if "grad_norm" in logs else None
+        step = self._first + int(state.global_step)
+        if not math.isfinite(self._loss) or not math.isfinite(norm or 0.0):
+            raise StepError(
+                f"{job.subject}: at step {step} of {job.total_steps} the loss is {self._loss} and the gradient norm {norm}; "
+                "expected finite numbers. The weights of before are kept in the last checkpoint; lower optimizer.lr, lengthen "
+                "schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+            )
+        rows = self._order[self._step * job.batch_sequences : step * job.batch_sequences]
+        tokens = sum(len(self._examples[index].input_ids) for index in rows)
+        rate = job.training.optimizer.lr * self._rate(step - 1)
+        self._step, self._tokens = step, self._tokens + tokens
+        if self._clock.event_is_due() or step in {1, job.total_steps}:
+            speed = self._clock.recent_tokens_per_second(tokens)
+            memory = memory_bytes(self._world.device)
+            self._emit(loss=self._loss, learning_rate=rate, gradient_norm=norm, tokens_per_second=speed, memory_bytes=memory)
+        self._clock.stop(tokens)
+        reason = self._run.stop.reason
+        if reason or step % job.checkpoint_every_steps == 0 or step == job.total_steps:
+            self._checkpoint()
+        if reason:
+            raise StoppedError(f"stopped by {reason} after step {step} of {job.total_steps}; a checkpoint is written")
+        if step % job.validate_every_steps == 0 and step < job.total_steps:
+            self._validate("validation")
+
+    def _train(self) -> None:
+        """The steps that are left, by TRL's trainer."""
+        job, training = self._job, self._job.training
+        rows = [self._examples[index] for index in self._order[self._first * job.batch_sequences :]]
+        dataset = Dataset.from_dict(
+            {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
+        )
+        settings = SFTConfig(
+            output_dir=str(self._run.scratch / "trainer"),
+            per_device_train_batch_size=job.micro_batch_sequences,
+            gradient_accumulation_steps=job.batch_sequences // job.micro_batch_sequences,
+            max_steps=job.total_steps - self._first,
+            max_grad_norm=training.optimizer.gradient_clip_norm or 0.0,
+            bf16=training.precision == "bfloat16",
+            use_cpu=self._world.device.type == "cpu",
+            seed=training.seed % 2**32,
+            train_sampling_strategy="sequential",
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            gradient_checkpointing=False,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: self._rate(self._first + step))
+        trainer = QuietTrainer(
+            model=self._model,
+            args=settings,
+            train_dataset=dataset,
+            processing_class=self._tokenizer(),
+            optimizers=(self._optimizer, schedule),
+            callbacks=[self],
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        if self._step != job.total_steps:
+            raise RuntimeError(f"{job.subject}: the trainer ended after step {self._step} of {job.total_steps}")
+
+    def _rate(self, step: int) -> float:
+        """The share of the peak rate of optimiser step ``step`` (from 0): the schedule at the middle of its places."""
+        training = self._job.training
+        return learning_rate_fraction(training.schedule, (step + 0.5) * training.batch_tokens, self._job.total_tokens)
+
+    def _take_up(self) -> None:
+        """Find the furthest checkpoint, which is loaded now where nothing is left to train, else at the first step."""
+        found = load_newest(
+            self._run.scratch / CHECKPOINTS, self._job.key, self._environment(), lambda text: self._run.emit(message=text)
+        )
+        if found is None:
+            return
+        load_trained_tensors(self._model, found.groups["model"])
+        self._resumed, self._first = found, found.state.step
+        self._step = self._written = found.state.step
+        self._loss = found.state.train_loss
+        done = self._order[: self._first * self._job.batch_sequences]
+        self._tokens = sum(len(self._examples[index].input_ids) for index in done)
+        self._emit(message=f"resumed from checkpoint {found.path.name}")
+
+    def _checkpoint(self) -> None:
+        job, folder = self._job, self._run.scratch / CHECKPOINTS
+        state = CheckpointState(
+            key=job.key,
+            attempt=job.attempt,
+            step=self._step,
+            tokens=self._tokens,
+            sequences=self._step * job.batch_sequences,
+            train_loss=self._loss,
+            environment=self._environment(),
+        )
+        groups = {
+            "model": trained_tensors(self._model),
+            "optimizer": optimizer_tensors(self._model, self._optimizer),
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+        path = save_checkpoint(folder, state, groups)
+        if self._written is not None:
+            remove_before(folder, self._written)
+        self._written = self._step
+        self._emit(message=f"checkpoint {path.name}")
+
+    @torch.no_grad()
+    def _validate(self, message: str) -> float:
+        """Nats per token of the held-out answers."""
+        was_training, summed, count = self._model.training, 0.0, 0
+        self._model.eval()
+        size = self._job.training.micro_batch_sequences
+        for first in range(0, len(self._held_out), size):
+            if self._run.stop.reason:
+                if self._step and self._written != self._step:
+                    self._checkpoint()
+                raise StoppedError(f"stopped by {self._run.stop.reason} while validating, after step {self._step}")
+            ids, labels, mask = batch_of(self._held_out[first : first + size], self._meta.eos_token_id)
+            logits = self._model(input_ids=ids.to(self._world.device), attention_mask=mask.to(self._world.device)).logits
+            targets = labels[:, 1:].to(self._world.device)
+            summed += float(
+                cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=NO_LABEL, reduction="sum")
+            )
+            count += int((targets != NO_LABEL).sum())
+        self._model.train(was_training)
+        loss = summed / count
+        self._emit(message=message, loss=loss)
+        return loss
+
+    def _environment(self) -> dict[str, str]:
+        libraries = {module.__name__: module.__version__ for module in (accelerate, peft, transformers, trl)}
+        return {**bit_environment(self._job, self._world), **libraries}
+
+    def _tokenizer(self) -> PreTrainedTokenizerFast:
+        """What TRL asks for its padding."""
+        path = self._run.input("tokenizer") / "tokenizer.json"
+        tokens = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
+        return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=EOS_TOKEN, **tokens)
+
+    def _emit(self, **fields: Any) -> None:
+        self._run.emit(step=self._step, tokens=self._tokens, fraction=self._step / self._job.total_steps, **fields)

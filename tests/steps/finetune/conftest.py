@@ -1,0 +1,111 @@
+"""Conversations that a tiny model can learn by heart, a template for them, and attempts at fine-tuning."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.steps.train.conftest import ARCHITECTURE, Attempt, write_tokenizer
+
+from forge.contract.messages import InputArtifact, StepRequest
+from forge.spec.model import Architecture
+from forge.steps.control_tokens import BOS_ID, EOS_ID
+from forge.steps.train.data import TokensMeta
+from forge.steps.train.export import model_config
+from forge.steps.train.model import build_model
+
+TEMPLATE = """\
+{%- for message in messages -%}
+{{ bos_token + message.role + '\\n' }}
+{%- if message.role == 'assistant' -%}
+{%- generation -%}{{ message.content + eos_token }}{%- endgeneration -%}
+{%- else -%}
+{{ message.content + eos_token }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ bos_token + 'assistant\\n' }}{%- endif -%}"""
+TRAINING = {
+    "tokens": 64 * 4 * 12,
+    "sequence_length": 64,
+    "batch_tokens": 64 * 4,
+    "micro_batch_sequences": 2,
+    "optimizer": {"lr": 1e-2},
+    "schedule": {"name": "wsd", "warmup_tokens": 512, "decay_tokens": 768},
+    "seed": 7,
+}
+LORA = {"lora": {"rank": 4, "alpha": 8.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}}
+
+
+def chat(*contents: str, system: str | None = None) -> dict[str, Any]:
+    """A conversation of alternating contents, the user's first."""
+    messages = [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+    return {"messages": [*([{"role": "system", "content": system}] if system else []), *messages]}
+
+
+def write_conversations(folder: Path, *conversations: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "00000.jsonl").write_text("".join(json.dumps(each) + "\n" for each in conversations))
+    return folder
+
+
+@dataclass
+class Tuning(Attempt):
+    """An attempt at fine-tuning; ``tokens`` is the folder of conversations."""
+
+    template: str = TEMPLATE
+    adapter: dict[str, Any] | None = None
+    conversations: dict[str, Any] = field(default_factory=dict)
+
+    def request(self) -> StepRequest:
+        base = super().request()
+        inputs = {
+            "conversations": InputArtifact(digest="sha256:" + "1" * 64, path=str(self.tokens)),
+            **{name: artifact for name, artifact in base.inputs.items() if name != "tokens"},
+        }
+        parameters = {
+            "objective": "sft",
+            "base": {},
+            "conversations": self.conversations,
+            "training": {**TRAINING, **self.training},
+            "chat_template": self.template,
+            **({"adapter": self.adapter} if self.adapter else {}),
+            **self.parameters,
+        }
+        return base.model_copy(update={"inputs": inputs, "parameters": parameters})
+
+
+@pytest.fixture(scope="session")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights."""
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("base")
+    architecture = Architecture.model_validate(ARCHITECTURE)
+    meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
+    (folder / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
+    save_file(build_model(architecture, 512, 3).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def conversations_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pairs = [chat(f"what is {number}?", "even" if number % 2 == 0 else "odd") for number in range(40)]
+    return write_conversations(tmp_path_factory.mktemp("conversations"), *pairs)
+
+
+@pytest.fixture
+def new_tuning(tmp_path: Path, conversations_folder: Path, tokenizer_folder: Path, base_folder: Path) -> Callable[..., Tuning]:
+    """Make an attempt: ``new_tuning("name of a run", number=2, adapter=LORA)``; attempts of one name share scratch."""
+
+    def make(name: str = "run", **fields: Any) -> Tuning:
+        defaults = {"tokens": conversations_folder, "tokenizer": tokenizer_folder, "base": base_folder}
+        return Tuning(root=tmp_path / name, **{**defaults, **fields})
+
+    return make
