@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.steps.conftest import MakeRun, RunStep
 
+from forge.contract.control_tokens import neutralise
 from forge.errors import StepError
 from forge.spec.data_recipe import Pii
 from forge.steps import curate
-from forge.steps.control_tokens import neutralise
 from forge.steps.curate.redact import redact
 from forge.steps.curate.words import RegexWordTokenizer
 

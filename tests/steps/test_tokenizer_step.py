@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.steps.conftest import MakeRun, RunStep
 from tokenizers import Tokenizer
 
+from forge.contract.control_tokens import neutralise
 from forge.errors import StepError
 from forge.steps import tokenizer as step
-from forge.steps.control_tokens import neutralise
 
 LETTERS = [chr(letter) for letter in range(ord("a"), ord("z") + 1)]
 

@@ -20,8 +20,8 @@ from loguru import logger
 from tokenizers import Tokenizer
 
 from forge.canonical import canonical_json
+from forge.contract.control_tokens import BOS_ID, BOS_TOKEN, EOS_ID, EOS_TOKEN
 from forge.errors import StepError
-from forge.steps.control_tokens import BOS_ID, BOS_TOKEN, EOS_ID, EOS_TOKEN
 from forge.steps.documents import SPLITS, TextDocument, read_documents
 from forge.steps.run import Metrics, StepRun
 from forge.steps.tokenizer import TOKENIZER_FILE

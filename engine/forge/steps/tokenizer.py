@@ -19,8 +19,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers
 from tokenizers.models import BPE, Unigram
 
 from forge.canonical import canonical_json
+from forge.contract.control_tokens import BOS_ID, BOS_TOKEN, EOS_ID, EOS_TOKEN, SPACE_MARK, UNK_ID, UNK_TOKEN
 from forge.errors import StepError
-from forge.steps.control_tokens import BOS_ID, BOS_TOKEN, EOS_ID, EOS_TOKEN, SPACE_MARK, UNK_ID, UNK_TOKEN
 from forge.steps.documents import document_files, read_documents
 from forge.steps.run import Metrics, StepRun
 

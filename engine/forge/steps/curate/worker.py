@@ -13,9 +13,9 @@ from itertools import compress
 from pathlib import Path
 from typing import Any
 
+from forge.contract.control_tokens import neutralise
 from forge.spec.data_recipe import Dedup, Filters, Pii, Split
 from forge.spec.licenses import license_fault
-from forge.steps.control_tokens import neutralise
 from forge.steps.curate.contamination import Decontaminator
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
 from forge.steps.curate.redact import PII_TYPES, redact

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from forge.canonical import canonical_json
+from forge.contract.control_tokens import neutralise
 from forge.errors import StepError
-from forge.steps.control_tokens import neutralise
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
 _ROLES = (SYSTEM, USER, ASSISTANT)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
+from forge.contract.control_tokens import EOS_TOKEN
 from forge.errors import StepError
-from forge.steps.control_tokens import EOS_TOKEN
 from forge.steps.finetune.conversations import Conversation
 from forge.steps.finetune.template import ChatTemplate
 from forge.steps.train.data import epoch_order

@@ -11,9 +11,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.errors import StepError
 from forge.spec.model import Adapter
-from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.job import TrainJob

@@ -20,8 +20,8 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.errors import StepError
-from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.steps.finetune.conversations import ASSISTANT, SYSTEM, USER
 
 _MARK = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")

@@ -26,8 +26,8 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from forge.contract.checkpoints import CHECKPOINTS
+from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
-from forge.steps.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.steps.finetune.examples import NO_LABEL, Example, batch_of
 from forge.steps.finetune.model import load_trained_tensors, trained_tensors
 from forge.steps.interruption import StoppedError

@@ -1,7 +1,8 @@
 """The tokens that are not text, and how text that looks like them is made harmless.
 
-Invariant: no training document holds the literal spelling of a control token. A tokenizer would turn such a spelling
-into the token itself (a document could end itself), and decoding would not give the text back. The three special tokens
+Invariant: no training document and no request to a served model holds the literal spelling of a control token. A tokenizer
+would turn such a spelling into the token itself (a document could end itself, a message forge another role's), and decoding
+would not give the text back. The three special tokens
 and the 256 byte pieces are spelled ``<...>``: a space after the bracket breaks the spelling and stays legible. U+2581 stands
 for a space inside the vocabulary, so in text it becomes an underscore.
 """
