@@ -99,7 +99,7 @@ def test_a_lost_survey_is_a_warning_and_a_lost_report_an_end(copy_of_applied: Pa
     assert "Traceback" not in done.stderr
 
 
-def test_a_damaged_survey_is_a_warning(copy_of_applied: Path, forge: Callable[..., Any]) -> None:
+def test_a_damaged_survey_is_a_warning_and_comes_back(copy_of_applied: Path, forge: Callable[..., Any]) -> None:
     store = Store(".forge/store", copy_of_applied)
     (file,) = store.manifest(curated(copy_of_applied).byproducts["survey"]).files
     (blob,) = (copy_of_applied / ".forge" / "store").rglob(hex_of(file.sha256))
@@ -107,6 +107,10 @@ def test_a_damaged_survey_is_a_warning(copy_of_applied: Path, forge: Callable[..
     blob.write_bytes(b"{}")
     document = assessed(forge, copy_of_applied)
     assert "survey" in {finding["rule"] for finding in document["findings"]}
+    forge(copy_of_applied, "apply", "--yes", "--target", "DataRecipe/small", "--force", "curate/small")
+    again = assessed(forge, copy_of_applied)
+    assert "survey" not in {finding["rule"] for finding in again["findings"]}
+    assert again["languages"]
 
 
 def test_withdrawn_data_is_not_usable(copy_of_applied: Path, forge: Callable[..., Any]) -> None:

@@ -97,6 +97,7 @@ def material(**changes: Any) -> Material:
         "report": report(),
         "survey": survey(),
         "survey_fault": "",
+        "survey_remedy": "curate again",
         "uses": (use(),),
         "evaluated": {},
         **changes,

@@ -119,7 +119,7 @@ def test_what_nobody_looked_for_is_told_where_there_is_no_survey() -> None:
     assert said(readiness) == [("personal-data", False), ("survey", False)]
     assert "emails" not in readiness.findings[0].message  # the recipe replaces them
     assert "phone_numbers" in readiness.findings[0].message
-    assert "--force curate/d" in readiness.findings[1].remedy
+    assert readiness.findings[1].remedy == "curate again"
 
 
 def test_a_model_that_begins_with_trained_weights_has_no_compute_optimal_number_of_tokens() -> None:

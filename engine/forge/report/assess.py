@@ -285,10 +285,9 @@ def _about_validation(validation: Size) -> Iterator[Finding]:
 
 
 def _about_survey(material: Material) -> Iterator[Finding]:
-    survey, name = material.survey, material.recipe.removeprefix("DataRecipe/")
+    survey = material.survey
     if survey is None:
-        remedy = f"`forge apply --target {material.recipe} --force curate/{name}` curates again, to the same documents"
         message = f"there are no samples, lengths and languages: {material.survey_fault}"
-        yield Finding(Rule.SURVEY, False, message, remedy)
+        yield Finding(Rule.SURVEY, False, message, material.survey_remedy)
     elif survey.languages is None:
         yield Finding(Rule.SURVEY, False, f"languages cannot be told: {survey.languages_fault}", "install the locks")

@@ -89,6 +89,9 @@ def read_curated(address: str, desired: Desired, snapshot: Snapshot, store: Stor
             f" the artifact {record.products['report']} is not what a curation of this recipe writes"
         )
     survey, fault = _survey(record, store, len(report.sources))
+    remedy = f"`forge apply --target {address} --force {step_id}` curates again, and leaves it again"
+    if BYPRODUCT not in record.byproducts:  # the ledger keeps no second record of the same products
+        remedy = "the next curation leaves one: when the recipe or its sources change"
     uses = tuple(_uses(step_id, recorded, desired))
     return Material(
         recipe=address,
@@ -99,6 +102,7 @@ def read_curated(address: str, desired: Desired, snapshot: Snapshot, store: Stor
         report=report,
         survey=survey,
         survey_fault=fault,
+        survey_remedy=remedy,
         is_lost=not store.has(record.products["documents"]),
         uses=uses,
         evaluated=_evaluated({use.model for use in uses}, desired),

@@ -71,6 +71,8 @@ class Material:
     survey: Survey | None
     survey_fault: str
     """Why there is no survey."""
+    survey_remedy: str
+    """How one comes about."""
     uses: tuple[Use, ...]
     evaluated: Mapping[str, tuple[str, ...]]
     """Suite -> models that read the recipe and are evaluated on it."""
