@@ -8,6 +8,8 @@ request, as vLLM does of a model that its attention kernels do not know.
 import sys
 from pathlib import Path
 
+import psutil
+
 _SERVER = """
 import http.server, json, os, pathlib, sys, time
 def option(name):
@@ -70,3 +72,11 @@ def serve_instead_of_vllm(folder: Path) -> str:
     )
     script.chmod(0o755)
     return str(script)
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; none of one that has ended, reaped or not."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []

@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 from tests.conftest import DEPLOYMENT, agent_signers, commit_all, git, run_forge
-from tests.serve.standin import serve_instead_of_vllm
+from tests.serve.standin import serve_instead_of_vllm, words_of
 
 from forge.admission.status import StatusFault, StatusReading, read_status
 from forge.ledger.refs import LocalRefs
@@ -92,7 +92,8 @@ class Agent:
 
     def engines(self) -> list[int]:
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return [child.pid for child in children if "engine.py" in " ".join(child.cmdline()) and "-I" not in child.cmdline()]
+        words = {child.pid: words_of(child) for child in children}  # none of one that ends meanwhile
+        return [pid for pid, said in words.items() if "engine.py" in " ".join(said) and "-I" not in said]
 
 
 def start(folder: Path, config: Path, place: Path) -> Agent:

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import psutil
 import pytest
-from tests.serve.standin import serve_instead_of_vllm
+from tests.serve.standin import serve_instead_of_vllm, words_of
 
 from forge.admission.verdict import WithdrawnSubject
 from forge.canonical import digest_of_bytes
@@ -78,15 +78,8 @@ class World:
         await eventually(lambda: self.reporter.state is state, seconds, lambda: f"{self.reporter.state} {self.reporter.reason}")
 
     def engines(self) -> list[psutil.Process]:
-        found = [child for child in psutil.Process().children(recursive=True) if "engine.py" in " ".join(_words(child))]
-        return [child for child in found if "-I" not in _words(child)]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
+        found = [child for child in psutil.Process().children(recursive=True) if "engine.py" in " ".join(words_of(child))]
+        return [child for child in found if "-I" not in words_of(child)]
 
 
 async def eventually(
@@ -280,7 +273,7 @@ def test_a_later_move_ends_the_attempt_that_is_under_way(in_world: Callable[...,
         (here.folder / "slow").touch()
         second = here.laid_out("second")
         here.post(Moved(here.bound(second)))
-        await eventually(lambda: any(str(second.model_path) in _words(engine) for engine in here.engines()))
+        await eventually(lambda: any(str(second.model_path) in words_of(engine) for engine in here.engines()))
         (here.folder / "slow").unlink()
         (here.folder / "slow").touch()
         here.post(Moved(here.bound(here.laid_out("third"))))
@@ -424,7 +417,7 @@ def test_what_is_refused_while_it_is_being_started_is_not_put_in_force(in_world:
         (here.folder / "slow").touch()
         second = here.laid_out("second")
         here.post(Moved(here.bound(second)))
-        await eventually(lambda: any(str(second.model_path) in _words(engine) for engine in here.engines()))
+        await eventually(lambda: any(str(second.model_path) in words_of(engine) for engine in here.engines()))
         here.post(Fault("it is withdrawn", second.release_digest))
         await eventually(lambda: len(here.engines()) == 1)
         (here.folder / "slow").unlink()

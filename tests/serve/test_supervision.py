@@ -1,6 +1,7 @@
 """Starting, watching and ending an engine, with a small program in vLLM's place; and what the agent refuses to start."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -146,7 +147,11 @@ def test_an_engine_that_is_never_healthy_is_ended_with_its_workers(release: Serv
         engine_module._GRACE_SECONDS = before
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
-    assert are_gone([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)])
+    left = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(pid))
+    assert are_gone(left)
 
 
 def test_somebody_else_on_the_engines_port_is_not_taken_for_the_engine(release: ServableRelease, tmp_path: Path) -> None:
