@@ -19,6 +19,7 @@ from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train.allocator import keep_freed_memory
 from forge.steps.train.data import Corpus, count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
@@ -35,6 +36,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     """
     job = read_job(run.request)
     make_deterministic(job)
+    keep_freed_memory()
     corpus = open_corpus(run.input("tokens"))
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None

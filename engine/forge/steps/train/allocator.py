@@ -1,0 +1,22 @@
+"""Memory that is freed stays with the process: a training step asks for the same sizes again a moment later.
+
+glibc gives a large block back to the kernel when it is freed, and the kernel hands out and clears every page of the next one:
+some thousand page faults a step. With the two settings below large blocks come from the heap and the heap is not trimmed. It
+changes no bit of a result. Where the C library is another one, or memory is an accelerator's, nothing is set.
+"""
+
+import ctypes
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""``M_TRIM_THRESHOLD`` and ``M_MMAP_THRESHOLD`` of ``mallopt(3)``."""
+_LARGEST_BLOCK = 1 << 25
+"""32 MiB, the most that glibc accepts; larger blocks are mapped and given back as before."""
+_NEVER = (1 << 31) - 1
+
+
+def keep_freed_memory() -> bool:
+    """Tell the C library; returns whether it has such settings and took them."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
