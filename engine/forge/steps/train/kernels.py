@@ -93,7 +93,7 @@ class _RmsNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x_bsh, dim=-1, keepdim=True, dtype=torch.float32)
         inverse = norm.square_().div_(hidden).add_(eps).rsqrt_()
         ctx.save_for_backward(x_bsh, weight_h, inverse)
-        return (x_bsh * inverse).mul_(weight_h).to(compute)
+        return cast("torch.Tensor", (x_bsh * inverse).mul_(weight_h).to(compute))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:

@@ -24,8 +24,10 @@ from forge.steps.train.data import Corpus, count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
+from forge.steps.train.keeping import Keeper
 from forge.steps.train.loop import Outcome, Trainer
 from forge.steps.train.optimizer import build_optimizer
+from forge.steps.train.sharding import spread, whole_tensors
 from forge.steps.train.start import initial_model
 
 
@@ -41,16 +43,21 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
-    with open_world(job.accelerator, job.processes, meeting_point) as world:
+    if meeting_point is None and job.accelerator != "cpu":
+        meeting_point = run.folder / "world"
+        meeting_point.unlink(missing_ok=True)
+    with open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor) as world:
         emit = run.emit if world.is_main else _discard
         model = initial_model(job, corpus.meta.vocab_size).to(world.device)
+        spread(model, job, world)
         optimizer = build_optimizer(model, job.training.optimizer)
-        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch, emit, replay)
-        outcome = trainer.fit(run.stop)
+        keeper = Keeper(job, world, model, optimizer, run.scratch, emit)
+        outcome = Trainer(job, corpus, world, model, optimizer, keeper, emit, replay).fit(run.stop)
+        weights = whole_tensors(model)
         if world.is_main:
             run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
-            export_weights(run.product("weights"), model.state_dict(), job, corpus.meta, run.input("tokenizer"))
-            trainer.leave_checkpoint(run.byproduct(BYPRODUCT))
+            export_weights(run.product("weights"), weights, job, corpus.meta, run.input("tokenizer"))
+            keeper.leave(run.byproduct(BYPRODUCT), lambda text: emit(message=text))
             if outcome.continued is not None:
                 run.continued = outcome.continued
     return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
@@ -71,6 +78,7 @@ def make_deterministic(job: TrainJob) -> None:
     """Pin everything in this process that could make the same step give other bits."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.training.seed % 2**63)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory with NaN finds reads of uninitialised memory; it makes no result more deterministic.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
@@ -112,6 +120,8 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         "flops": float(per_token * job.total_tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
         "flops_formula": FLOPS_FORMULA,
+        "checkpoint_stall_seconds": outcome.checkpoint_stall_seconds,
+        **({"earlier_topologies": "; ".join(outcome.earlier_topologies)} if outcome.earlier_topologies else {}),
     }
 
 
