@@ -5,9 +5,11 @@ REQUEST lies in the attempt's folder. Under torchrun rank 0 leaves its metrics i
 beside it, for the step process to say.
 """
 
+import errno
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
-from forge.steps.train.allocator import keep_freed_memory
+from forge.steps.train.allocator import keep_freed_memory, memory_named
 from forge.steps.train.data import Corpus, count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
@@ -46,7 +48,8 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     if meeting_point is None and job.accelerator != "cpu":
         meeting_point = run.folder / "world"
         meeting_point.unlink(missing_ok=True)
-    with open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor) as world:
+    grid = open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor)
+    with memory_named(job.subject), grid as world:
         emit = run.emit if world.is_main else _discard
         model = initial_model(job, corpus.meta.vocab_size).to(world.device)
         spread(model, job, world)
@@ -93,11 +96,14 @@ def main(argv: list[str]) -> int:
     try:
         with stop.listening():
             metrics = train(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
-    except (StepError, OSError, MemoryError, StoppedError) as error:
-        stopped = isinstance(error, StoppedError)
-        failure = {"rank": rank, "message": str(error), "errno": _errno_of(error), "stopped": stopped}
-        _write_json(result_path.with_suffix(f".failure-{rank}"), failure)
-        print(f"rank {rank}: {error}", file=sys.stderr)
+    except (Exception, StoppedError) as error:  # noqa: BLE001 (a rank that leaves no word counts as killed: every other end has one)
+        known = isinstance(error, StepError | OSError | MemoryError | StoppedError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        failure = {"rank": rank, "message": message, "errno": _errno_of(error), "stopped": isinstance(error, StoppedError)}
+        _write_json(result_path.with_suffix(f".failure-{rank}"), {**failure, "known": known})
+        if not known:
+            traceback.print_exc()
+        print(f"rank {rank}: {message}", file=sys.stderr)
         return 1
     if rank == 0:
         _write_json(result_path, metrics)
@@ -145,8 +151,8 @@ def _errno_of(error: BaseException) -> int | None:
     """The first error number down the chain of causes: it says whether the machine or the input is at fault."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, OSError):
-            return link.errno
+        if isinstance(link, OSError | MemoryError):
+            return link.errno if isinstance(link, OSError) else errno.ENOMEM
         link = link.__cause__
     return None
 
