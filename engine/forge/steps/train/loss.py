@@ -9,8 +9,10 @@ from typing import Any, cast
 
 import torch
 
-_CHUNK_ELEMENTS = 1 << 19
+_CHUNK_ELEMENTS = {"cpu": 1 << 19}
 """Logits of one chunk: 2 MiB in float32, the size of a core's second-level cache."""
+_CHUNK_ELEMENTS_ELSEWHERE = 1 << 27
+"""512 MiB in float32: enough rows to fill an accelerator."""
 
 
 def summed_cross_entropy(hidden_th: torch.Tensor, weight_vh: torch.Tensor, targets_t: torch.Tensor) -> torch.Tensor:
@@ -36,7 +38,7 @@ class _SummedCrossEntropy(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_gradients else None
         grad_weight = torch.zeros_like(weight_vh) if wants_gradients else None
         total = torch.zeros((), dtype=torch.float64, device=hidden.device)
-        rows = max(1, _CHUNK_ELEMENTS // weight.shape[0])
+        rows = max(1, _CHUNK_ELEMENTS.get(hidden.device.type, _CHUNK_ELEMENTS_ELSEWHERE) // weight.shape[0])
         for start in range(0, hidden.shape[0], rows):
             chunk, targets = hidden[start : start + rows], targets_t[start : start + rows, None]
             logits = (chunk @ weight.T).float()
