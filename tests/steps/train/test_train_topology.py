@@ -1,4 +1,4 @@
-"""Two ranks in each topology take the steps of one process; and a checkpoint of one topology is taken up by another."""
+"""Ranks in each topology take the steps of one process; and a checkpoint of one topology is taken up by another."""
 
 import json
 import shutil
@@ -15,12 +15,15 @@ from forge.errors import StepError
 from forge.steps.run import StepRun
 from forge.steps.train import run as run_train
 from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint, read_state
+from forge.steps.train.distributed import World
+from forge.steps.train.shards import read_shards
 
 Make = Callable[..., Any]
 FSDP2 = {"parallelism": {"data": "fsdp2"}}
 TENSOR = {"parallelism": {"tensor": 2}}
+GRID = {"parallelism": {"data": "fsdp2", "tensor": 2}}
 LOSS_TOLERANCE = 1e-5
-"""Relative: two ranks add in another order than one; float32, twelve steps."""
+"""Relative: ranks add in another order than one process; float32, twelve steps."""
 
 
 def _losses(attempt: Any) -> dict[int, float]:
@@ -40,12 +43,14 @@ def _largest_difference(first: Path, second: Path) -> float:
     return max((mine[name] - theirs[name]).abs().max().item() for name in mine)
 
 
-@pytest.mark.parametrize("settings", [FSDP2, TENSOR], ids=["fsdp2", "tensor"])
-def test_two_ranks_give_the_losses_and_weights_of_one(new_attempt: Make, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("processes", "settings"), [(2, FSDP2), (2, TENSOR), (4, GRID)], ids=["fsdp2", "tensor", "fsdp2 x tensor"]
+)
+def test_ranks_give_the_losses_and_weights_of_one(new_attempt: Make, processes: int, settings: dict[str, Any]) -> None:
     every = {"checkpoint_every_tokens": 256 * 5, "validate_every_tokens": 256 * 3}
     one = new_attempt("one", settings=every)
     expected = one.run()
-    two = new_attempt("two", processes=2, settings={**every, **settings, "activation_checkpointing": True})
+    two = new_attempt("two", processes=processes, settings={**every, **settings, "activation_checkpointing": True})
     found = _run(two)
     for name in ("train_loss", "validation_loss"):
         assert found[name] == pytest.approx(expected[name], rel=LOSS_TOLERANCE)
@@ -54,6 +59,10 @@ def test_two_ranks_give_the_losses_and_weights_of_one(new_attempt: Make, setting
     newest = two.checkpoints / checkpoint_name(12, 1)
     assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".json"}, "something is pickled"
     assert load_checkpoint(newest).state.layout == "sharded"
+    exported = load_file(two.weights / "model.safetensors")
+    gathered = {f"model.{name}": torch.full_like(tensor, torch.nan) for name, tensor in exported.items()}
+    read_shards(newest, gathered, World(0, 1, torch.device("cpu")))
+    assert all(torch.equal(gathered[f"model.{name}"], tensor) for name, tensor in exported.items())
     assert all(
         event["checkpoint_stall_seconds"] >= 0 for event in two.events() if "checkpoint step" in event.get("message", "")
     )

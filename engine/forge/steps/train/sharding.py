@@ -118,4 +118,4 @@ def _cuts(parameter: nn.Parameter) -> tuple[str, ...]:
     if not isinstance(parameter, DTensor):
         return ()
     names = parameter.device_mesh.mesh_dim_names or ()
-    return tuple(name for name, placement in zip(names, parameter.placements, strict=True) if placement.is_shard())
+    return tuple(name for name, placement in zip(names, parameter.placements, strict=True) if not placement.is_replicate())
