@@ -70,6 +70,7 @@ class Keeper:
         self._folder, self._kept_folder = scratch / CHECKPOINTS, scratch / BEFORE_DECAY
         self._emit = emit
         self._writer = None if world.mesh is None else ShardWriter(world)
+        self._last_stall, self._last_progress = 0.0, Progress()
         self.stalled_seconds = 0.0
         """How long the training has waited for checkpoints."""
 
@@ -88,9 +89,9 @@ class Keeper:
         else:
             path = self._save(self._folder, progress)
             clear()
-            self._say(path, time.perf_counter() - started)
-        self.stalled_seconds += time.perf_counter() - started
-        self._last_stall = time.perf_counter() - started
+            self._say(path, progress, time.perf_counter() - started)
+        self._last_stall, self._last_progress = time.perf_counter() - started, progress
+        self.stalled_seconds += self._last_stall
         progress.previous_checkpoint = progress.step
 
     def poll(self) -> None:
@@ -107,7 +108,7 @@ class Keeper:
         waited = time.perf_counter() - started
         self.stalled_seconds += waited
         if path is not None:
-            self._say(path, self._last_stall + waited)
+            self._say(path, self._last_progress, self._last_stall + waited)
 
     def keep(self, progress: Progress) -> None:
         """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
@@ -236,8 +237,15 @@ class Keeper:
             lowest_mean_loss=progress.lowest_mean_loss,
         )
 
-    def _say(self, path: Path, stalled: float) -> None:
-        self._emit(message=f"checkpoint {path.name}", checkpoint_stall_seconds=stalled)
+    def _say(self, path: Path, progress: Progress, stalled: float) -> None:
+        """Tell of a checkpoint that is in place, at the step where the training stands by now."""
+        self._emit(
+            message=f"checkpoint {path.name}",
+            step=progress.step,
+            tokens=progress.step * self._job.training.batch_tokens,
+            fraction=progress.step / self._job.total_steps,
+            checkpoint_stall_seconds=stalled,
+        )
 
 
 def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
