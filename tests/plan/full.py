@@ -21,7 +21,11 @@ LATER: dict[str, dict[str, Any]] = {
         "spec.filters.fineweb_quality": {"short_line_characters": 29},
         "spec.allow_licenses": ["CC-BY-4.0"],
         "spec.decontaminate_against": ["EvalSuite/b"],
-    }
+    },
+    "Model": {
+        "spec.architecture.family": "mixtral",
+        "spec.architecture.experts": {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02},
+    },
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
 
@@ -284,11 +288,13 @@ def full_documents() -> Documents:
     return copy.deepcopy(found)
 
 
-def later_documents() -> Documents:
-    """Those with the parts that came later as well."""
+def later_documents(below: str = "spec") -> Documents:
+    """Those with the parts that came later as well, of what is below a place."""
     documents = full_documents()
     for kind, parts in LATER.items():
         for path, written in parts.items():
+            if not path.startswith(below):
+                continue
             *parents, last = path.split(".")
             place: Any = documents[f"{kind}/a"]
             for part in parents:

@@ -42,6 +42,7 @@ SAME_FOR_ALL = {
 QUALITY = "spec.filters.gopher_quality."
 REPETITION = "spec.filters.gopher_repetition."
 PRETRAINED, CONTINUED, TUNED = "spec{PretrainSpec}.", "spec{ContinueSpec}.", "spec{SftSpec}."
+EXPERTS = PRETRAINED + "architecture.experts."
 
 
 def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
@@ -119,6 +120,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Model": {
         PRETRAINED + "data": "DataRecipe/b",
         PRETRAINED + "tokenizer": "Tokenizer/b",
+        EXPERTS + "num_local_experts": 8,
+        EXPERTS + "num_experts_per_tok": 3,
+        EXPERTS + "router_aux_loss_coef": 0.03,
+        PRETRAINED + "architecture.family": "mixtral",
         PRETRAINED + "architecture.hidden_size": 128,
         PRETRAINED + "architecture.num_hidden_layers": 3,
         PRETRAINED + "architecture.num_attention_heads": 8,
@@ -244,7 +249,6 @@ CHANGES: dict[str, dict[str, Any]] = {
 ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
-    ("Model", PRETRAINED + "architecture.family"),
     ("Model", TUNED + "resources.count"),
     *(
         ("Model", path)
@@ -322,10 +326,12 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     if "{CosineSchedule}" in path:
         document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
     for part, written in LATER.get(kind, {}).items():
-        if path.startswith(part):
+        if re.sub(r"\{\w+\}", "", path).startswith(part):
             _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
+    if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
+        document["spec"]["architecture"]["family"] = "mixtral" if path.startswith(EXPERTS) else "llama"
     before = desired_from(documents)
     *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
@@ -335,6 +341,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
         document["spec"]["training"]["schedule"] = value
     else:
         place[last] = value
+    if path.endswith("architecture.family"):
+        place["experts"] = copy.deepcopy(LATER["Model"]["spec.architecture.experts"])
     if path.endswith(("thresholds[].max", "thresholds[].min")):
         place.pop("min" if last == "max" else "max", None)  # a threshold has one bound
     return before, desired_from(documents)

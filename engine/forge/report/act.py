@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.report.bases import adapted_text, architecture_of, base_text, conversations_of, folder_of, whole_flops
+from forge.report.bases import (
+    adapted_text,
+    architecture_of,
+    base_text,
+    conversations_of,
+    folder_of,
+    parameters_text,
+    whole_flops,
+)
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, Evidence, Fact, Measurement, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -86,7 +94,7 @@ def _general(facts: Facts, record: Record | None) -> tuple[Fact, ...]:
         else Fact("Date of release", None, Standing.MISSING, remedy="the release is not signed"),
         _said(facts, "Distribution", record, "distribution"),
         facts.proved("Architecture", architecture_of(facts, record), record),
-        facts.proved("Number of parameters", record.metrics.get("parameters") if record else None, record),
+        facts.proved("Number of parameters", parameters_text(record) if record else None, record),
         facts.proved(
             "Modality of input and output",
             "text in, text out (a causal language model)" if record else None,

@@ -25,6 +25,8 @@ _SHOWN = (
     "max_position_embeddings",
     "rope_theta",
     "tie_word_embeddings",
+    "num_local_experts",
+    "num_experts_per_tok",
 )
 """What a config.json says of an architecture."""
 
@@ -109,6 +111,12 @@ def architecture_of(facts: Facts, record: Record | None) -> Mapping[str, Any] | 
         return found
     config = facts.document(record, "weights", CONFIG_FILE)
     return None if config is None else {name: config[name] for name in _SHOWN if name in config}
+
+
+def parameters_text(record: Record) -> Any:
+    """How many parameters a model has, and of a mixture of experts how many a token goes through."""
+    total, active = record.metrics.get("parameters"), record.metrics.get("active_parameters")
+    return total if active is None else f"{shown(total)}, of which a token goes through {shown(active)}"
 
 
 def whole_flops(facts: Facts, record: Record) -> tuple[float | None, bool]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.report.bases import architecture_of, base_text, replay_text
+from forge.report.bases import architecture_of, base_text, parameters_text, replay_text
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -112,7 +112,7 @@ def _training(facts: Facts, record: Record) -> Section:
             ),
             facts.proved("Objective", parameters.get("objective"), record),
             facts.proved("Architecture", architecture or None, record),
-            facts.proved("Parameters", metrics.get("parameters"), record),
+            facts.proved("Parameters", parameters_text(record), record),
             facts.proved("Tokens trained on", metrics.get("tokens"), record),
             facts.proved("Passes over the data", metrics.get("epochs"), record),
             facts.proved("Floating-point operations", _flops(record), record),

@@ -18,10 +18,35 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 _GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
 
 
-class Architecture(Part):
-    """A Llama-family decoder; Hugging Face's names (transformers ``LlamaConfig``)."""
+class Experts(Part):
+    """A router and several feed-forward parts in every layer, of which each token goes through a few (Jiang et al. 2024).
 
-    family: Annotated[Literal["llama"], REBUILD]
+    Hugging Face's names (transformers ``MixtralConfig``). No token is dropped: an expert takes as many as choose it.
+    """
+
+    num_local_experts: Annotated[int, Field(ge=2, le=1024), REBUILD]
+    """Feed-forward parts of a layer, each of ``intermediate_size``."""
+    num_experts_per_tok: Annotated[int, Field(ge=2), REBUILD]
+    """Those that a token goes through, weighted by the router's softmax over them. With one, that weight is always 1: the
+    router would learn nothing from what it chose."""
+    router_aux_loss_coef: Annotated[float, Field(ge=0), REBUILD] = 0.01
+    """Weight of the load-balancing loss (Fedus et al. 2021); 0: nothing keeps the router from using few experts alone."""
+
+    @model_validator(mode="after")
+    def _chooses_among_them(self) -> Self:
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}, but a layer has {self.num_local_experts} experts "
+                "(num_local_experts): a token goes through each at most once"
+            )
+        return self
+
+
+class Architecture(Part):
+    """A decoder of the Llama family; Hugging Face's names (transformers ``LlamaConfig`` and ``MixtralConfig``)."""
+
+    family: Annotated[Literal["llama", "mixtral"], REBUILD]
+    """mixtral: llama with experts in the place of each layer's feed-forward part."""
     hidden_size: Annotated[int, Field(ge=8), REBUILD]
     num_hidden_layers: Annotated[int, Field(ge=1), REBUILD]
     num_attention_heads: Annotated[int, Field(ge=1), REBUILD]
@@ -32,6 +57,18 @@ class Architecture(Part):
     rms_norm_eps: Annotated[float, Field(gt=0), REBUILD] = 1e-5
     initializer_range: Annotated[float, Field(gt=0), REBUILD] = 0.02
     tie_word_embeddings: Annotated[bool, REBUILD] = False
+    experts: Annotated[Experts | None, REBUILD] = None
+    """Of the mixtral family; None: one feed-forward part, which every token goes through."""
+
+    @model_validator(mode="after")
+    def _has_experts(self) -> Self:
+        if self.family == "llama" and self.experts is not None:
+            raise ValueError("a llama has no experts: set family to mixtral, or leave experts out")
+        if self.family == "mixtral" and self.experts is None:
+            raise ValueError("a mixtral needs experts: {num_local_experts, num_experts_per_tok}; without any it is a llama")
+        if self.experts is not None and (self.hidden_size % 8 or self.intermediate_size % 8):
+            raise ValueError("with experts, hidden_size and intermediate_size must be multiples of 8: grouped products need it")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:

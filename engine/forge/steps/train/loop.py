@@ -25,6 +25,7 @@ from forge.contract.messages import Continued
 from forge.errors import StepError
 from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
+from forge.steps.train.balance import Balance, Load, split
 from forge.steps.train.checkpoint import (
     Checkpoint,
     CheckpointState,
@@ -36,7 +37,7 @@ from forge.steps.train.checkpoint import (
     save_checkpoint,
 )
 from forge.steps.train.continuation import continued_from, open_continuation
-from forge.steps.train.data import Corpus, Replay, TokenFile, training_batch, validation_batches
+from forge.steps.train.data import Batch, Corpus, Replay, TokenFile, training_batch, validation_batches
 from forge.steps.train.distributed import World, sum_gradients, sum_values, text_of_main
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
@@ -54,6 +55,13 @@ class Validation:
     loss: float
     """Nats per token."""
     bits_per_byte: float
+    load: Load | None
+    """Of the experts; None for a model without."""
+
+    def figures(self) -> dict[str, float | int]:
+        """As an event has them."""
+        routed = {} if self.load is None else self.load.figures()
+        return {"loss": self.loss, "bits_per_byte": self.bits_per_byte, **routed}
 
 
 @dataclass(frozen=True)
@@ -159,17 +167,20 @@ class Trainer:
         rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        summed_loss = self._accumulate(step * job.batch_sequences + self.world.rank * job.process_sequences)
+        balance = Balance(job.architecture, training.batch_tokens, self.world)
+        summed_loss = self._accumulate(step * job.batch_sequences + self.world.rank * job.process_sequences, balance)
+        load = balance.load()
         asked = stop.reason
         summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
         loss = summed_loss / training.batch_tokens
         sum_gradients(self.model.parameters(), self.world)
         norm = self._clip()
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        if not math.isfinite(loss) or not math.isfinite(norm) or (load and not math.isfinite(load.aux_loss)):
+            balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
             raise StepError(
-                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
-                f"expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in the last "
-                "checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}"
+                f"{balancing}; expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in "
+                "the last checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
             )
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss
@@ -183,6 +194,7 @@ class Trainer:
                 tokens_per_second=tokens_per_second,
                 flops_per_second=tokens_per_second * per_token,
                 memory_bytes=memory_bytes(self.world.device),
+                **({} if load is None else load.figures()),
             )
         return _first_reason(askers)
 
@@ -196,12 +208,26 @@ class Trainer:
             f"stopped by {reason} after step {self.progress.step} of {self.job.total_steps}; a checkpoint is written"
         )
 
-    def _accumulate(self, position: int) -> float:
+    def _accumulate(self, position: int, balance: Balance) -> float:
         """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
-        job, training = self.job, self.job.training
+        if balance.needs_reading_before(self.job.process_sequences // self.job.micro_batch_sequences):
+            with torch.no_grad(), self._autocast():
+                outputs = (self.model(batch.inputs, only_routing=True) for batch in self._micro_batches(position))
+                balance.know([routing for _, routing in map(split, outputs) if routing is not None])
         losses: list[torch.Tensor] = []
+        for batch in self._micro_batches(position):
+            with self._autocast():
+                output = self.model(batch.inputs, batch.targets)
+            loss, objective = balance.objective(output)
+            objective.backward()  # type: ignore[no-untyped-call, unused-ignore]
+            losses.append(loss)
+        return float(torch.stack(losses).double().sum())
+
+    def _micro_batches(self, position: int) -> Iterator[Batch]:
+        """This rank's share of the batch that begins at a position, on the device."""
+        job, training = self.job, self.job.training
         for first in range(0, job.process_sequences, job.micro_batch_sequences):
-            batch = training_batch(
+            yield training_batch(
                 self.corpus.train,
                 training.sequence_length,
                 training.seed,
@@ -209,11 +235,6 @@ class Trainer:
                 job.micro_batch_sequences,
                 self._replay,
             ).to(self.world.device)
-            with self._autocast():
-                loss = self.model(batch.inputs, batch.targets)
-            (loss / training.batch_tokens).backward()
-            losses.append(loss.detach())
-        return float(torch.stack(losses).double().sum())
 
     def _clip(self) -> float:
         limit = self.job.training.optimizer.gradient_clip_norm
@@ -231,14 +252,14 @@ class Trainer:
         """Measure every validation split, and say so."""
         measured = self._measure(stop)
         for message, result in measured.named("validation"):
-            self._emit_progress(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+            self._emit_progress(message=message, **result.figures())
         return measured
 
     def _measure_base(self, stop: StopRequest) -> Measured:
         """The same of the base's weights; told without a position, for it is no point of this run's curve."""
         measured = self._measure(stop)
         for message, result in measured.named("validation of the base"):
-            self.emit(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+            self.emit(message=message, **result.figures())
         return measured
 
     def _measure(self, stop: StopRequest) -> Measured:
@@ -248,6 +269,7 @@ class Trainer:
     @torch.no_grad()
     def _validate_on(self, tokens: TokenFile, stop: StopRequest) -> Validation:
         summed, count = 0.0, 0
+        balance = Balance(self.job.architecture, len(tokens), self.world)
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         for index, batch in enumerate(batches):
             if index % self.world.size == 0:
@@ -259,9 +281,9 @@ class Trainer:
             if index % self.world.size == self.world.rank:
                 on_device = batch.to(self.world.device)
                 with self._autocast():
-                    summed += float(self.model(on_device.inputs, on_device.targets))
+                    summed += float(balance.measure(self.model(on_device.inputs, on_device.targets)))
         summed = sum_values([summed], self.world)[0]
-        return Validation(summed / count, _bits_per_byte(summed, tokens))
+        return Validation(summed / count, _bits_per_byte(summed, tokens), balance.load())
 
     def _autocast(self) -> torch.autocast:
         enabled = self.job.training.precision == "bfloat16"

@@ -1,4 +1,7 @@
-"""A Llama-family decoder. Parameter names are those of Hugging Face's ``LlamaForCausalLM``: export is a plain state dict.
+"""A decoder of the Llama family, with experts or without.
+
+Parameter names are those of Hugging Face's ``LlamaForCausalLM``, so that its export is a plain state dict; with experts they
+are those of its ``MixtralForCausalLM`` in memory, and what files call an expert's matrices is ``names``'s to say.
 
 Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary. Rotary embeddings
 follow Hugging Face's half-rotation convention (dimension i turns with i + D/2), not the paper's interleaved pairs.
@@ -11,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from forge.spec.model import Architecture
+from forge.steps.train.experts import MixtureOfExperts, Routing
 from forge.steps.train.loss import summed_cross_entropy
 
 
@@ -94,17 +98,25 @@ class FeedForward(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised copy of the residual stream."""
 
+    mlp: FeedForward | MixtureOfExperts
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.self_attn = Attention(architecture)
-        self.mlp = FeedForward(architecture)
+        self.mlp = (
+            FeedForward(architecture)
+            if architecture.experts is None
+            else MixtureOfExperts(architecture.hidden_size, architecture.intermediate_size, architecture.experts)
+        )
         self.input_layernorm = RMSNorm(architecture)
         self.post_attention_layernorm = RMSNorm(architecture)
 
-    def forward(self, x_bsh: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        """One layer; the residual stream stays float32 under autocast."""
+    def forward(self, x_bsh: torch.Tensor, rotary: Rotary) -> tuple[torch.Tensor, Routing | None]:
+        """One layer; the residual stream stays float32 under autocast. The routing is of a layer with experts."""
         x_bsh = x_bsh + self.self_attn(self.input_layernorm(x_bsh), rotary)
-        return cast("torch.Tensor", x_bsh + self.mlp(self.post_attention_layernorm(x_bsh)))
+        transformed = self.mlp(self.post_attention_layernorm(x_bsh))
+        added_bsh, routing = transformed if isinstance(transformed, tuple) else (transformed, None)
+        return x_bsh + added_bsh, routing
 
 
 class Decoder(nn.Module):
@@ -117,12 +129,15 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(architecture)
         self.rotary = Rotary(architecture)
 
-    def forward(self, tokens_bs: torch.Tensor) -> torch.Tensor:
-        """Hidden states [B, S, H]."""
+    def forward(self, tokens_bs: torch.Tensor) -> tuple[torch.Tensor, Routing | None]:
+        """Hidden states [B, S, H], and where the model has experts the routing of all layers."""
         x_bsh = self.embed_tokens(tokens_bs)
+        routings: list[Routing] = []
         for layer in self.layers:
-            x_bsh = layer(x_bsh, self.rotary)
-        return cast("torch.Tensor", self.norm(x_bsh))
+            x_bsh, routing = layer(x_bsh, self.rotary)
+            if routing is not None:
+                routings.append(routing)
+        return self.norm(x_bsh), Routing(*map(torch.stack, zip(*routings, strict=True))) if routings else None
 
 
 class LlamaForCausalLM(nn.Module):
@@ -138,27 +153,33 @@ class LlamaForCausalLM(nn.Module):
         """The output projection [V, H]."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, tokens_bs: torch.Tensor, targets_bs: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, tokens_bs: torch.Tensor, targets_bs: torch.Tensor | None = None, *, only_routing: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, Routing]:
         """Logits [B, S, V]; or, with targets, the sum of their negative log-likelihoods in nats (float32 scalar).
 
-        Both go through here because a wrapper (data parallel, compiled, sharded) wraps this method.
+        Of a mixture of experts the routing comes with that sum, which is 0 where only the routing is asked for. All goes
+        through here because a wrapper (data parallel, compiled, sharded) wraps this method.
         """
-        hidden_bsh = self.model(tokens_bs)
+        hidden_bsh, routing = self.model(tokens_bs)
+        if only_routing and routing is not None:
+            return hidden_bsh.new_zeros((), dtype=torch.float32), routing
         if targets_bs is None:
             return functional.linear(hidden_bsh, self.output_weight)
-        return summed_cross_entropy(hidden_bsh.flatten(0, 1), self.output_weight, targets_bs.flatten())
+        loss = summed_cross_entropy(hidden_bsh.flatten(0, 1), self.output_weight, targets_bs.flatten())
+        return loss if routing is None else (loss, routing)
 
 
 def build_model(architecture: Architecture, vocab_size: int, seed: int) -> LlamaForCausalLM:
     """A model with its initial weights: a pure function of the arguments, made on the CPU in float32.
 
-    Matrices and embeddings are drawn from N(0, initializer_range) in the order of their names in the state dict, norms
-    are ones, as Hugging Face initialises the family.
+    Matrices (those of experts among them) and embeddings are drawn from N(0, initializer_range) in the order of their names
+    in the state dict, norms are ones, as Hugging Face initialises the family.
     """
     model = LlamaForCausalLM(architecture, vocab_size)
     generator = torch.Generator().manual_seed(seed % 2**63)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 parameter.normal_(0.0, architecture.initializer_range, generator=generator)
     return model

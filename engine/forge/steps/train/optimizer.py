@@ -9,14 +9,14 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """Matrices decay; norms and the embedding (tied or not) do not. What is frozen is left out.
+    """Matrices (and stacks of them: experts) decay; norms and the embedding (tied or not) do not. What is frozen is left out.
 
     The fused kernel is elementwise: it gives the same bits in every run (tests/steps/train/test_train_resume.py).
     """
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in _trained(model):
-        (decayed if parameter.ndim == 2 and "embed_tokens" not in name else kept).append(parameter)
+        (decayed if parameter.ndim >= 2 and "embed_tokens" not in name else kept).append(parameter)
     beta1, beta2 = settings.betas
     return torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],

@@ -1,0 +1,302 @@
+"""A mixture of experts against transformers' own and against a loop over tokens; its balance, its files and its faults."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
+
+from forge.spec.model import Architecture, Experts, Optimizer
+from forge.steps.train.balance import Balance
+from forge.steps.train.distributed import World
+from forge.steps.train.experts import MixtureOfExperts, Routing
+from forge.steps.train.job import read_job
+from forge.steps.train.model import build_model
+from forge.steps.train.names import from_files, to_files
+from forge.steps.train.optimizer import build_optimizer
+
+Make = Callable[..., Any]
+LOGIT_TOLERANCE = 2e-6
+"""As of the dense model (test_train_model.py)."""
+MIXTRAL = {"family": "mixtral", "experts": {"num_local_experts": 4, "num_experts_per_tok": 2}}
+ALONE = World(0, 1, torch.device("cpu"))
+
+
+def experts_of(count: int, per_token: int, coefficient: float = 0.01) -> Experts:
+    return Experts(num_local_experts=count, num_experts_per_tok=per_token, router_aux_loss_coef=coefficient)
+
+
+def architecture_of(count: int = 4, per_token: int = 2, coefficient: float = 0.01) -> Architecture:
+    return Architecture(
+        family="mixtral",
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        experts=experts_of(count, per_token, coefficient),
+    )
+
+
+def layer_of(count: int, per_token: int, seed: int = 0) -> MixtureOfExperts:
+    layer = MixtureOfExperts(16, 24, experts_of(count, per_token))
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in layer.parameters():
+        parameter.data.normal_(0.0, 0.3, generator=generator)
+    return layer
+
+
+def token_by_token(layer: MixtureOfExperts, x_th: torch.Tensor) -> torch.Tensor:
+    """The definition: for each token, the k experts of the largest softmax, weighted by it over their sum."""
+    rows = []
+    for x_h in x_th:
+        probabilities = (layer.gate.weight @ x_h).softmax(dim=0)
+        chosen = probabilities.topk(layer.per_token).indices.tolist()
+        total = sum(probabilities[expert] for expert in chosen)
+        row = torch.zeros_like(x_h)
+        for expert in chosen:
+            gate, up = (layer.experts.gate_up_proj[expert] @ x_h).chunk(2)
+            row = row + probabilities[expert] / total * (layer.experts.down_proj[expert] @ (functional.silu(gate) * up))
+        rows.append(row)
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(("tied", "per_token"), [(True, 2), (False, 3)])
+def test_transformers_loads_the_export_and_gives_the_same_logits_and_balancing_loss(
+    new_attempt: Make, tied: bool, per_token: int
+) -> None:
+    experts = {"num_local_experts": 5, "num_experts_per_tok": per_token, "router_aux_loss_coef": 0.5}
+    changes = {**MIXTRAL, "experts": experts, "tie_word_embeddings": tied, "initializer_range": 0.2, "rope_theta": 500.0}
+    attempt = new_attempt(architecture=changes)
+    attempt.run()
+    theirs, info = AutoModelForCausalLM.from_pretrained(attempt.weights, output_loading_info=True)
+    assert type(theirs) is MixtralForCausalLM
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert theirs.config.router_aux_loss_coef == 0.5
+    ours = build_model(read_job(attempt.request()).architecture, 512, seed=0)
+    ours.load_state_dict(from_files(load_file(attempt.weights / "model.safetensors")), strict=True)
+    tokens = torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, expected = ours(tokens), theirs(tokens, output_router_logits=True)
+        balance = Balance(read_job(attempt.request()).architecture, tokens.numel(), ALONE)
+        balance.measure(ours(tokens, tokens))
+    assert expected.logits.std() > 0.1
+    assert (logits - expected.logits).abs().max().item() <= LOGIT_TOLERANCE * max(1.0, expected.logits.abs().max().item())
+    load = balance.load()
+    assert load is not None
+    assert load.aux_loss == pytest.approx(float(expected.aux_loss), rel=1e-6)
+
+
+def test_the_gradients_are_those_of_transformers_with_its_balancing_loss(tmp_path: Path) -> None:
+    architecture = architecture_of(coefficient=0.3)
+    ours = build_model(architecture, 512, seed=1)
+    config = MixtralConfig(
+        vocab_size=512,
+        **{name: getattr(architecture, name) for name in ("hidden_size", "intermediate_size", "num_hidden_layers")},
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        router_aux_loss_coef=0.3,
+        rope_parameters={"rope_theta": 10000.0, "rope_type": "default"},
+    )
+    theirs = MixtralForCausalLM(config)
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    tokens = torch.randint(512, (4, 33), generator=torch.Generator().manual_seed(2))
+    expected = theirs(tokens[:, :-1], output_router_logits=True)
+    loss = functional.cross_entropy(expected.logits.flatten(0, 1), tokens[:, 1:].flatten()) + 0.3 * expected.aux_loss
+    loss.backward()
+    balance = Balance(architecture, 128, ALONE)
+    _, objective = balance.objective(ours(tokens[:, :-1], tokens[:, 1:]))
+    objective.backward()
+    assert float(objective.detach()) == pytest.approx(float(loss.detach()), rel=1e-6)
+    for name, parameter in theirs.named_parameters():
+        found = ours.get_parameter(name).grad
+        assert found is not None
+        torch.testing.assert_close(found, parameter.grad, rtol=1e-3, atol=2e-6, msg=name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    count=st.integers(2, 6),
+    data=st.data(),
+    tokens=st.integers(1, 40),
+    skew=st.sampled_from([0.0, 1.0, 30.0]),
+    seed=st.integers(0, 99),
+)
+def test_every_token_goes_through_exactly_its_experts_and_none_is_dropped(
+    count: int, data: st.DataObject, tokens: int, skew: float, seed: int
+) -> None:
+    """However uneven the load is: with a large skew all tokens choose the same experts."""
+    layer = layer_of(count, data.draw(st.integers(2, count)), seed)
+    x_th = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(seed + 1)) + skew
+    x_th.requires_grad_(True)
+    found, routing = layer(x_th[None])
+    assert int(routing.assignments.sum()) == tokens * layer.per_token
+    assert int(routing.assignments.max()) <= tokens
+    torch.testing.assert_close(routing.probabilities.sum(), torch.tensor(float(tokens)))
+    expected = token_by_token(layer, x_th)
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5 * max(1.0, float(expected.detach().abs().max())))
+    weight = torch.randn(tokens, 16, generator=torch.Generator().manual_seed(5))
+    inputs = [x_th, *layer.parameters()]
+    gradients = torch.autograd.grad((found[0] * weight).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    for one, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * max(1.0, float(other.abs().max())))
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(5)), seed=st.integers(0, 99))
+def test_the_order_of_the_experts_changes_nothing(order: list[int], seed: int) -> None:
+    layer, other = layer_of(5, 2, seed), layer_of(5, 2, seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_(parameter[list(order)])
+        x_bsh = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(seed))
+        found, routing = other(x_bsh)
+        expected, before = layer(x_bsh)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(routing.assignments, before.assignments[list(order)])
+
+
+def test_the_same_input_gives_the_same_bits_forwards_and_backwards() -> None:
+    results = []
+    for _ in range(2):
+        layer = layer_of(8, 3)
+        x_bsh = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(3)).requires_grad_(True)
+        output, _ = layer(x_bsh)
+        results.append([output, *torch.autograd.grad(output.square().sum(), [x_bsh, *layer.parameters()])])
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+def test_under_bfloat16_the_router_computes_in_float32() -> None:
+    layer = layer_of(6, 2)
+    x_bsh = torch.randn(2, 50, 16, generator=torch.Generator().manual_seed(4))
+    with torch.no_grad():
+        _, expected = layer(x_bsh)
+        with torch.autocast("cpu", torch.bfloat16):
+            output, routing = layer(x_bsh)
+    assert torch.equal(routing.assignments, expected.assignments)
+    assert torch.equal(routing.probabilities, expected.probabilities)
+    assert output.dtype == x_bsh.dtype
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_the_balancing_loss_is_the_whole_batchs_however_it_is_cut(parts: int) -> None:
+    architecture = architecture_of(coefficient=5.0)
+    tokens = torch.randint(512, (8, 33), generator=torch.Generator().manual_seed(6))
+    tokens[:4] %= 7  # parts of one kind each: their own choices are far from the batch's
+    gradients, losses = [], []
+    for count in (1, parts):
+        model = build_model(architecture, 512, seed=3)
+        balance = Balance(architecture, 256, ALONE)
+        pieces = tokens.chunk(count)
+        assert balance.needs_reading_before(count) is (count > 1)
+        if count > 1:
+            with torch.no_grad():
+                balance.know([model(piece[:, :-1], only_routing=True)[1] for piece in pieces])
+        for piece in pieces:
+            balance.objective(model(piece[:, :-1], piece[:, 1:]))[1].backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+        load = balance.load()
+        assert load is not None
+        losses.append(load.aux_loss)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-3, atol=1e-5)
+    alone = [Balance(architecture, 256 // parts, ALONE) for _ in range(parts)]
+    with torch.no_grad():
+        for each, piece in zip(alone, tokens.chunk(parts), strict=True):
+            each.measure(model(piece[:, :-1], piece[:, 1:]))
+    mean = math.fsum(load.aux_loss for each in alone if (load := each.load())) / parts
+    assert mean > losses[0] + 0.02, "the parts are alike: this test would pass for the mean of their losses"
+
+
+def test_even_load_has_the_least_balancing_loss_and_a_dead_expert_is_counted() -> None:
+    def load_of(assignments: list[int], probabilities: list[float]) -> Any:
+        balance = Balance(architecture_of().model_copy(update={"num_hidden_layers": 1}), 100, ALONE)
+        routing = Routing(torch.tensor([assignments]), torch.tensor([probabilities]), torch.tensor([100 * math.log(4)]))
+        balance.measure((torch.tensor(0.0), routing))
+        return balance.load()
+
+    even = load_of([50] * 4, [25.0] * 4)
+    assert even.aux_loss == pytest.approx(2.0)
+    assert (even.max_share, even.dead_experts) == (0.25, 0)
+    assert even.entropy == pytest.approx(math.log(4))
+    uneven = load_of([100, 100, 0, 0], [60.0, 30.0, 6.0, 4.0])
+    assert uneven.aux_loss == pytest.approx(4 * (1.0 * 0.6 + 1.0 * 0.3))
+    assert (uneven.max_share, uneven.dead_experts) == (0.5, 2)
+
+
+def test_the_balancing_loss_keeps_experts_from_dying(new_attempt: Make) -> None:
+    """From a router that sends everything to two experts, with the loss and without."""
+
+    def dead_after(coefficient: float) -> tuple[int, float]:
+        experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": coefficient}
+        changes = {**MIXTRAL, "experts": experts, "initializer_range": 0.5}
+        attempt = new_attempt(f"coefficient {coefficient}", architecture=changes, training={"tokens": 256 * 60})
+        metrics = attempt.run()
+        return metrics["dead_experts"], metrics["expert_max_share"]
+
+    without, held = dead_after(0.0), dead_after(0.3)
+    assert held[1] < without[1] - 0.05
+    assert held[0] <= without[0]
+
+
+def test_events_and_metrics_tell_the_experts_load(new_attempt: Make) -> None:
+    attempt = new_attempt(architecture=MIXTRAL)
+    metrics = attempt.run()
+    trained = [event for event in attempt.events() if "learning_rate" in event]
+    names = ("router_aux_loss", "router_entropy", "expert_max_share", "dead_experts")
+    assert trained
+    for event in trained:
+        assert 1.9 < event["router_aux_loss"] < 4.0
+        assert 0 < event["router_entropy"] <= math.log(4) + 1e-6
+        assert 0.25 <= event["expert_max_share"] <= 0.5
+    (validation,) = [event for event in attempt.events() if event.get("message") == "validation"]
+    assert {name: validation[name] for name in names} == {name: metrics[name] for name in names}
+    assert metrics["active_parameters"] == metrics["parameters"] - 2 * 2 * 3 * 32 * 64
+    assert "not those of all experts" in metrics["flops_formula"]
+
+
+def test_a_dense_model_tells_nothing_of_experts(new_attempt: Make) -> None:
+    attempt = new_attempt()
+    metrics = attempt.run()
+    assert not {"active_parameters", "router_entropy", "dead_experts"} & metrics.keys()
+    assert not any("router_entropy" in event for event in attempt.events())
+
+
+def test_experts_decay_as_matrices_do() -> None:
+    model = build_model(architecture_of(), 512, seed=0)
+    optimizer = build_optimizer(model, Optimizer(lr=0.1, weight_decay=0.3))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed = {names[id(parameter)] for parameter in optimizer.param_groups[0]["params"]}
+    assert {"model.layers.1.mlp.experts.gate_up_proj", "model.layers.1.mlp.experts.down_proj"} <= decayed
+    spread = model.model.layers[0].mlp.experts.down_proj.std(dim=(1, 2))
+    assert ((spread > 0.15) & (spread < 0.25)).all(), "an expert was not drawn"
+
+
+def test_names_go_to_files_and_back() -> None:
+    state = build_model(architecture_of(3), 512, seed=0).state_dict()
+    files = to_files(state)
+    layer = "model.layers.1.block_sparse_moe."
+    inner = {name.removeprefix(layer) for name in files if name.startswith(layer)}
+    assert inner == {"gate.weight", *(f"experts.{number}.w{part}.weight" for number in range(3) for part in (1, 2, 3))}
+    back = from_files(files)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_more_than_ten_experts_keep_their_order() -> None:
+    state = build_model(architecture_of(12), 512, seed=0).state_dict()
+    back = from_files(dict(sorted(to_files(state).items())))
+    assert all(torch.equal(back[name], state[name]) for name in state)
