@@ -191,14 +191,17 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
         "sequence_length": spec.training.sequence_length,
     }
     if isinstance(spec, PretrainSpec):
-        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings}
+        experts = {} if spec.architecture.experts is None else {"experts": spec.architecture.experts.num_local_experts}
+        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings, **experts}
     base = spec.base
     if isinstance(base, ModelBase):
         facts["base"] = base.model
     else:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
     if isinstance(spec, SftSpec):
-        return {**facts, "conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
+        targets = None if spec.adapter is None else list(spec.adapter.lora.targets)
+        facts |= {"conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
+        return {**facts, "tunes": targets}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 

@@ -1,7 +1,7 @@
 """Model: an architecture or a base, the data it learns from, and how it is trained. One body for each objective."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -285,6 +285,19 @@ class Lora(Part):
         if len(set(self.targets)) < len(self.targets):
             raise ValueError("targets names a projection twice")
         return self
+
+
+ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The projections that every layer has; the others are those of a feed-forward part, which a mixture of experts has many of."""
+
+
+def why_not_tuned(targets: Sequence[str] | None) -> str | None:
+    """Why a mixture of experts cannot be fine-tuned so; None where it can. ``targets``: None trains every weight."""
+    remedy = f"adapt the attention alone (adapter.lora.targets: {', '.join(ATTENTION)})"
+    if targets is None:
+        return f"fine-tuning has no load-balancing loss, without which its router would come to use few experts: {remedy}"
+    others = [name for name in targets if name not in ATTENTION]
+    return f"each layer has {', '.join(others)} once for every expert, not once: {remedy}" if others else None
 
 
 class Adapter(Part):

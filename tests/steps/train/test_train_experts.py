@@ -1,6 +1,9 @@
 """A mixture of experts against transformers' own and against a loop over tokens; its balance, its files and its faults."""
 
+import json
 import math
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +12,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
+from forge.errors import StepError
 from forge.spec.model import Architecture, Experts, Optimizer
 from forge.steps.train.balance import Balance
+from forge.steps.train.base import read_architecture
 from forge.steps.train.distributed import World
 from forge.steps.train.experts import MixtureOfExperts, Routing
 from forge.steps.train.job import read_job
@@ -243,7 +248,7 @@ def test_the_balancing_loss_keeps_experts_from_dying(new_attempt: Make) -> None:
     def dead_after(coefficient: float) -> tuple[int, float]:
         experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": coefficient}
         changes = {**MIXTRAL, "experts": experts, "initializer_range": 0.5}
-        attempt = new_attempt(f"coefficient {coefficient}", architecture=changes, training={"tokens": 256 * 60})
+        attempt = new_attempt(f"coefficient {coefficient}", architecture=changes, training={"tokens": 256 * 40})
         metrics = attempt.run()
         return metrics["dead_experts"], metrics["expert_max_share"]
 
@@ -300,3 +305,150 @@ def test_more_than_ten_experts_keep_their_order() -> None:
     state = build_model(architecture_of(12), 512, seed=0).state_dict()
     back = from_files(dict(sorted(to_files(state).items())))
     assert all(torch.equal(back[name], state[name]) for name in state)
+
+
+def test_a_release_of_experts_is_continued_from_its_own_loss(new_attempt: Make) -> None:
+    first = new_attempt("first", architecture=MIXTRAL)
+    before = first.run()
+    schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    training = {"tokens": 256, "optimizer": {"lr": 1e-12}, "schedule": schedule}
+    after = new_attempt("second", base=first.weights, training=training)
+    metrics = after.run()
+    assert metrics["base_validation_loss"] == before["validation_loss"]
+    assert metrics["expert_max_share"] == before["expert_max_share"]
+    old, new = (load_file(each.weights / "model.safetensors") for each in (first, after))
+    assert old.keys() == new.keys()
+    assert all(torch.allclose(new[name], tensor, atol=1e-6) for name, tensor in old.items())
+    assert read_architecture(after.weights) == read_architecture(first.weights) == read_job(first.request()).architecture
+
+
+def mixtral_folder(folder: Path) -> Path:
+    """A Mixtral as transformers saves it, in bfloat16."""
+    torch.manual_seed(1)
+    config = MixtralConfig(
+        vocab_size=512,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        num_local_experts=4,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    MixtralForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def test_a_mixtral_that_transformers_wrote_is_continued_as_the_function_that_it_is(new_attempt: Make, tmp_path: Path) -> None:
+    folder = mixtral_folder(tmp_path / "theirs")
+    architecture = read_architecture(folder)
+    assert architecture.rope_theta == 1e6
+    assert architecture.experts == experts_of(4, 2, 0.001)
+    schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    attempt = new_attempt(base=folder, training={"tokens": 256, "optimizer": {"lr": 1e-12}, "schedule": schedule})
+    attempt.run()
+    written = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(attempt.weights)
+    tokens = torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits, expected = theirs(tokens).logits, written(tokens).logits
+    assert expected.std() > 0.1
+    assert (logits - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sliding_window": 32}, "sliding_window is 32; this trainer's model has None only"),
+        ({"router_jitter_noise": 0.1}, "router_jitter_noise is 0.1"),
+        ({"num_experts_per_tok": 1}, "num_experts_per_tok"),
+        ({"num_experts_per_tok": 5}, "a token goes through each at most once"),
+        ({"num_local_experts": 3}, "12 tensors|6 are left over|left over"),
+        ({"num_local_experts": 5}, r"6 tensors are missing \(model.layers.0.block_sparse_moe.experts.4.w1.weight"),
+        ({"model_type": "llama"}, "left over"),
+        ({"model_type": ["mixtral"]}, r"model_type is \['mixtral'\]"),
+        ({"intermediate_size": 96}, r"has the shape \[.*\], its config.json asks for"),
+    ],
+)
+def test_a_mixtral_that_this_trainer_would_not_reproduce_is_refused(
+    new_attempt: Make, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    folder = mixtral_folder(tmp_path / "theirs")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(StepError, match=message):
+        new_attempt(base=folder).run()
+
+
+def test_experts_whose_bytes_are_wrong_are_refused(new_attempt: Make, tmp_path: Path) -> None:
+    folder = mixtral_folder(tmp_path / "theirs")
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.block_sparse_moe.experts.2.w3.weight"
+
+    def refused(label: str, changed: dict[str, torch.Tensor]) -> str:
+        save_file(changed, folder / "model.safetensors")
+        with pytest.raises(StepError) as told:
+            new_attempt(label, base=folder).run()
+        return str(told.value)
+
+    assert f"1 tensors are missing ({name})" in refused("without", {key: each for key, each in tensors.items() if key != name})
+    assert f"{name} has the shape [64]" in refused("flat", {**tensors, name: tensors[name][:, 0].contiguous()})
+    assert f"{name} holds numbers that are not finite" in refused("nan", {**tensors, name: tensors[name] * float("nan")})
+    assert f"{name} holds torch.int32" in refused("integers", {**tensors, name: tensors[name].int()})
+
+
+def test_a_loss_that_is_not_finite_ends_it_and_tells_the_balancing_loss(new_attempt: Make) -> None:
+    attempt = new_attempt(architecture=MIXTRAL, training={"optimizer": {"lr": 1e37, "gradient_clip_norm": None}})
+    with pytest.raises(StepError, match=r"load-balancing loss .*expected finite numbers"):
+        attempt.run()
+
+
+def test_a_balancing_loss_alone_that_is_not_finite_ends_it_too(new_attempt: Make) -> None:
+    """Its weight is beyond what float32 holds: the model's own loss is finite."""
+    experts = {**MIXTRAL["experts"], "router_aux_loss_coef": 1e300}
+    with pytest.raises(StepError, match=r"gradient norm (inf|nan)"):
+        new_attempt(architecture={**MIXTRAL, "experts": experts}).run()
+
+
+TRAINING = {"tokens": 256 * 80, "precision": "bfloat16", "micro_batch_sequences": 4}
+SETTINGS = {"checkpoint_every_tokens": 256 * 4}
+
+
+def test_killed_it_ends_with_the_same_weights_and_metrics(new_attempt: Make) -> None:
+    fields = {"architecture": MIXTRAL, "training": TRAINING, "settings": SETTINGS}
+    expected = new_attempt("whole", **fields).run()
+    attempt = new_attempt("killed", **fields)
+    process = attempt.start()
+    deadline = time.monotonic() + 60
+    while len(list(attempt.checkpoints.glob("step-????????-attempt-1"))) < 2:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    last = new_attempt("killed", number=2, **fields)
+    metrics = last.run()
+    assert 0 < metrics["resumed_from_step"] < 80
+    same = ("train_loss", "validation_loss", "router_aux_loss", "router_entropy", "dead_experts")
+    assert [metrics[name] for name in same] == [expected[name] for name in same]
+    assert last.weights_digest() == new_attempt("whole", **fields).weights_digest()
+
+
+@pytest.mark.parametrize("micro_batch", [1, 4])
+def test_two_ranks_give_the_losses_of_one(new_attempt: Make, micro_batch: int) -> None:
+    """With a balancing loss that weighs much: each rank has half of the batch, in one part or in four."""
+    experts = {**MIXTRAL["experts"], "router_aux_loss_coef": 1.0}
+    fields = {"architecture": {**MIXTRAL, "experts": experts}, "training": {"micro_batch_sequences": micro_batch}}
+    one = new_attempt("one", **fields).run()
+    attempt = new_attempt("two", processes=2, **fields)
+    process = attempt.start()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    two = attempt.result()["metrics"]
+    for name in ("train_loss", "validation_loss", "router_aux_loss", "router_entropy", "expert_max_share"):
+        assert two[name] == pytest.approx(one[name], rel=1e-5)
+    assert two["dead_experts"] == one["dead_experts"]

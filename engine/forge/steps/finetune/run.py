@@ -8,7 +8,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DI
 from pydantic import ValidationError
 
 from forge.errors import StepError
-from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
+from forge.plan.compute import flops_formula, flops_per_token, num_active_parameters, num_parameters
 from forge.spec.model import Adapter, Conversations
 from forge.steps.finetune.conversations import SYSTEM, read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer
@@ -59,13 +59,14 @@ def train(run: StepRun, job: TrainJob) -> Metrics:
         "control_tokens_neutralised": sum(each.neutralised for each in conversations),
         "epochs": len(order) / len(examples),
         "parameters": num_parameters(job.architecture, meta.vocab_size),
+        **({"active_parameters": num_active_parameters(job.architecture, meta.vocab_size)} if job.architecture.experts else {}),
         "trained_parameters": trained,
         "optimizer_steps": job.total_steps,
         "resumed_from_step": outcome.resumed_from_step,
         "tokens_per_second": outcome.tokens_per_second,
         "flops": float(per_token * tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
-        "flops_formula": FLOPS_FORMULA,
+        "flops_formula": flops_formula(job.architecture),
     }
 
 
