@@ -29,7 +29,7 @@ class Experts(Part):
     num_experts_per_tok: Annotated[int, Field(ge=2), REBUILD]
     """Those that a token goes through, weighted by the router's softmax over them. With one, that weight is always 1: the
     router would learn nothing from what it chose."""
-    router_aux_loss_coef: Annotated[float, Field(ge=0), REBUILD] = 0.01
+    router_aux_loss_coef: Annotated[float, Field(ge=0, allow_inf_nan=False), REBUILD] = 0.01
     """Weight of the load-balancing loss (Fedus et al. 2021); 0: nothing keeps the router from using few experts alone."""
 
     @model_validator(mode="after")

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from forge.contract.messages import Event
 
-MFU_FORMULA = "MFU = tokens/s * (6*N + 12*L*H*S) / (peak FLOP/s of an accelerator * how many); PaLM, appendix B"
+MFU_FORMULA = (
+    "MFU = tokens/s * (6*N + 12*L*H*S) / (peak FLOP/s of an accelerator * how many); PaLM, appendix B; "
+    "N: parameters that a token goes through"
+)
 _NAMES = {
     "loss": "training loss (nats per token)",
     "validation_loss": "validation loss (nats per token)",
