@@ -25,6 +25,7 @@ LATER: dict[str, dict[str, Any]] = {
     "Model": {
         "spec.architecture.family": "mixtral",
         "spec.architecture.experts": {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02},
+        "spec.training.intra_document_masking": True,
     },
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""

@@ -120,6 +120,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Model": {
         PRETRAINED + "data": "DataRecipe/b",
         PRETRAINED + "tokenizer": "Tokenizer/b",
+        PRETRAINED + "training.intra_document_masking": False,
+        CONTINUED + "training.intra_document_masking": False,
         EXPERTS + "num_local_experts": 8,
         EXPERTS + "num_experts_per_tok": 3,
         EXPERTS + "router_aux_loss_coef": 0.03,

@@ -30,6 +30,7 @@ def test_no_upgrade_changes_a_step_key() -> None:
     found |= {f"every field written: {step}": key for step, key in own_keys(desired_from(full_documents())).items()}
     later = own_keys(desired_from(later_documents()))
     found |= {f"later fields written: {kind.lower()}": later[step] for kind, step in (("DataRecipe", "curate/a"),)}
+    found["documents apart: train/a"] = own_keys(desired_from(later_documents("spec.training")))["train/a"]
     found["experts written: train/a"] = own_keys(desired_from(later_documents("spec.architecture")))["train/a"]
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 

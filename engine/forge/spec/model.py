@@ -110,8 +110,12 @@ class CosineSchedule(Part):
     final_lr_fraction: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.1
 
 
-class Training(Part):
-    """How much, how fast, and with which seed."""
+class CommonTraining(Part):
+    """How much, how fast, and with which seed: what every objective has."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "intra_document_masking": "a sequence is one conversation here: it has no other documents to keep apart"
+    }
 
     tokens: Annotated[Count, Field(ge=1), EXTEND]
     """Tokens that the model is trained on, repeats counted; rounded up to whole optimiser steps. Raised, the training goes on
@@ -143,6 +147,14 @@ class Training(Part):
         if self.schedule.warmup_tokens + decay > self.tokens:
             raise ValueError("the schedule's warm-up and decay are longer than the training (tokens)")
         return self
+
+
+class Training(CommonTraining):
+    """Of documents, packed one after another into sequences."""
+
+    intra_document_masking: Annotated[bool, REBUILD] = False
+    """Documents of one sequence do not attend to each other, and positions count from each document's beginning (Zhao et al.
+    2024). False: a sequence is one text, whatever stands in it."""
 
 
 class ModelResources(Part):
@@ -318,7 +330,7 @@ class SftSpec(Part):
     objective: Annotated[Literal["sft"], REBUILD]
     base: Annotated[Base, REBUILD]
     conversations: Annotated[Conversations, REBUILD]
-    training: Annotated[Training, REBUILD]
+    training: Annotated[CommonTraining, REBUILD]
     """A sequence is one conversation, padded: ``tokens`` counts places, and one pass over n conversations is n times
     sequence_length. What is longer than a sequence is refused, not cut."""
     chat_template: Annotated[str, REBUILD]
@@ -342,7 +354,7 @@ def exact(fraction: float) -> Fraction:
     return Fraction(repr(fraction))
 
 
-def optimizer_sequences(training: Training) -> int:
+def optimizer_sequences(training: CommonTraining) -> int:
     """Sequences of a whole training: the tokens asked for, rounded up to optimiser steps."""
     return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
 

@@ -212,12 +212,13 @@ class Trainer:
         """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
         if balance.needs_reading_before(self.job.process_sequences // self.job.micro_batch_sequences):
             with torch.no_grad(), self._autocast():
-                outputs = (self.model(batch.inputs, only_routing=True) for batch in self._micro_batches(position))
+                batches = self._micro_batches(position)
+                outputs = (self.model(batch.inputs, documents_bs=batch.documents, only_routing=True) for batch in batches)
                 balance.know([routing for _, routing in map(split, outputs) if routing is not None])
         losses: list[torch.Tensor] = []
         for batch in self._micro_batches(position):
             with self._autocast():
-                output = self.model(batch.inputs, batch.targets)
+                output = self.model(batch.inputs, batch.targets, batch.documents)
             loss, objective = balance.objective(output)
             objective.backward()  # type: ignore[no-untyped-call, unused-ignore]
             losses.append(loss)
@@ -227,14 +228,20 @@ class Trainer:
         """This rank's share of the batch that begins at a position, on the device."""
         job, training = self.job, self.job.training
         for first in range(0, job.process_sequences, job.micro_batch_sequences):
-            yield training_batch(
+            batch = training_batch(
                 self.corpus.train,
                 training.sequence_length,
                 training.seed,
                 position + first,
                 job.micro_batch_sequences,
                 self._replay,
-            ).to(self.world.device)
+            )
+            yield self._laid_out(batch)
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """On the device, its documents apart where the training asks for it."""
+        apart = self.job.training.intra_document_masking
+        return (batch.apart(self.corpus.meta.eos_token_id) if apart else batch).to(self.world.device)
 
     def _clip(self) -> float:
         limit = self.job.training.optimizer.gradient_clip_norm
@@ -279,9 +286,9 @@ class Trainer:
                     self._end_here(reason)
             count += batch.targets.numel()
             if index % self.world.size == self.world.rank:
-                on_device = batch.to(self.world.device)
+                there = self._laid_out(batch)
                 with self._autocast():
-                    summed += float(balance.measure(self.model(on_device.inputs, on_device.targets)))
+                    summed += float(balance.measure(self.model(there.inputs, there.targets, there.documents)))
         summed = sum_values([summed], self.world)[0]
         return Validation(summed / count, _bits_per_byte(summed, tokens), balance.load())
 
