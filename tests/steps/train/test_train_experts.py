@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -242,19 +243,46 @@ def test_even_load_has_the_least_balancing_loss_and_a_dead_expert_is_counted() -
     assert (uneven.max_share, uneven.dead_experts) == (0.5, 2)
 
 
-def test_the_balancing_loss_keeps_experts_from_dying(new_attempt: Make) -> None:
-    """From a router that sends everything to two experts, with the loss and without."""
+def collapsed(weights: Path, folder: Path, towards: float, coefficient: float) -> Path:
+    """A base whose router sends tokens rather to the first two of four experts: all tokens share a direction, it follows it."""
+    shutil.copytree(weights, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.embed_tokens.weight"] += towards / 2
+    for name in [name for name in tensors if name.endswith("gate.weight")]:
+        tensors[name] += torch.tensor([towards, towards, -towards, -towards])[:, None]
+    save_file(tensors, folder / "model.safetensors")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "router_aux_loss_coef": coefficient}))
+    return folder
 
-    def dead_after(coefficient: float) -> tuple[int, float]:
-        experts = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": coefficient}
-        changes = {**MIXTRAL, "experts": experts, "initializer_range": 0.5}
-        attempt = new_attempt(f"coefficient {coefficient}", architecture=changes, training={"tokens": 256 * 40})
-        metrics = attempt.run()
-        return metrics["dead_experts"], metrics["expert_max_share"]
 
-    without, held = dead_after(0.0), dead_after(0.3)
-    assert held[1] < without[1] - 0.05
-    assert held[0] <= without[0]
+def test_the_balancing_loss_spreads_what_a_router_sent_to_few(new_attempt: Make, tmp_path: Path) -> None:
+    first = new_attempt("first", architecture=MIXTRAL)
+    first.run()
+    figures = []
+    for coefficient in (0.0, 0.1):
+        folder = collapsed(first.weights, tmp_path / f"base {coefficient}", 0.2, coefficient)
+        training = {"tokens": 256 * 60, "optimizer": {"lr": 1e-3}}
+        figures.append(new_attempt(f"coefficient {coefficient}", base=folder, training=training).run())
+    without, held = figures
+    assert without["router_aux_loss"] > 2.7
+    assert held["router_aux_loss"] < 2.2
+    assert held["expert_max_share"] < without["expert_max_share"] - 0.05
+
+
+def test_dead_experts_are_told(new_attempt: Make, tmp_path: Path) -> None:
+    first = new_attempt("first", architecture=MIXTRAL)
+    first.run()
+    folder = collapsed(first.weights, tmp_path / "base", 2.0, 0.01)
+    schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    attempt = new_attempt("second", base=folder, training={"tokens": 256, "optimizer": {"lr": 1e-12}, "schedule": schedule})
+    metrics = attempt.run()
+    assert metrics["dead_experts"] == 4
+    assert metrics["expert_max_share"] == 0.5
+    told = [message for event in attempt.events() if "chosen by no token" in (message := event.get("message") or "")]
+    assert len(told) == 1
+    assert told[0].startswith("4 of the 8 experts of all layers were chosen by no token of the validation data")
+    assert not any("chosen by no token" in (event.get("message") or "") for event in first.events())
 
 
 def test_events_and_metrics_tell_the_experts_load(new_attempt: Make) -> None:

@@ -83,7 +83,7 @@ class Balance:
 
     def needs_reading_before(self, parts: int) -> bool:
         """Whether a process with so many parts of the batch has to read them before it trains on the first."""
-        return self._experts is not None and parts > 1
+        return self._experts is not None and self._experts.router_aux_loss_coef > 0 and parts > 1
 
     def know(self, parts: Iterable[Routing]) -> torch.Tensor:
         """The whole batch's choices, from this process's parts of it; every process has to call it."""
@@ -96,9 +96,11 @@ class Balance:
         """A part of the batch: its summed loss, and its share of what is minimised, to go backwards from."""
         loss, routing = split(output)
         objective = loss / self._tokens
-        if routing is not None and self._experts is not None:
+        if routing is None or self._experts is None:
+            return loss.detach(), objective
+        self._parts.append(Routing(*(each.detach() for each in routing)))
+        if self._experts.router_aux_loss_coef > 0:
             chosen = self._chosen if self._chosen is not None else self.know([routing])  # the only part of this process
-            self._parts.append(Routing(*(each.detach() for each in routing)))
             scale = self._experts.router_aux_loss_coef * self._experts.num_local_experts / (self._tokens * self._layers) ** 2
             objective = objective + scale * (chosen * routing.probabilities.double().sum(dim=0)).sum().float()
         return loss.detach(), objective

@@ -42,15 +42,14 @@ class MixtureOfExperts(nn.Module):
         """Transform each position by its own experts; and say which they were."""
         x_th = x_bsh.flatten(0, -2)
         with torch.autocast(x_th.device.type, enabled=False):
-            log_probabilities_te = self.gate(x_th.float()).log_softmax(dim=-1)
-        probabilities_te = log_probabilities_te.exp()
+            probabilities_te = self.gate(x_th.float()).softmax(dim=-1)
         chosen_tk, experts_tk = probabilities_te.topk(self.per_token, dim=-1)
         weights_tk = chosen_tk / chosen_tk.sum(dim=-1, keepdim=True)
         sorted_r, order_r = experts_tk.flatten().sort(stable=True)
         every_e = torch.arange(self.gate.out_features, device=x_th.device)
         ends_e = torch.searchsorted(sorted_r, every_e, right=True)
         y_th = self.experts(x_th, weights_tk, order_r, ends_e)
-        entropy = -(probabilities_te * log_probabilities_te).detach().sum()
+        entropy = torch.special.entr(probabilities_te.detach()).sum()
         return y_th.view_as(x_bsh), Routing(ends_e.diff(prepend=ends_e.new_zeros(1)), probabilities_te.sum(dim=0), entropy)
 
 

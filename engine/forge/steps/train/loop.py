@@ -147,8 +147,17 @@ class Trainer:
                 if step % job.validate_every_steps == 0 and step < job.total_steps:
                     self._validate(stop)
             measured = self._validate(stop)
+            self._tell_dead_experts(measured.data.load)
         progress = self.progress
         return Outcome(progress.train_loss, base, measured, resumed_from, clock.tokens_per_second, progress.continued)
+
+    def _tell_dead_experts(self, load: Load | None) -> None:
+        """Say which part of a mixture of experts was learnt for nothing."""
+        if load is not None and load.dead_experts:
+            self._emit_progress(
+                message=f"{load.dead_experts} of the {sum(map(len, load.assignments))} experts of all layers were chosen by no "
+                "token of the validation data; raise architecture.experts.router_aux_loss_coef, or take fewer experts"
+            )
 
     def leave_checkpoint(self, folder: Path) -> None:
         """Make the by-product: the checkpoint from before the decay, if a sound one is kept."""
