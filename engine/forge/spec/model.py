@@ -110,7 +110,7 @@ class CosineSchedule(Part):
     final_lr_fraction: Annotated[float, Field(ge=0, le=1), REBUILD] = 0.1
 
 
-class CommonTraining(Part):
+class Training(Part):
     """How much, how fast, and with which seed: what every objective has."""
 
     hints: ClassVar[Mapping[str, str]] = {
@@ -149,8 +149,8 @@ class CommonTraining(Part):
         return self
 
 
-class Training(CommonTraining):
-    """Of documents, packed one after another into sequences."""
+class LargeTraining(Training):
+    """Of documents, packed one after another into sequences: the objectives that this engine's own trainer carries out."""
 
     intra_document_masking: Annotated[bool, REBUILD] = False
     """Documents of one sequence do not attend to each other, and positions count from each document's beginning (Zhao et al.
@@ -179,7 +179,7 @@ class PretrainSpec(Part):
     data: Annotated[DataRecipeRef, REBUILD]
     tokenizer: Annotated[TokenizerRef, REBUILD]
     architecture: Annotated[Architecture, REBUILD]
-    training: Annotated[Training, REBUILD]
+    training: Annotated[LargeTraining, REBUILD]
     chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
     """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
@@ -249,7 +249,7 @@ class ContinueSpec(Part):
     data: Annotated[DataRecipeRef, REBUILD]
     replay: Annotated[Replay | None, REBUILD] = None
     """None: nothing is done against forgetting."""
-    training: Annotated[Training, REBUILD]
+    training: Annotated[LargeTraining, REBUILD]
     """With an optimiser and a schedule of its own, which begin anew."""
     chat_template: Annotated[str | None, REBUILD] = None
     """Jinja; exported with the weights. None: the base's, and where it has none, one that joins the messages' contents."""
@@ -330,7 +330,7 @@ class SftSpec(Part):
     objective: Annotated[Literal["sft"], REBUILD]
     base: Annotated[Base, REBUILD]
     conversations: Annotated[Conversations, REBUILD]
-    training: Annotated[CommonTraining, REBUILD]
+    training: Annotated[Training, REBUILD]
     """A sequence is one conversation, padded: ``tokens`` counts places, and one pass over n conversations is n times
     sequence_length. What is longer than a sequence is refused, not cut."""
     chat_template: Annotated[str, REBUILD]
@@ -354,7 +354,7 @@ def exact(fraction: float) -> Fraction:
     return Fraction(repr(fraction))
 
 
-def optimizer_sequences(training: CommonTraining) -> int:
+def optimizer_sequences(training: Training) -> int:
     """Sequences of a whole training: the tokens asked for, rounded up to optimiser steps."""
     return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
 

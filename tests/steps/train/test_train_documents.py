@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from forge.spec.extend import shared_steps, why_not_extended
 from forge.spec.model import Architecture
 from forge.steps.train.data import Batch, open_corpus
 from forge.steps.train.model import LlamaForCausalLM, build_model, places_of
@@ -130,3 +131,11 @@ def test_documents_of_experts_are_kept_apart_in_parts_of_a_batch_too(new_attempt
         attempt = new_attempt(f"parts of {size}", architecture=architecture, training={**APART, "micro_batch_sequences": size})
         losses.append(attempt.run()["train_loss"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_longer_training_of_documents_apart_goes_on_and_one_of_them_together_does_not(new_attempt: Make) -> None:
+    short, long = (new_attempt(training={**APART, "tokens": 256 * steps}).request().parameters for steps in (12, 24))
+    assert why_not_extended(short, long) is None
+    assert shared_steps(short, long) == 9
+    together = new_attempt(training={"tokens": 256 * 24}).request().parameters
+    assert "training.intra_document_masking changed" in str(why_not_extended(short, together))

@@ -196,6 +196,19 @@ def test_under_bfloat16_the_router_computes_in_float32() -> None:
     assert output.dtype == x_bsh.dtype
 
 
+def test_under_bfloat16_the_gradients_are_near_those_of_float32() -> None:
+    x_bsh = torch.randn(4, 64, 16, generator=torch.Generator().manual_seed(4)).requires_grad_(True)
+    found = []
+    for enabled in (False, True):
+        layer = layer_of(6, 3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            output, _ = layer(x_bsh)
+        found.append(torch.autograd.grad(output.float().square().sum(), [x_bsh, *layer.parameters()]))
+    for exact, rounded in zip(*found, strict=True):
+        assert rounded.dtype == torch.float32
+        assert (rounded - exact).norm() < 0.02 * exact.norm()
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_the_balancing_loss_is_the_whole_batchs_however_it_is_cut(parts: int) -> None:
     architecture = architecture_of(coefficient=5.0)

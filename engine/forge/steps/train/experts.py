@@ -70,7 +70,7 @@ class StackedExperts(nn.Module):
         places_r = order_r.argsort()  # where in the sorted order each of a token's k rows stands
         with torch.autocast(device, enabled=False):
             groups = ends_e.to(torch.int32)
-            x_rh = cast("torch.Tensor", _ToExperts.apply(x_th.to(compute), order_r, places_r))  # type: ignore[no-untyped-call]
+            x_rh = cast("torch.Tensor", _ToExperts.apply(x_th, order_r, places_r, compute))  # type: ignore[no-untyped-call]
             both_ri = functional.grouped_mm(x_rh, self.gate_up_proj.to(compute).transpose(1, 2), offs=groups)
             gate_ri, up_ri = both_ri.chunk(2, dim=-1)
             y_rh = functional.grouped_mm(
@@ -82,18 +82,24 @@ class StackedExperts(nn.Module):
 
 
 class _ToExperts(torch.autograd.Function):
-    """Each token's row k times, sorted by expert; backwards a token's k rows are added in the order of its choice."""
+    """Each token's row k times, sorted by expert, in the type that experts compute in.
+
+    Backwards a token's k rows are added in the order of its choice, in the type that it came in.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x_th: torch.Tensor, order_r: torch.Tensor, places_r: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any, x_th: torch.Tensor, order_r: torch.Tensor, places_r: torch.Tensor, compute: torch.dtype
+    ) -> torch.Tensor:
         ctx.save_for_backward(places_r)
-        ctx.tokens = x_th.shape[0]
-        return x_th[order_r // (order_r.shape[0] // x_th.shape[0])]
+        ctx.tokens, ctx.dtype = x_th.shape[0], x_th.dtype
+        return x_th.to(compute)[order_r // (order_r.shape[0] // x_th.shape[0])]
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
         (places_r,) = ctx.saved_tensors
-        return grad_outputs[0][places_r].view(ctx.tokens, -1, grad_outputs[0].shape[-1]).sum(dim=1), None, None
+        rows_tkh = grad_outputs[0][places_r].view(ctx.tokens, -1, grad_outputs[0].shape[-1])
+        return rows_tkh.sum(dim=1, dtype=ctx.dtype), None, None, None
 
 
 class _FromExperts(torch.autograd.Function):

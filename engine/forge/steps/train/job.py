@@ -11,7 +11,7 @@ from forge.contract.checkpoints import lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining, exact
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
@@ -28,7 +28,7 @@ class TrainJob:
     key: str
     attempt: int
     architecture: Architecture
-    training: Training
+    training: LargeTraining
     chat_template: str
     objective: str
     processes: int
@@ -113,7 +113,7 @@ def read_job(request: StepRequest) -> TrainJob:
     try:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
         fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
-        training = Training.model_validate({**parameters["training"], **settings})
+        training = LargeTraining.model_validate({**parameters["training"], **settings})
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
