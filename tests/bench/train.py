@@ -48,6 +48,7 @@ def main(tokens: int) -> None:
 
 def request_of(scratch: Path, tokens: int) -> dict[str, Any]:
     """The example's train step over fewer tokens, its inputs laid out from the store."""
+    from forge.contract.kinds import STEPS, StepKind
     from forge.ledger.ledger import Ledger
     from forge.repo.desired import settings_of
     from forge.repo.repository import Repository
@@ -70,7 +71,7 @@ def request_of(scratch: Path, tokens: int) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "step": "train",
-        "step_version": record.step_version,
+        "step_version": STEPS[StepKind.TRAIN].version,
         "key": record.key,
         "subject": record.subject,
         "parameters": {**record.parameters, "training": training},

@@ -161,8 +161,19 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "chat_template": "{{ other }}{% generation %}{% endgeneration %}",
             }
         ),
-        PRETRAINED + "resources.count": 1,
-        CONTINUED + "resources.count": 1,
+        **{
+            objective + path: value
+            for objective in (PRETRAINED, CONTINUED)
+            for path, value in {
+                "training.parallelism.data": "fsdp2",
+                "training.parallelism.tensor": 2,
+                "training.activation_checkpointing": True,
+                "training.compile": True,
+                "training.max_loss_rise": None,
+                "resources.accelerator": "cuda",
+                "resources.count": 1,
+            }.items()
+        },
         TUNED + "base{ModelBase}.model": "Model/a",
         TUNED + "base{FolderBase}.path": "models/other",
         TUNED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -252,10 +263,8 @@ ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
     ("Model", TUNED + "resources.count"),
-    *(
-        ("Model", path)
-        for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name", "resources.accelerator")))
-    ),
+    *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
+    ("Model", TUNED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -274,7 +283,19 @@ TRAVELS_BESIDE = {
     ("Model", path)
     for path in (
         *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
-        *(objective + "resources.count" for objective in (PRETRAINED, CONTINUED)),
+        *(
+            objective + path
+            for objective in (PRETRAINED, CONTINUED)
+            for path in (
+                "training.parallelism.data",
+                "training.parallelism.tensor",
+                "training.activation_checkpointing",
+                "training.compile",
+                "training.max_loss_rise",
+                "resources.accelerator",
+                "resources.count",
+            )
+        ),
     )
 }
 """Fields of meaning NONE that reach the step all the same."""
@@ -330,6 +351,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     for part, written in LATER.get(kind, {}).items():
         if re.sub(r"\{\w+\}", "", path).startswith(part):
             _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
+    if "training.parallelism" in path:
+        document["spec"]["training"]["parallelism"] = {}
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts

@@ -34,6 +34,7 @@ def test_a_model_with_experts_is_valid_and_may_be_continued() -> None:
         ("mixtral", "llama", "a llama has no experts: set family to mixtral"),
         (f", {EXPERTS}", "", "a mixtral needs experts"),
         ("intermediate_size: 64", "intermediate_size: 60", "must be multiples of 8"),
+        ("  training:", "  resources: {count: 2}\n  training:\n    parallelism: {tensor: 2}", "cuts no experts: leave it at 1"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(old: str, new: str, expected: str) -> None:

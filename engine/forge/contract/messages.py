@@ -175,3 +175,5 @@ class Event(Message):
     """Experts, over all layers, that no token was routed to."""
     memory_bytes: int | None = None
     """The most that the main process has held: of the accelerator where there is one, else resident."""
+    checkpoint_stall_seconds: float | None = None
+    """How long the training waited for the checkpoint that the message names."""

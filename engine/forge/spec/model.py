@@ -149,20 +149,37 @@ class Training(Part):
         return self
 
 
+class Parallelism(Part):
+    """How a training is spread over its processes; a matter of place: sums are added in another order, no more."""
+
+    data: Annotated[Literal["ddp", "fsdp2"], NONE] = "ddp"
+    """Every process holds the whole model (ddp), or a slice of each tensor, its gradient and its moments (fsdp2)."""
+    tensor: Annotated[int, Field(ge=1, le=64), NONE] = 1
+    """Processes that compute one sequence together, each with its share of the heads (Shoeybi et al. 2019)."""
+
+
 class LargeTraining(Training):
-    """Of documents, packed one after another into sequences: the objectives that this engine's own trainer carries out."""
+    """Of packed documents, and over processes where need be: the objectives that this engine's own trainer carries out."""
 
     intra_document_masking: Annotated[bool, REBUILD] = False
     """Documents of one sequence do not attend to each other, and positions count from each document's beginning (Zhao et al.
     2024). False: a sequence is one text, whatever stands in it."""
 
+    parallelism: Annotated[Parallelism, NONE] = Parallelism()
+    activation_checkpointing: Annotated[bool, NONE] = False
+    """Keep only each layer's input for the way back and compute the rest again: memory for time, and the same bits."""
+    compile: Annotated[bool, NONE] = False
+    """torch.compile for each layer; needs a C++ compiler where it runs. Rounds differently, as another machine does."""
+    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
+    """Stop before a step whose loss is so many nats per token above the lowest mean of 8 steps before it; None: train on."""
+
 
 class ModelResources(Part):
     """Where it is trained; a matter of place, not of identity."""
 
-    accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
+    accelerator: Annotated[Literal["cpu", "cuda"], NONE] = "cpu"
     count: Annotated[int, Field(ge=1, le=1024), NONE] = 1
-    """Processes (torchrun's world size)."""
+    """Processes (torchrun's world size); with cuda, one for each device."""
 
 
 class OneProcess(Part):
@@ -170,6 +187,15 @@ class OneProcess(Part):
 
     accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
     count: Annotated[Literal[1], NONE] = 1
+
+
+def _check_grid(training: LargeTraining, resources: ModelResources) -> None:
+    """Refuse processes that do not fill a grid of data x tensor."""
+    if resources.count % training.parallelism.tensor:
+        raise ValueError(
+            f"resources.count ({resources.count}) must be a multiple of training.parallelism.tensor "
+            f"({training.parallelism.tensor}): so many processes compute one sequence together"
+        )
 
 
 class PretrainSpec(Part):
@@ -188,6 +214,13 @@ class PretrainSpec(Part):
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        _check_grid(self.training, self.resources)
+        slices = self.training.parallelism.tensor
+        if slices > 1 and self.architecture.experts is not None:
+            raise ValueError("training.parallelism.tensor cuts no experts: leave it at 1, and spread the data (fsdp2) instead")
+        for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
+            if getattr(self.architecture, name) % slices:
+                raise ValueError(f"architecture.{name} must be a multiple of training.parallelism.tensor ({slices})")
         return self
 
 
@@ -257,6 +290,7 @@ class ContinueSpec(Part):
 
     @model_validator(mode="after")
     def _mixes(self) -> Self:
+        _check_grid(self.training, self.resources)
         if self.replay is None:
             return self
         if self.replay.data == self.data:

@@ -424,6 +424,12 @@ def test_a_mixtral_that_this_trainer_would_not_reproduce_is_refused(
         new_attempt(base=folder).run()
 
 
+def test_a_mixtral_is_not_cut_over_processes(new_attempt: Make, tmp_path: Path) -> None:
+    settings = {"parallelism": {"tensor": 2}}
+    with pytest.raises(StepError, match=r"cuts no experts, and the base is a mixture of 4"):
+        new_attempt(base=mixtral_folder(tmp_path / "theirs"), processes=2, settings=settings).run()
+
+
 def test_experts_whose_bytes_are_wrong_are_refused(new_attempt: Make, tmp_path: Path) -> None:
     folder = mixtral_folder(tmp_path / "theirs")
     tensors = load_file(folder / "model.safetensors")
@@ -479,13 +485,18 @@ def test_killed_it_ends_with_the_same_weights_and_metrics(new_attempt: Make) -> 
     assert last.weights_digest() == new_attempt("whole", **fields).weights_digest()
 
 
-@pytest.mark.parametrize("micro_batch", [1, 4])
-def test_two_ranks_give_the_losses_of_one(new_attempt: Make, micro_batch: int) -> None:
-    """With a balancing loss that weighs much: each rank has half of the batch, in one part or in four."""
+@pytest.mark.parametrize(
+    ("micro_batch", "settings"),
+    [(1, {}), (4, {}), (2, {"parallelism": {"data": "fsdp2"}, "activation_checkpointing": True})],
+    ids=["four parts", "one part", "two parts in slices"],
+)
+def test_two_ranks_give_the_losses_of_one(new_attempt: Make, micro_batch: int, settings: dict[str, Any]) -> None:
+    """With a balancing loss that weighs much, and documents apart; each rank has half of the batch."""
     experts = {**MIXTRAL["experts"], "router_aux_loss_coef": 1.0}
-    fields = {"architecture": {**MIXTRAL, "experts": experts}, "training": {"micro_batch_sequences": micro_batch}}
+    training = {"micro_batch_sequences": micro_batch, "intra_document_masking": True}
+    fields = {"architecture": {**MIXTRAL, "experts": experts}, "training": training}
     one = new_attempt("one", **fields).run()
-    attempt = new_attempt("two", processes=2, **fields)
+    attempt = new_attempt("two", processes=2, settings=settings, **fields)
     process = attempt.start()
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from forge.spec.model import Architecture
 from forge.steps.train.experts import MixtureOfExperts, Routing
+from forge.steps.train.kernels import causal_attention, rms_norm
 from forge.steps.train.loss import summed_cross_entropy
 
 
@@ -72,7 +73,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_bsh: torch.Tensor) -> torch.Tensor:
         """Normalise over H."""
-        return functional.rms_norm(x_bsh, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x_bsh, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -95,14 +96,7 @@ class Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         positions, visible = (None, None) if places is None else places
-        mixed_bnsd = functional.scaled_dot_product_attention(
-            rotary(query_bnsd, positions),
-            rotary(key_bksd, positions),
-            value_bksd,
-            attn_mask=visible,
-            is_causal=visible is None,
-            enable_gqa=True,
-        )
+        mixed_bnsd = causal_attention(rotary(query_bnsd, positions), rotary(key_bksd, positions), value_bksd, visible)
         return cast("torch.Tensor", self.o_proj(mixed_bnsd.transpose(1, 2).flatten(-2)))
 
 
