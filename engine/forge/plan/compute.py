@@ -37,3 +37,12 @@ def flops_per_token(architecture: "Architecture", vocab_size: int, sequence_leng
     if not architecture.tie_word_embeddings:
         multiplied -= vocab_size * hidden
     return 6 * multiplied + 12 * architecture.num_hidden_layers * hidden * sequence_length
+
+
+REFERENCE_FORMULA = "with a forward pass of the reference, a third of that, once per place of a pair"
+"""What dpo adds to ``FLOPS_FORMULA``."""
+
+
+def reference_flops_per_token(architecture: "Architecture", vocab_size: int, sequence_length: int) -> int:
+    """Operations of the reference's forward pass over one token: a third of training's, whose backward pass takes two."""
+    return flops_per_token(architecture, vocab_size, sequence_length) // 3

@@ -147,9 +147,9 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     root = model if base is None else parts.roots[base]
     parts.roots[model.address] = root
     inputs: dict[str, Input]
-    if "conversations" in facts:  # the step reads them itself: what is learnt of them depends on the model's own template
-        pieces = parts.bundles[model.address, "conversations"]
-        inputs = {"conversations": FromCommit(model.address, pieces), "tokenizer": _pieces(root, parts)}
+    if "chats" in facts:  # the step reads them itself: what is learnt of them depends on the model's own template
+        chats = parts.bundles[model.address, facts["chats"]]
+        inputs = {facts["chats"]: FromCommit(model.address, chats), "tokenizer": _pieces(root, parts)}
     else:
         tokenize = _tokenize(model, facts["data"], root, parts)
         inputs = {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": tokenize.inputs["tokenizer"]}

@@ -20,7 +20,7 @@ from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.model import BasedSpec, FolderBase, PretrainSpec, SftSpec
+from forge.spec.model import BasedSpec, FolderBase, PretrainSpec, TunedSpec, chats_of
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
 
 _Kind = TypeVar("_Kind")
@@ -183,10 +183,12 @@ def _base_terms(model: Model | None) -> str | None:
     return f"{base.path}: {base.license}, {base.origin}" if isinstance(base, FolderBase) else base.model if base else None
 
 
-def _conversation_terms(model: Model | None) -> str | None:
-    """What a model learns to answer from, and under which terms that stands."""
-    found = model.spec.conversations if model is not None and isinstance(model.spec, SftSpec) else None
-    return f"{found.path}: {found.license}, {found.origin}" if found is not None else None
+def _chat_terms(model: Model | None) -> dict[str, str]:
+    """What a model learns to answer from, by its field, and under which terms that stands."""
+    if model is None or not isinstance(model.spec, TunedSpec):
+        return {}
+    name, found = chats_of(model.spec)
+    return {name: f"{found.path}: {found.license}, {found.origin}"}
 
 
 def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | None) -> Iterator[Finding]:
@@ -213,9 +215,10 @@ def _of_resource(address: str, new: Resource | None, old: Resource | None, desir
         was, is_now = _base_terms(_checked(old, Model)), _base_terms(_checked(new, Model))
         if was != is_now:
             yield Finding(FindingKind.BASE, address, "", was, is_now)
-        was, is_now = _conversation_terms(_checked(old, Model)), _conversation_terms(_checked(new, Model))
-        if was != is_now:
-            yield Finding(FindingKind.SOURCE, address, "conversations", was, is_now)
+        earlier, later = _chat_terms(_checked(old, Model)), _chat_terms(_checked(new, Model))
+        for name in sorted(earlier.keys() | later.keys()):
+            if earlier.get(name) != later.get(name):
+                yield Finding(FindingKind.SOURCE, address, name, earlier.get(name), later.get(name))
     elif isinstance(new, InferencePolicy):
         yield from _of_policy(address, new, _checked(old, InferencePolicy), desired)
     elif isinstance(new, Deployment):

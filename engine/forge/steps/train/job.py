@@ -15,8 +15,9 @@ from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exac
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
-SFT = "sft"
-OBJECTIVES = ("pretrain", "continue", SFT)
+TUNED = ("sft", "dpo")
+"""Objectives that learn from conversations or preferences (``steps.finetune``)."""
+OBJECTIVES = ("pretrain", "continue", *TUNED)
 _CHECKPOINTS_OF_A_RUN = 10
 
 

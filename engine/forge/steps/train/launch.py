@@ -18,7 +18,7 @@ from typing import Any
 from forge.errors import StepError
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
-from forge.steps.train.job import SFT, TrainJob, read_job
+from forge.steps.train.job import TUNED, TrainJob, read_job
 
 _FILE = "ranks"
 _POLL_SECONDS = 0.2
@@ -35,7 +35,7 @@ def launch(run: StepRun) -> Metrics:
     """Train with as many processes as the request asks for."""
     job = read_job(run.request)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
-    if job.objective == SFT:
+    if job.objective in TUNED:
         from forge.steps.finetune import train as finetune
 
         return finetune(run, job)
