@@ -28,6 +28,7 @@ from forge.steps.finetune.model import merged_state, meta_of, model_to_train, tr
 from forge.steps.finetune.pairs import make_pairs
 from forge.steps.finetune.template import ChatTemplate
 from forge.steps.finetune.trainer import Finetuning
+from forge.steps.imports import quick_imports
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.distributed import open_world
@@ -84,7 +85,8 @@ def train(run: StepRun, job: TrainJob) -> Metrics:
 
 
 def _conversations(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: TokensMeta) -> _Taught:
-    from forge.steps.finetune.sft import Answers  # TRL's trainers take seconds to import: only the one that is needed
+    with quick_imports():  # TRL's trainers take seconds: only the one that is needed
+        from forge.steps.finetune.sft import Answers
 
     conversations = read_conversations(run.input("conversations"), run.sources("conversations"))
     template = _template(job, conversations)
@@ -106,7 +108,8 @@ def _conversations(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Toke
 
 
 def _preferences(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: TokensMeta) -> _Taught:
-    from forge.steps.finetune.dpo import Comparisons
+    with quick_imports():
+        from forge.steps.finetune.dpo import Comparisons
 
     fields = DpoSpec.model_fields
     beta, loss_type = (job.parameters.get(name, fields[name].default) for name in ("beta", "loss_type"))

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import StepError
+from forge.steps.imports import quick_imports
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.job import TUNED, TrainJob, read_job
@@ -36,7 +37,8 @@ def launch(run: StepRun) -> Metrics:
     job = read_job(run.request)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
     if job.objective in TUNED:
-        from forge.steps.finetune import train as finetune
+        with quick_imports():
+            from forge.steps.finetune import train as finetune
 
         return finetune(run, job)
     if job.processes > 1:
