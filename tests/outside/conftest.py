@@ -108,7 +108,7 @@ def export_of(governed: Governed, tmp_path: Path) -> Callable[[Path, str], Path]
 @pytest.fixture(scope="session")
 def answering(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
     """Three models that learn to answer: ``tuned`` from conversations with an adapter, ``imported`` the same from a folder's
-    weights, and ``preferring`` from preferences, beginning with ``tuned``.
+    weights, and ``preferring`` from preferences, beginning with ``tuned``; what it learns from is cleaned.
     """
     folder = new_repository(tmp_path_factory.mktemp("answering") / "repository")
     words = ("yes", "no")
@@ -117,9 +117,9 @@ def answering(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> P
     write_conversations(folder / "pairs", *(preferred(*each) for each in questions))
     whole = TUNED[: TUNED.index("  adapter:")].replace("name: tuned", "name: imported")
     imported = whole.replace("{model: Model/small}", IMPORTED_BASE)
-    write_released(
-        folder, {"tuned": TUNED, "imported": imported, "preferring": PREFERRING.replace("Model/small", "Model/tuned")}
-    )
+    cleaned = "validation_fraction: 0.2, pii: {emails: true}, decontaminate_against: [EvalSuite/small]}"
+    preferring = PREFERRING.replace("Model/small", "Model/tuned").replace("validation_fraction: 0.2}", cleaned)
+    write_released(folder, {"tuned": TUNED, "imported": imported, "preferring": preferring})
     list_shapes(folder, governed, ["sft", "sft-imported", "dpo"], "models that answer")
     run_forge(folder, governed.config, "apply")
     return folder

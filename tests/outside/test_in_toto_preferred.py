@@ -29,6 +29,7 @@ def test_in_toto_accepts_the_chain_from_the_data_to_the_preferences(
     assert "commit/Model/preferring/preferences/00000.jsonl" in materials
     assert "commit/Model/tuned/conversations/00000.jsonl" in materials
     assert "train/tuned/weights/model.safetensors" in materials
+    assert "commit/Model/preferring/suite-0/small_bpb.jsonl" in materials
     assert "the chain holds" in run_forge(answering, governed.config, "verify", "release/preferring").stdout
 
 
@@ -64,6 +65,9 @@ def test_the_report_says_what_was_preferred_and_how_well_it_is_learnt(
     margin = fact(report, "Model/preferring", "Reward margin on held-out pairs")
     assert (margin.value, margin.standing) == (f"{record.metrics['validation_reward_margin']:.4g}", Standing.PROVED)
     assert fact(report, "Model/preferring", "Share of them that reward the chosen answer more").standing is Standing.PROVED
+    replaced = fact(report, "Model/preferring", "Personal data replaced in what it learnt from")
+    assert (replaced.value, replaced.standing) == ("emails 0", Standing.PROVED)
+    assert fact(report, "Model/preferring", "Left out, as items of a suite").value == "small 0"
     sources = fact(report, "Article 53 (1)(d): summary of the training content", "Sources and licences")
     assert "preferences in pairs/*.jsonl: written for a test (CC0-1.0)" in sources.value
     assert "conversations in chats/*.jsonl: written for a test (CC0-1.0)" in sources.value

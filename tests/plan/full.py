@@ -25,6 +25,8 @@ LATER: dict[str, dict[str, Any]] = {
     }
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
+LATER_OF_CHATS = {"pii": {"emails": True}, "decontaminate_against": ["EvalSuite/b"], "decontamination_ngram": 12}
+"""The same for what Model/e and Model/g learn to answer from."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -293,6 +295,8 @@ def later_documents() -> Documents:
             for part in parents:
                 place = place[part]
             place[last] = copy.deepcopy(written)
+    for name, chats in (("e", "conversations"), ("g", "preferences")):
+        documents[f"Model/{name}"]["spec"][chats] |= copy.deepcopy(LATER_OF_CHATS)
     return documents
 
 

@@ -62,6 +62,9 @@ def of_each_chat() -> dict[str, Any]:
         "CHATS.license": "CC-BY-4.0",
         "CHATS.origin": "elsewhere",
         "CHATS.validation_fraction": 0.3,
+        **{f"CHATS.pii.{kind}": True for kind in ("emails", "ip_addresses", "ibans", "credit_cards", "phone_numbers")},
+        "CHATS.decontaminate_against": ["EvalSuite/b"],
+        "CHATS.decontamination_ngram": 12,
         "adapter.lora.rank": 4,
         "adapter.lora.alpha": 4.0,
         "adapter.lora.dropout": 0.2,
@@ -347,7 +350,7 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
     for part in parents:
-        place = place[0] if part == "[]" else place[part]
+        place = place[0] if part == "[]" else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
         document["spec"]["training"]["schedule"] = value
     else:

@@ -146,10 +146,14 @@ def _rewards(record: Record) -> str | None:
 def _begun(facts: Facts, record: Record, base: str) -> tuple[Fact, ...]:
     """What a training from a base says beside what every training does."""
     metrics = record.metrics
-    rows = (
+    rows: tuple[Fact, ...] = (
         facts.proved("Base", base, record),
         facts.proved("Validation loss of the base on the same documents", metrics.get("base_validation_loss"), record),
     )
+    cleaned = ("Personal data replaced in what it learnt from", "replaced."), ("Left out, as items of a suite", "contaminated.")
+    for label, prefix in cleaned:
+        found = {name.removeprefix(prefix): count for name, count in metrics.items() if name.startswith(prefix)}
+        rows += (facts.proved(label, found, record),) if found else ()
     if "preferences" in record.inputs:
         return (
             *rows,

@@ -199,7 +199,8 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
     if isinstance(spec, TunedSpec):
         name, chats = chats_of(spec)
-        return {**facts, "chats": name, "chats_path": chats.path, "chats_license": chats.license}
+        facts |= {"chats": name, "chats_path": chats.path, "chats_license": chats.license}
+        return {**facts, **({"suites": chats.decontaminate_against} if chats.decontaminate_against else {})}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 

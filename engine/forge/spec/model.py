@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
+from forge.spec.data_recipe import Pii
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -228,6 +229,18 @@ class CommittedChats(Part):
     """Where they come from, in words or as a URL."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), REBUILD] = 0.1
     """The share that is held out, by a hash of the text: equal ones never stand on both sides."""
+    pii: Annotated[Pii, REBUILD] = Pii()
+    """Personal data that is replaced by placeholders, as in recipes."""
+    decontaminate_against: Annotated[list[EvalSuiteRef], REBUILD] = []
+    """Suites whose items nothing may repeat; their files are inputs of the training."""
+    decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
+    """As in recipes: so many consecutive words shared with an item, or all of an item's that has at least eight."""
+
+    @model_validator(mode="after")
+    def _names_each_suite_once(self) -> Self:
+        if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
+            raise ValueError("`decontaminate_against` names a suite twice")
+        return self
 
 
 class Conversations(CommittedChats):

@@ -21,6 +21,7 @@ from forge.plan.compute import (
 )
 from forge.spec.model import Adapter, CommittedChats, DpoSpec
 from forge.steps.finetune import preferences
+from forge.steps.finetune.cleaning import Cleaning
 from forge.steps.finetune.conversations import SYSTEM, Conversation, read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer
 from forge.steps.finetune.lesson import LOSS, Lesson
@@ -88,7 +89,8 @@ def _conversations(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Toke
     with quick_imports():  # TRL's trainers take seconds: only the one that is needed
         from forge.steps.finetune.sft import Answers
 
-    conversations = read_conversations(run.input("conversations"), run.sources("conversations"))
+    cleaning = Cleaning(run, "conversations")
+    conversations = cleaning.of_conversations(read_conversations(run.input("conversations"), run.sources("conversations")))
     template = _template(job, conversations)
     parts = split(conversations, _held_out(job, "conversations"))
     limits = (job.training.sequence_length, meta.eos_token_id)
@@ -103,6 +105,7 @@ def _conversations(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Toke
             "validation_conversations": len(held_out),
             "control_tokens_neutralised": sum(each.neutralised for each in conversations),
             "epochs": len(order) / len(examples),
+            **cleaning.metrics(),
         },
     )
 
@@ -113,7 +116,8 @@ def _preferences(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Tokens
 
     fields = DpoSpec.model_fields
     beta, loss_type = (job.parameters.get(name, fields[name].default) for name in ("beta", "loss_type"))
-    found = preferences.read_preferences(run.input("preferences"), run.sources("preferences"))
+    cleaning = Cleaning(run, "preferences")
+    found = cleaning.of_preferences(preferences.read_preferences(run.input("preferences"), run.sources("preferences")))
     template = _template(job, [each.chosen for each in found])
     parts = preferences.split(found, _held_out(job, "preferences"))
     limits = (job.training.sequence_length, meta.eos_token_id)
@@ -134,6 +138,7 @@ def _preferences(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Tokens
             "validation_pairs": len(held_out),
             "control_tokens_neutralised": sum(each.neutralised for each in found),
             "epochs": len(order) / len(pairs),
+            **cleaning.metrics(),
         },
         lesson.num_reference_tokens,
     )
