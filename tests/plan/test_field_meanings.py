@@ -43,11 +43,36 @@ QUALITY = "spec.filters.gopher_quality."
 REPETITION = "spec.filters.gopher_repetition."
 PRETRAINED, CONTINUED, TUNED = "spec{PretrainSpec}.", "spec{ContinueSpec}.", "spec{SftSpec}."
 EXPERTS = PRETRAINED + "architecture.experts."
+PREFERRED = "spec{DpoSpec}."
+OBJECTIVES = (PRETRAINED, CONTINUED, TUNED, PREFERRED)
 
 
 def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
     """The same change in the body of each objective."""
-    return {objective + path: value for objective in (PRETRAINED, CONTINUED, TUNED) for path, value in changes.items()}
+    return {objective + path: value for objective in OBJECTIVES for path, value in changes.items()}
+
+
+def of_each_chat() -> dict[str, Any]:
+    """Changes of the bodies that learn from files of people's words."""
+    changes = {
+        "base{ModelBase}.model": "Model/a",
+        "base{FolderBase}.path": "models/other",
+        "base{FolderBase}.license": "CC-BY-4.0",
+        "base{FolderBase}.origin": "elsewhere",
+        "CHATS.path": "chats/other/*.jsonl",
+        "CHATS.license": "CC-BY-4.0",
+        "CHATS.origin": "elsewhere",
+        "CHATS.validation_fraction": 0.3,
+        **{f"CHATS.pii.{kind}": True for kind in ("emails", "ip_addresses", "ibans", "credit_cards", "phone_numbers")},
+        "CHATS.decontaminate_against": ["EvalSuite/b"],
+        "CHATS.decontamination_ngram": 12,
+        "adapter.lora.rank": 4,
+        "adapter.lora.alpha": 4.0,
+        "adapter.lora.dropout": 0.2,
+        "adapter.lora.targets": ["q_proj", "down_proj"],
+    }
+    names = {TUNED: "conversations", PREFERRED: "preferences"}
+    return {body + path.replace("CHATS", name): value for body, name in names.items() for path, value in changes.items()}
 
 
 LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
@@ -174,18 +199,9 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "resources.count": 1,
             }.items()
         },
-        TUNED + "base{ModelBase}.model": "Model/a",
-        TUNED + "base{FolderBase}.path": "models/other",
-        TUNED + "base{FolderBase}.license": "CC-BY-4.0",
-        TUNED + "base{FolderBase}.origin": "elsewhere",
-        TUNED + "conversations.path": "chats/other/*.jsonl",
-        TUNED + "conversations.license": "CC-BY-4.0",
-        TUNED + "conversations.origin": "elsewhere",
-        TUNED + "conversations.validation_fraction": 0.3,
-        TUNED + "adapter.lora.rank": 4,
-        TUNED + "adapter.lora.alpha": 4.0,
-        TUNED + "adapter.lora.dropout": 0.2,
-        TUNED + "adapter.lora.targets": ["q_proj", "down_proj"],
+        **of_each_chat(),
+        PREFERRED + "beta": 0.3,
+        PREFERRED + "loss_type": "hinge",
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -263,8 +279,10 @@ ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
     ("Model", TUNED + "resources.count"),
+    ("Model", PREFERRED + "resources.count"),
     *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
     ("Model", TUNED + "resources.accelerator"),
+    ("Model", PREFERRED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -330,11 +348,14 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 FIELDS = {(kind, path): meaning for kind, model in RESOURCE_TYPES.items() for path, meaning in leaves(model, "", None)}
 
 
+NAMES = {CONTINUED: "cd", TUNED: "ef", PREFERRED: "gh"}
+"""Body -> the models that have it, with a model as their base and with a folder."""
+
+
 def name_at(path: str) -> str:
     """The resource that has a field: ``a``, but for the fields of models with a base."""
-    if not path.startswith((CONTINUED, TUNED)):
-        return "a"
-    return ("cd" if path.startswith(CONTINUED) else "ef")["{FolderBase}" in path]
+    names = next((found for body, found in NAMES.items() if path.startswith(body)), "aa")
+    return names["{FolderBase}" in path]
 
 
 def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
@@ -361,7 +382,7 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
     for part in parents:
-        place = place[0] if part == "[]" else place[part]
+        place = place[0] if part == "[]" else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
         document["spec"]["training"]["schedule"] = value
     else:

@@ -3,6 +3,7 @@
 import pytest
 from tests.conftest import MODEL
 from tests.spec.test_continue_spec import NEXT, faults
+from tests.spec.test_dpo_spec import PREFERRING
 from tests.spec.test_sft_spec import TUNED
 
 from forge.spec.extend import why_not_extended
@@ -51,6 +52,12 @@ def test_tuning_adapts_the_attention_of_a_mixture_of_experts() -> None:
     (fault,) = faults(TUNED[: TUNED.index("  adapter:")], model=SPARSE)
     assert fault.startswith("next.yaml:6:")
     assert "no load-balancing loss, without which its router would come to use few experts" in fault
+
+
+def test_preferences_are_learnt_by_its_attention_too() -> None:
+    assert faults(PREFERRING, model=SPARSE) == []
+    (fault,) = faults(PREFERRING[: PREFERRING.index("  adapter:")], model=SPARSE)
+    assert "Model/small is a mixture of 4 experts; fine-tuning has no load-balancing loss" in fault
 
 
 def test_so_does_tuning_of_a_model_that_continues_one() -> None:

@@ -35,6 +35,8 @@ class InputArtifact(BaseModel):
 
     digest: str
     path: str | None = None
+    sources: dict[str, str] = Field(default={}, exclude_if=not_)
+    """Paths in the commit, by the files' names here, of files that a message to a person may be about; for messages only."""
 
 
 class Continued(BaseModel):

@@ -45,6 +45,15 @@ def flops_formula(architecture: "Architecture") -> str:
     return FLOPS_FORMULA if architecture.experts is None else ACTIVE_FLOPS_FORMULA
 
 
+REFERENCE_FORMULA = "with a forward pass of the reference, a third of that, once per place of a pair"
+"""What dpo adds to ``FLOPS_FORMULA``."""
+
+
+def reference_flops_per_token(architecture: "Architecture", vocab_size: int, sequence_length: int) -> int:
+    """Operations of the reference's forward pass over one token: a third of training's, whose backward pass takes two."""
+    return flops_per_token(architecture, vocab_size, sequence_length) // 3
+
+
 def _count(architecture: "Architecture", vocab_size: int, experts: int) -> int:
     """Parameters, with so many feed-forward parts in a layer."""
     hidden = architecture.hidden_size

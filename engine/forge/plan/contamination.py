@@ -19,7 +19,15 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
         facts = read_facts(compiled[address].facts)
         model = compiled[facts["model"]]
         for data in _read_by(model.address, compiled):
-            if data.startswith("DataRecipe/"):
+            if data.startswith("Model/"):
+                learnt = read_facts(compiled[data].facts)
+                for suite, _ in facts["gates"]:
+                    if suite not in learnt.get("suites", ()):
+                        message = (
+                            f"{model.address} is evaluated on {suite}, and the {learnt['chats']} of {data} are not cleaned"
+                        )
+                        found[f"{message} of it: list {suite} in their `decontaminate_against`"] = None
+            elif data.startswith("DataRecipe/"):
                 cleaned = read_facts(compiled[data].facts).get("suites", ())
                 for suite, _ in facts["gates"]:
                     if suite not in cleaned:
@@ -33,12 +41,14 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
 
 
 def _read_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:
-    """The recipes that a model's weights come from, those of its bases included; and the folder, where one begins the chain."""
+    """What a model's weights come from, its bases' included: recipes, models that learnt from chats, and a folder."""
     found: dict[str, None] = {}
     while address is not None:
         model = compiled[address]
         found |= dict.fromkeys(target for target in model.references if target.startswith("DataRecipe/"))
         facts = read_facts(model.facts)
+        if "chats" in facts:
+            found[address] = None
         if "folder" in facts:
             found[facts["folder"]] = None
         address = facts.get("base")

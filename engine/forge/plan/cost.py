@@ -6,7 +6,7 @@ None means "cannot tell": a step that never ran and whose work no formula gives 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forge.plan.compute import flops_per_token, num_active_parameters, num_parameters
+from forge.plan.compute import flops_per_token, num_active_parameters, num_parameters, reference_flops_per_token
 
 if TYPE_CHECKING:  # most plans estimate nothing
     from forge.contract.record import Record, Spent
@@ -35,11 +35,18 @@ NO_ESTIMATE = Estimate()
 def estimate_training(
     spec: "PretrainSpec | BasedSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
 ) -> Estimate:
-    """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
+    """Time and cost of a train step; both None where forge.toml does not describe the accelerator.
+
+    Of dpo, the most that it can be: the reference reads each pair once, however often the training does, and only the step
+    knows how many there are.
+    """
     training = spec.training
     steps = -(-training.tokens // training.batch_tokens)
     tokens = steps * training.batch_tokens
-    flops = tokens * flops_per_token(architecture, vocab_size, training.sequence_length)
+    shape = (architecture, vocab_size, training.sequence_length)
+    flops = tokens * flops_per_token(*shape)
+    if spec.objective == "dpo":
+        flops += tokens * reference_flops_per_token(*shape)
     parameters = num_parameters(architecture, vocab_size)
     active = None if architecture.experts is None else num_active_parameters(architecture, vocab_size)
     accelerator = settings.accelerators.get(spec.resources.accelerator)

@@ -13,7 +13,7 @@ from forge.report.bases import (
     adapted_text,
     architecture_of,
     base_text,
-    conversations_of,
+    chats_behind,
     folder_of,
     parameters_text,
     whole_flops,
@@ -181,8 +181,8 @@ def _provenance(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ..
         rows.append(
             f"the weights in {folder.path}, whose own data is not part of this chain: {folder.origin} ({folder.license})"
         )
-    for item in conversations_of(facts, record) if record is not None else ():
-        rows.append(f"conversations in {item.path}: {item.origin} ({item.license})")
+    for name, item in chats_behind(facts, record) if record is not None else ():
+        rows.append(f"{name} in {item.path}: {item.origin} ({item.license})")
     if not rows:
         return Fact("Sources and licences", None, Standing.MISSING, remedy="the released commit has no recipe that can be read")
     return Fact("Sources and licences", "; ".join(rows), Standing.DECLARED, tuple(sheet.declared for sheet in sheets))

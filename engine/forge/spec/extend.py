@@ -45,7 +45,7 @@ def why_not_extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
     except (KeyError, TypeError, ValidationError):
         return "the parameters are not a train step's"
     changed = [path for path in _differences(old, new) if path != "training.tokens"]
-    if changed or new.get("objective") == "sft":
+    if changed or new.get("objective") in ("sft", "dpo"):
         what = f"{', '.join(changed)} changed: only training.tokens may differ between a run and its continuation"
         return what if changed else "fine-tuning keeps no checkpoint that a longer run may go on from"
     if after.tokens <= before.tokens:

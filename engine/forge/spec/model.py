@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
+from forge.spec.data_recipe import Pii
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -300,20 +301,44 @@ class ContinueSpec(Part):
         return self
 
 
-class Conversations(Part):
-    """Files of the repository that hold conversations, one a line: ``{"messages": [{"role": .., "content": ..}, ..]}``.
-
-    An optional ``system`` message first, then ``user`` and ``assistant`` in turns; the last word is the assistant's.
-    """
+class CommittedChats(Part):
+    """Files of the repository that people's words lie in, one object a line, and what may be done with them."""
 
     path: Annotated[RepoPath, ContentOf(), REBUILD]
     """A glob from the repository's root, of ``.jsonl`` files. Their bytes and order, not their names, are the identity."""
     license: Annotated[str, Field(min_length=1), NONE]
-    """SPDX expression of the licence that the conversations stand under."""
+    """SPDX expression of the licence that they stand under."""
     origin: Annotated[str, Field(min_length=1), NONE]
     """Where they come from, in words or as a URL."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), REBUILD] = 0.1
-    """Of the conversations, by a hash of their text: equal ones never stand on both sides."""
+    """The share that is held out, by a hash of the text: equal ones never stand on both sides."""
+    pii: Annotated[Pii, REBUILD] = Pii()
+    """Personal data that is replaced by placeholders, as in recipes."""
+    decontaminate_against: Annotated[list[EvalSuiteRef], REBUILD] = []
+    """Suites whose items nothing may repeat; their files are inputs of the training."""
+    decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
+    """As in recipes: so many consecutive words shared with an item, or all of an item's that has at least eight."""
+
+    @model_validator(mode="after")
+    def _names_each_suite_once(self) -> Self:
+        if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
+            raise ValueError("`decontaminate_against` names a suite twice")
+        return self
+
+
+class Conversations(CommittedChats):
+    """Conversations, one a line: ``{"messages": [{"role": .., "content": ..}, ..]}``.
+
+    An optional ``system`` message first, then ``user`` and ``assistant`` in turns; the last word is the assistant's.
+    """
+
+
+class Preferences(CommittedChats):
+    """Pairs of answers, one a line: ``{"prompt": [{"role": .., "content": ..}, ..], "chosen": "..", "rejected": ".."}``.
+
+    The prompt is a conversation whose last word is the user's; the two answers are to it. The pairs of one prompt are held out
+    together.
+    """
 
 
 class Lora(Part):
@@ -359,6 +384,7 @@ class SftSpec(Part):
         "architecture": "a fine-tuned model has its base's architecture: leave it out",
         "tokenizer": "a fine-tuned model has its base's tokenizer: leave it out",
         "data": "a fine-tuned model learns from `conversations`: files of the repository",
+        "preferences": "preferences are what a model learns from whose objective is dpo",
     }
 
     objective: Annotated[Literal["sft"], REBUILD]
@@ -375,12 +401,56 @@ class SftSpec(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not _GENERATION.search(self.chat_template) or not _GENERATION_END.search(self.chat_template):
+        _check_marks(self.chat_template)
+        return self
+
+
+class DpoSpec(Part):
+    """A model that learns which of two answers is preferred, by direct preference optimisation (Rafailov et al. 2023).
+
+    The reference that it is held near to is its base.
+    """
+
+    hints: ClassVar[Mapping[str, str]] = {
+        **SftSpec.hints,
+        "data": "a model whose objective is dpo learns from `preferences`: files of the repository",
+        "conversations": "a model whose objective is dpo learns from `preferences`; from conversations, a base of it with sft",
+    }
+
+    objective: Annotated[Literal["dpo"], REBUILD]
+    base: Annotated[Base, REBUILD]
+    preferences: Annotated[Preferences, REBUILD]
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False), REBUILD] = 0.1
+    """How near it stays to its base: a reward is beta times the logarithm of how much likelier an answer became."""
+    loss_type: Annotated[Literal["sigmoid", "hinge", "ipo"], REBUILD] = "sigmoid"
+    """TRL's names: sigmoid is DPO itself, hinge SLiC (Zhao et al. 2023), ipo Azar et al. 2023, whose tau is beta here."""
+    training: Annotated[Training, REBUILD]
+    """A pair is two sequences, each the prompt with one answer, padded: one pass over n pairs is 2 n times sequence_length
+    tokens. What is longer than a sequence is refused, not cut."""
+    chat_template: Annotated[str, REBUILD]
+    """As for sft; usually the base's own text."""
+    adapter: Annotated[Adapter | None, REBUILD] = None
+    """None: every weight is trained."""
+    resources: Annotated[OneProcess, NONE] = OneProcess()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_marks(self.chat_template)
+        sequences = self.training.batch_tokens // self.training.sequence_length
+        if sequences % 2 or min(self.training.micro_batch_sequences, sequences) % 2:
             raise ValueError(
-                "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
-                "between {% generation %} and {% endgeneration %}"
+                "a pair is two sequences, which are read together: make training.batch_tokens an even multiple of "
+                "sequence_length, and training.micro_batch_sequences even"
             )
         return self
+
+
+def _check_marks(chat_template: str) -> None:
+    if not _GENERATION.search(chat_template) or not _GENERATION_END.search(chat_template):
+        raise ValueError(
+            "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
+            "between {% generation %} and {% endgeneration %}"
+        )
 
 
 def exact(fraction: float) -> Fraction:
@@ -393,7 +463,14 @@ def optimizer_sequences(training: Training) -> int:
     return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
 
 
-BasedSpec = ContinueSpec | SftSpec
+TunedSpec = SftSpec | DpoSpec
+"""The bodies of a Model that learns from people's words, which lie in files of the repository."""
+BasedSpec = ContinueSpec | TunedSpec
 """The bodies of a Model that begins with another's weights."""
-ModelSpec = Annotated[PretrainSpec | ContinueSpec | SftSpec, Field(discriminator="objective")]
+ModelSpec = Annotated[PretrainSpec | ContinueSpec | SftSpec | DpoSpec, Field(discriminator="objective")]
 """The body of a Model."""
+
+
+def chats_of(spec: TunedSpec) -> tuple[str, CommittedChats]:
+    """What it learns from, and the name of that field, which is the name of the step's input too."""
+    return ("conversations", spec.conversations) if isinstance(spec, SftSpec) else ("preferences", spec.preferences)

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from forge.contract.control_tokens import BOS_ID, EOS_ID
 from forge.errors import StepError
 from forge.spec.model import Architecture
-from forge.steps.finetune import trainer
+from forge.steps.finetune import sft, trainer
 from forge.steps.finetune.conversations import read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer
 from forge.steps.finetune.template import ChatTemplate
@@ -184,9 +184,9 @@ def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_tuning: Make) ->
 
 def test_nothing_is_told_to_others_and_no_model_card_is_left(new_tuning: Make) -> None:
     """What is overridden has to be there in TRL: under another name it would run again."""
-    overridden = {name for name, value in vars(trainer.QuietTrainer).items() if callable(value)}
+    overridden = {name for name, value in vars(sft.QuietTrainer).items() if callable(value)}
     assert overridden == {"_send_telemetry", "create_model_card"}
-    assert all(hasattr(trainer.SFTTrainer, name) for name in overridden)
+    assert all(hasattr(sft.SFTTrainer, name) for name in overridden)
     attempt = new_tuning(training=ONE_STEP)
     attempt.run()
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
