@@ -504,3 +504,13 @@ def test_two_ranks_give_the_losses_of_one(new_attempt: Make, micro_batch: int, s
     for name in ("train_loss", "validation_loss", "router_aux_loss", "router_entropy", "expert_max_share"):
         assert two[name] == pytest.approx(one[name], rel=1e-5)
     assert two["dead_experts"] == one["dead_experts"]
+
+
+@pytest.mark.parametrize(
+    ("apart", "expected"), [(False, 2.0516), (True, 2.0339)], ids=["documents together", "documents apart"]
+)
+def test_what_is_learnt_stays_what_it_was(new_attempt: Make, apart: bool, expected: float) -> None:
+    """If this fails: was the change meant? Then raise the train step's version (contract/kinds.py), and write the new loss."""
+    training = {"tokens": 256 * 40, **({"intra_document_masking": True} if apart else {})}
+    metrics = new_attempt(architecture=MIXTRAL, training=training).run()
+    assert metrics["validation_loss"] == pytest.approx(expected, rel=2e-3)
