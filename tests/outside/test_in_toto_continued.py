@@ -4,20 +4,19 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors.torch import save_file
 from tests.admission.test_attacks import record_of
-from tests.conftest import DEPLOYMENT, new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern, make_governed
+from tests.conftest import new_repository, run_forge
+from tests.governed import Governed, commit_as, govern
+from tests.outside.conftest import BASE, IMPORTED_BASE, LEDGER, fact, list_shapes, report_on, write_released
 from tests.outside.test_in_toto import link, payload_of, signed_again, verified
 from tests.plan.test_withdrawn import withdrawing
 from tests.spec.test_continue_spec import MORE, NEXT
-from tests.steps.train.conftest import write_tokenizer
 
-from forge.admission.export import export
 from forge.admission.rules import judge_gate
 from forge.admission.verify import examine
 from forge.attest.keys import signer_for
@@ -26,60 +25,16 @@ from forge.canonical import hex_of
 from forge.contract.kinds import Role
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
-from forge.report.make import Place, make_report
-from forge.report.model import Report, Standing
-from forge.spec.model import Architecture
-from forge.steps.train.model import build_model
+from forge.report.model import Standing
 from forge.store.store import Store
-
-LEDGER = "refs/forge/ledger"
-BASE = "vendor/base"
-CONFIG = {
-    "model_type": "llama",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 128,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": True,
-    "vocab_size": 512,
-}
-
-
-def write_base(folder: Path) -> None:
-    """A model that somebody else made: random weights under a tokenizer of single characters."""
-    write_tokenizer(folder)
-    (folder / "config.json").write_text(json.dumps(CONFIG))
-    shape = {name: value for name, value in CONFIG.items() if name not in ("model_type", "vocab_size")}
-    save_file(build_model(Architecture(family="llama", **shape), 512, 3).state_dict(), folder / "model.safetensors")
-    (folder / "pytorch_model.bin").write_bytes(b"\x80\x04pickle")  # it is not read, and not part of the artifact
 
 
 def write_continued(folder: Path) -> None:
     """The small example, a model that continues its model, and one that continues a folder; both are released."""
-    write_small(folder)
-    settings = (folder / "forge.toml").read_text()
-    (folder / "forge.toml").write_text(settings.replace("threads = 1", "threads = 1\nslots = 2"))
+    imported = NEXT.replace("{model: Model/small}", IMPORTED_BASE).replace("name: next", "name: imported")
+    imported = imported.replace("  replay: {data: DataRecipe/small, fraction: 0.25}\n", "")
+    write_released(folder, {"next": NEXT, "imported": imported})
     (folder / "models" / "more.yaml").write_text(MORE)
-    write_base(folder / BASE)
-    (folder / "models" / "next.yaml").write_text(NEXT)
-    imported = NEXT.replace("{model: Model/small}", f"{{path: {BASE}, license: MIT, origin: another house}}")
-    imported = imported.replace("name: next", "name: imported").replace(
-        "  replay: {data: DataRecipe/small, fraction: 0.25}\n", ""
-    )
-    (folder / "models" / "imported.yaml").write_text(imported)
-    (folder / "models" / "deployment.yaml").unlink()
-    for name in ("next", "imported"):
-        text = DEPLOYMENT.replace("small-local", name).replace("environment: local", f"environment: {name}")
-        text = text.replace("Model/small", f"Model/{name}").replace("max: 7.0", "max: 20.0")
-        (folder / "models" / f"{name}-deployment.yaml").write_text(text)
-
-
-@pytest.fixture(scope="module")
-def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
-    return make_governed(tmp_path_factory.mktemp("governed"))
 
 
 @dataclass(frozen=True)
@@ -99,40 +54,15 @@ def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Re
     run_forge(folder, governed.config, "keys", "delegate")
     refused = run_forge(folder, governed.config, "apply", code=None)
     assert refused.returncode, refused.stdout
-    shapes = ["pretrain", "continue", "continue-imported"]
-    govern(folder, governed.supply_chain(release={}, shapes=shapes), governed.people())
-    commit_as(folder, governed, "cleo", "their shapes are listed")
-    run_forge(folder, governed.config, "keys", "delegate")
+    list_shapes(folder, governed, ["pretrain", "continue", "continue-imported"], "their shapes are listed")
     run_forge(folder, governed.config, "apply")
     return Released(folder, refused.stdout + refused.stderr)
 
 
 @pytest.fixture
-def exported(released: Released, governed: Governed, tmp_path: Path) -> Callable[[str], Path]:
+def exported(released: Released, export_of: Callable[[Path, str], Path]) -> Callable[[str], Path]:
     """Export a release, which has to hold."""
-
-    def exporting(environment: str) -> Path:
-        with Repository(released.folder) as repository:
-            snapshot = Ledger(repository, LEDGER).snapshot()
-            store, root = Store(".forge/store", released.folder), read_trust_root(governed.config)
-            verdict = export(f"release/{environment}", repository, snapshot, store, root, tmp_path / environment)
-        assert verdict.holds, [str(finding) for finding in verdict.findings]
-        return tmp_path / environment
-
-    return exporting
-
-
-def report_on(folder: Path, governed: Governed, environment: str, out: Path) -> Report:
-    with Repository(folder) as repository:
-        snapshot = Ledger(repository, LEDGER).snapshot()
-        place = Place(repository, snapshot, Store(".forge/store", folder), read_trust_root(governed.config))
-        return make_report(f"release/{environment}", place, out)
-
-
-def fact(report: Report, title: str, label: str) -> Any:
-    sections = {section.title: section for section in (*report.training, *report.act)}
-    (found,) = [each for each in sections[title].facts if each.label == label]
-    return found
+    return partial(export_of, released.folder)
 
 
 def test_a_shape_that_is_not_listed_is_not_released(released: Released) -> None:

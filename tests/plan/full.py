@@ -7,6 +7,7 @@ from forge.canonical import digest_of_bytes
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import FromStep, build_graph, key_of
 from forge.spec.compiled import compile_resource
+from forge.spec.model import chats_of
 from forge.spec.resolve import check, in_order
 from forge.spec.resource import RESOURCE_TYPES
 from forge.spec.settings import Settings
@@ -21,9 +22,16 @@ LATER: dict[str, dict[str, Any]] = {
         "spec.filters.fineweb_quality": {"short_line_characters": 29},
         "spec.allow_licenses": ["CC-BY-4.0"],
         "spec.decontaminate_against": ["EvalSuite/b"],
-    }
+    },
+    "Model": {
+        "spec.architecture.family": "mixtral",
+        "spec.architecture.experts": {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02},
+        "spec.training.intra_document_masking": True,
+    },
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
+LATER_OF_CHATS = {"pii": {"emails": True}, "decontaminate_against": ["EvalSuite/b"], "decontamination_ngram": 12}
+"""The same for what Model/e and Model/g learn to answer from."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +152,7 @@ def _continued(name: str) -> dict[str, Any]:
     document = _model(name)
     spec = document["spec"]
     del spec["tokenizer"], spec["architecture"]
-    if name in "ef":
+    if name in "efgh":
         return _tuned(name, document)
     base = {"model": "Model/b"} if name == "c" else {"path": "models/base", "license": "MIT", "origin": "somewhere"}
     replay = {"replay": {"data": "DataRecipe/d", "fraction": 0.25}} if name == "c" else {}
@@ -153,18 +161,16 @@ def _continued(name: str) -> dict[str, Any]:
 
 
 def _tuned(name: str, document: dict[str, Any]) -> dict[str, Any]:
-    """``e`` fine-tunes a model of the same commit, ``f`` a folder of the repository."""
+    """``e`` and ``g`` fine-tune a model of the same commit, ``f`` and ``h`` a folder; the last two learn from preferences."""
     spec = document["spec"]
     del spec["data"]
+    chats = {"path": f"chats/{name}/*.jsonl", "license": "MIT", "origin": "somewhere", "validation_fraction": 0.2}
+    learnt: dict[str, Any] = {"objective": "sft", "conversations": chats}
+    if name in "gh":
+        learnt = {"objective": "dpo", "preferences": chats, "beta": 0.2, "loss_type": "ipo"}
     spec |= {
-        "objective": "sft",
-        "base": {"model": "Model/b"} if name == "e" else {"path": "models/base", "license": "MIT", "origin": "somewhere"},
-        "conversations": {
-            "path": f"chats/{name}/*.jsonl",
-            "license": "MIT",
-            "origin": "somewhere",
-            "validation_fraction": 0.2,
-        },
+        **learnt,
+        "base": {"model": "Model/b"} if name in "eg" else {"path": "models/base", "license": "MIT", "origin": "somewhere"},
         "chat_template": "{% generation %}{{ messages }}{% endgeneration %}",
         "adapter": {"lora": {"rank": 8, "alpha": 16.0, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}},
         "resources": {"accelerator": "cpu", "count": 1},
@@ -263,7 +269,7 @@ def full_documents() -> Documents:
     """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to.
 
     ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them;
-    ``Model/e`` and ``Model/f`` are fine-tuned.
+    ``Model/e`` and ``Model/f`` are fine-tuned, ``Model/g`` and ``Model/h`` learn from preferences.
     """
     makers = {
         "DataRecipe": _recipe,
@@ -280,20 +286,24 @@ def full_documents() -> Documents:
     found = {f"{kind}/{name}": make(name) for kind, make in makers.items() for name in single.get(kind, "ab")}
     for name in "cd":
         found |= {f"DataRecipe/{name}": _recipe(name), f"Model/{name}": _continued(name)}
-    found |= {f"Model/{name}": _continued(name) for name in "ef"}
+    found |= {f"Model/{name}": _continued(name) for name in "efgh"}
     return copy.deepcopy(found)
 
 
-def later_documents() -> Documents:
-    """Those with the parts that came later as well."""
+def later_documents(below: str = "spec") -> Documents:
+    """Those with the parts that came later as well, of what is below a place."""
     documents = full_documents()
     for kind, parts in LATER.items():
         for path, written in parts.items():
+            if not path.startswith(below):
+                continue
             *parents, last = path.split(".")
             place: Any = documents[f"{kind}/a"]
             for part in parents:
                 place = place[part]
             place[last] = copy.deepcopy(written)
+    for name, chats in (("e", "conversations"), ("g", "preferences")):
+        documents[f"Model/{name}"]["spec"][chats] |= copy.deepcopy(LATER_OF_CHATS)
     return documents
 
 
@@ -309,10 +319,11 @@ def desired_from(documents: Documents) -> Desired:
     for address, resource in resources.items():
         for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
             bundles[address, f"source-{index}"] = _bundle(source.path)
-        if address in ("Model/d", "Model/f"):
+        if address in ("Model/d", "Model/f", "Model/h"):
             bundles |= {(address, name): _bundle(f"{resource.spec.base.path} {name}") for name in ("base", "tokenizer")}
-        if address in ("Model/e", "Model/f"):
-            bundles[address, "conversations"] = _bundle(resource.spec.conversations.path)
+        if address in {f"Model/{name}" for name in "efgh"}:
+            chats, learnt = chats_of(resource.spec)
+            bundles[address, chats] = _bundle(learnt.path)
         if resource.kind == "EvalSuite":
             bundles[address, "tasks"] = _bundle(" ".join(resource.spec.include))
         if resource.kind == "InferencePolicy":

@@ -2,14 +2,15 @@
 
 import pytest
 
-from forge.plan.compute import flops_per_token, num_parameters
-from forge.spec.model import Architecture
+from forge.plan.compute import flops_formula, flops_per_token, num_active_parameters, num_parameters
+from forge.spec.model import Architecture, Experts
 from forge.steps.train.model import LlamaForCausalLM
 
 
-def _architecture(*, tied: bool) -> Architecture:
+def _architecture(*, tied: bool, experts: Experts | None = None) -> Architecture:
     return Architecture(
-        family="llama",
+        family="mixtral" if experts else "llama",
+        experts=experts,
         hidden_size=32,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -33,3 +34,36 @@ def test_an_untied_input_embedding_costs_no_operations() -> None:
 def test_flops_are_six_a_parameter_and_twelve_an_attended_position() -> None:
     tied = _architecture(tied=True)
     assert flops_per_token(tied, 512, 100) == 6 * num_parameters(tied, 512) + 12 * 3 * 32 * 100
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_experts_all_are_parameters_and_a_tokens_own_are_active(tied: bool) -> None:
+    architecture = _architecture(tied=tied, experts=Experts(num_local_experts=8, num_experts_per_tok=2))
+    model = LlamaForCausalLM(architecture, vocab_size=512)
+    assert num_parameters(architecture, 512) == sum(parameter.numel() for parameter in model.parameters())
+    assert num_parameters(architecture, 512) - num_active_parameters(architecture, 512) == 3 * 6 * 3 * 32 * 88
+    more = architecture.model_copy(update={"experts": Experts(num_local_experts=64, num_experts_per_tok=2)})
+    router = 6 * 3 * 32 * (64 - 8)
+    assert flops_per_token(more, 512, 32) - flops_per_token(architecture, 512, 32) == router
+    assert "not those of all experts" in flops_formula(architecture)
+
+
+def test_a_model_without_experts_is_active_as_a_whole() -> None:
+    architecture = _architecture(tied=False)
+    assert num_active_parameters(architecture, 512) == num_parameters(architecture, 512)
+
+
+def test_the_published_sizes_of_mixtral_8x7b() -> None:
+    """46.7 billion parameters, of which a token uses 12.9 (Jiang et al. 2024)."""
+    architecture = Architecture(
+        family="mixtral",
+        hidden_size=4096,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        intermediate_size=14336,
+        max_position_embeddings=32768,
+        experts=Experts(num_local_experts=8, num_experts_per_tok=2),
+    )
+    assert round(num_parameters(architecture, 32000) / 1e9, 1) == 46.7
+    assert round(num_active_parameters(architecture, 32000) / 1e9, 1) == 12.9

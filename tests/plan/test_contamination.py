@@ -53,6 +53,25 @@ def test_what_the_base_of_a_model_was_trained_on_counts_too() -> None:
     assert recipes == ["DataRecipe/c", "DataRecipe/d", "DataRecipe/a"]  # its own, what it replays, and its base's
 
 
+def test_conversations_and_preferences_of_a_model_and_of_its_bases_count_too() -> None:
+    found = full_documents()
+    found["Deployment/a"]["spec"]["model"] = "Model/g"
+    found["Model/g"]["spec"]["base"] = {"model": "Model/e"}
+    told = [message for message in warnings(found) if "are not cleaned" in message]
+    said = "Model/g is evaluated on EvalSuite/a, and the {} are not cleaned of it: list EvalSuite/a in their"
+    learnt = ("preferences of Model/g", "conversations of Model/e")
+    assert told == [f"{said.format(chats)} `decontaminate_against`" for chats in learnt]
+    found["Model/g"]["spec"]["preferences"]["decontaminate_against"] = ["EvalSuite/a"]
+    found["Model/e"]["spec"]["conversations"]["decontaminate_against"] = ["EvalSuite/b", "EvalSuite/a"]
+    assert not [message for message in warnings(found) if "are not cleaned" in message]
+    desired = desired_from(found)
+    inputs = build_graph(desired)["train/e"].inputs
+    assert inputs["suite-1"] == FromCommit("Model/e", desired.bundles["EvalSuite/a", "tasks"])
+    found["EvalSuite/b"]["spec"]["include"] = ["evals/b/other"]
+    before, after = own_keys(desired), own_keys(desired_from(found))
+    assert {step for step in before if before[step] != after[step]} == {"train/e"}
+
+
 def test_a_base_in_the_repository_is_said_to_be_unknown() -> None:
     found = full_documents()
     found["Deployment/a"]["spec"]["model"] = "Model/d"

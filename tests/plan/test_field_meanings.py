@@ -42,11 +42,37 @@ SAME_FOR_ALL = {
 QUALITY = "spec.filters.gopher_quality."
 REPETITION = "spec.filters.gopher_repetition."
 PRETRAINED, CONTINUED, TUNED = "spec{PretrainSpec}.", "spec{ContinueSpec}.", "spec{SftSpec}."
+EXPERTS = PRETRAINED + "architecture.experts."
+PREFERRED = "spec{DpoSpec}."
+OBJECTIVES = (PRETRAINED, CONTINUED, TUNED, PREFERRED)
 
 
 def of_each_objective(changes: dict[str, Any]) -> dict[str, Any]:
     """The same change in the body of each objective."""
-    return {objective + path: value for objective in (PRETRAINED, CONTINUED, TUNED) for path, value in changes.items()}
+    return {objective + path: value for objective in OBJECTIVES for path, value in changes.items()}
+
+
+def of_each_chat() -> dict[str, Any]:
+    """Changes of the bodies that learn from files of people's words."""
+    changes = {
+        "base{ModelBase}.model": "Model/a",
+        "base{FolderBase}.path": "models/other",
+        "base{FolderBase}.license": "CC-BY-4.0",
+        "base{FolderBase}.origin": "elsewhere",
+        "CHATS.path": "chats/other/*.jsonl",
+        "CHATS.license": "CC-BY-4.0",
+        "CHATS.origin": "elsewhere",
+        "CHATS.validation_fraction": 0.3,
+        **{f"CHATS.pii.{kind}": True for kind in ("emails", "ip_addresses", "ibans", "credit_cards", "phone_numbers")},
+        "CHATS.decontaminate_against": ["EvalSuite/b"],
+        "CHATS.decontamination_ngram": 12,
+        "adapter.lora.rank": 4,
+        "adapter.lora.alpha": 4.0,
+        "adapter.lora.dropout": 0.2,
+        "adapter.lora.targets": ["q_proj", "down_proj"],
+    }
+    names = {TUNED: "conversations", PREFERRED: "preferences"}
+    return {body + path.replace("CHATS", name): value for body, name in names.items() for path, value in changes.items()}
 
 
 LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
@@ -119,6 +145,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "Model": {
         PRETRAINED + "data": "DataRecipe/b",
         PRETRAINED + "tokenizer": "Tokenizer/b",
+        PRETRAINED + "training.intra_document_masking": False,
+        CONTINUED + "training.intra_document_masking": False,
+        EXPERTS + "num_local_experts": 8,
+        EXPERTS + "num_experts_per_tok": 3,
+        EXPERTS + "router_aux_loss_coef": 0.03,
+        PRETRAINED + "architecture.family": "mixtral",
         PRETRAINED + "architecture.hidden_size": 128,
         PRETRAINED + "architecture.num_hidden_layers": 3,
         PRETRAINED + "architecture.num_attention_heads": 8,
@@ -167,18 +199,9 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "resources.count": 1,
             }.items()
         },
-        TUNED + "base{ModelBase}.model": "Model/a",
-        TUNED + "base{FolderBase}.path": "models/other",
-        TUNED + "base{FolderBase}.license": "CC-BY-4.0",
-        TUNED + "base{FolderBase}.origin": "elsewhere",
-        TUNED + "conversations.path": "chats/other/*.jsonl",
-        TUNED + "conversations.license": "CC-BY-4.0",
-        TUNED + "conversations.origin": "elsewhere",
-        TUNED + "conversations.validation_fraction": 0.3,
-        TUNED + "adapter.lora.rank": 4,
-        TUNED + "adapter.lora.alpha": 4.0,
-        TUNED + "adapter.lora.dropout": 0.2,
-        TUNED + "adapter.lora.targets": ["q_proj", "down_proj"],
+        **of_each_chat(),
+        PREFERRED + "beta": 0.3,
+        PREFERRED + "loss_type": "hinge",
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -255,10 +278,11 @@ CHANGES: dict[str, dict[str, Any]] = {
 ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
-    ("Model", PRETRAINED + "architecture.family"),
     ("Model", TUNED + "resources.count"),
+    ("Model", PREFERRED + "resources.count"),
     *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
     ("Model", TUNED + "resources.accelerator"),
+    ("Model", PREFERRED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -324,11 +348,14 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 FIELDS = {(kind, path): meaning for kind, model in RESOURCE_TYPES.items() for path, meaning in leaves(model, "", None)}
 
 
+NAMES = {CONTINUED: "cd", TUNED: "ef", PREFERRED: "gh"}
+"""Body -> the models that have it, with a model as their base and with a folder."""
+
+
 def name_at(path: str) -> str:
     """The resource that has a field: ``a``, but for the fields of models with a base."""
-    if not path.startswith((CONTINUED, TUNED)):
-        return "a"
-    return ("cd" if path.startswith(CONTINUED) else "ef")["{FolderBase}" in path]
+    names = next((found for body, found in NAMES.items() if path.startswith(body)), "aa")
+    return names["{FolderBase}" in path]
 
 
 def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
@@ -343,21 +370,25 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     if "{CosineSchedule}" in path:
         document["spec"]["training"]["schedule"] = {"name": "cosine", "warmup_tokens": "100k", "final_lr_fraction": 0.3}
     for part, written in LATER.get(kind, {}).items():
-        if path.startswith(part):
+        if re.sub(r"\{\w+\}", "", path).startswith(part):
             _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
     if "training.parallelism" in path:
         document["spec"]["training"]["parallelism"] = {}
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
+    if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
+        document["spec"]["architecture"]["family"] = "mixtral" if path.startswith(EXPERTS) else "llama"
     before = desired_from(documents)
     *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
     place: Any = document
     for part in parents:
-        place = place[0] if part == "[]" else place[part]
+        place = place[0] if part == "[]" else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
         document["spec"]["training"]["schedule"] = value
     else:
         place[last] = value
+    if path.endswith("architecture.family"):
+        place["experts"] = copy.deepcopy(LATER["Model"]["spec.architecture.experts"])
     if path.endswith(("thresholds[].max", "thresholds[].min")):
         place.pop("min" if last == "max" else "max", None)  # a threshold has one bound
     return before, desired_from(documents)

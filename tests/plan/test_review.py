@@ -2,6 +2,7 @@
 
 import pytest
 from tests.conftest import SETTINGS
+from tests.plan.full import desired_from, full_documents
 from tests.plan.world import World, desired_of
 
 from forge.plan.action import ActionKind, Plan
@@ -169,3 +170,20 @@ def test_specs_of_files_that_did_not_change_are_not_read() -> None:
     new, old = commits
     findings = review(Plan(None, "USD", ()), new, old, frozenset({"models/DataRecipe.yaml"})).findings
     assert [item.kind for item in findings] == [FindingKind.LICENSE]
+
+
+def test_what_is_learnt_to_answer_from_and_how_it_is_cleaned_are_findings() -> None:
+    """Somebody answers for a source that comes, and for personal data that is no longer replaced."""
+    before, after = full_documents(), full_documents()
+    before["Model/g"]["spec"]["preferences"] |= {"pii": {"emails": True}, "decontaminate_against": ["EvalSuite/b"]}
+    after["Model/e"]["spec"]["conversations"]["license"] = "CC-BY-4.0"
+    findings = {each.kind: each for each in found(desired_from(after), desired_from(before))}
+    assert set(findings) == {FindingKind.SOURCE, FindingKind.PERSONAL_DATA, FindingKind.DECONTAMINATION}
+    source, personal = findings[FindingKind.SOURCE], findings[FindingKind.PERSONAL_DATA]
+    assert (source.subject, source.old, source.new) == (
+        "Model/e",
+        "chats/e/*.jsonl: MIT, somewhere",
+        "chats/e/*.jsonl: CC-BY-4.0, somewhere",
+    )
+    assert (personal.subject, personal.detail, personal.old, personal.new) == ("Model/g", "emails", "True", "False")
+    assert findings[FindingKind.DECONTAMINATION].detail == "no longer cleaned of EvalSuite/b"

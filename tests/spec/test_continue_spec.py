@@ -59,7 +59,7 @@ def test_a_continued_model_is_valid() -> None:
         (
             "objective: continue",
             "objective: contine",
-            ["next.yaml:5:14: `objective` is 'contine', expected 'pretrain' or 'continue' or 'sft'"],
+            ["next.yaml:5:14: `objective` is 'contine', expected 'pretrain' or 'continue' or 'sft' or 'dpo'"],
         ),
         ("  objective: continue\n", "", ["next.yaml:5:3: missing key `objective`"]),
         ("  base: {model: Model/small}\n", "", ["next.yaml:5:3: missing key `base`"]),
@@ -179,7 +179,7 @@ def test_every_model_has_a_root_a_circle_or_a_base_that_is_not_there(numbers: di
 
 def test_editors_get_a_schema_for_each_objective() -> None:
     schema = schemas()["Model"]
-    assert schema["properties"]["spec"]["discriminator"]["mapping"].keys() == {"pretrain", "continue", "sft"}
+    assert schema["properties"]["spec"]["discriminator"]["mapping"].keys() == {"pretrain", "continue", "sft", "dpo"}
     assert set(schema["$defs"]["ContinueSpec"]["required"]) == {"objective", "base", "data", "training"}
     assert len(schema["$defs"]["ContinueSpec"]["properties"]["base"]["oneOf"]) == 2
 

@@ -103,3 +103,8 @@ def test_more_tokens_start_from_scratch() -> None:
     )
     reason = why_not_extended(json.loads(old.parameters), json.loads(new.parameters))
     assert reason == "fine-tuning keeps no checkpoint that a longer run may go on from"
+
+
+def test_a_conversation_has_no_documents_to_keep_apart() -> None:
+    (fault,) = faults(TUNED.replace("    tokens: 20k", "    intra_document_masking: true\n    tokens: 20k"))
+    assert fault.startswith("next.yaml:9:5: unknown key `intra_document_masking`; a sequence is one conversation here")

@@ -27,12 +27,16 @@ _PRETRAIN = (
     StepKind.RELEASE,
 )
 _IMPORTED, _TUNED, _TUNED_IMPORTED = "continue-imported", "sft", "sft-imported"
+_PREFERRED, _PREFERRED_IMPORTED = "dpo", "dpo-imported"
+_ANSWERED = tuple(k for k in _PRETRAIN if k not in (StepKind.CURATE, StepKind.TOKENIZER, StepKind.TOKENIZE))
 SHAPES: Mapping[str, tuple[StepKind, ...]] = {
     "pretrain": _PRETRAIN,
     "continue": _PRETRAIN,
     _IMPORTED: tuple(kind for kind in _PRETRAIN if kind is not StepKind.TOKENIZER),
     _TUNED: _PRETRAIN,
-    _TUNED_IMPORTED: tuple(k for k in _PRETRAIN if k not in (StepKind.CURATE, StepKind.TOKENIZER, StepKind.TOKENIZE)),
+    _TUNED_IMPORTED: _ANSWERED,
+    _PREFERRED: _PRETRAIN,
+    _PREFERRED_IMPORTED: _ANSWERED,
 }
 """The kinds of step that a release of each shape rests on; what a step of them may read depends on the shape too."""
 _READS: Mapping[StepKind, tuple[StepKind, ...]] = {
@@ -56,7 +60,11 @@ _COMMITTED_OF: Mapping[str, Mapping[StepKind, str]] = {
     _IMPORTED: _COMMITTED_IF_IMPORTED,
     _TUNED: {StepKind.TRAIN: "Model"},  # the conversations
     _TUNED_IMPORTED: _COMMITTED_IF_IMPORTED,
+    _PREFERRED: {StepKind.TRAIN: "Model"},  # the preferences, and conversations where its base learnt from some
+    _PREFERRED_IMPORTED: _COMMITTED_IF_IMPORTED,
 }
+_WITH_PREFERENCES: Mapping[str, str] = {_TUNED: _PREFERRED, _TUNED_IMPORTED: _PREFERRED_IMPORTED}
+"""The shape of a chain in which a training read preferences, where without them it would have this one."""
 COMMAND = ["python", "-m", "forge.steps", "request.json"]
 
 
@@ -72,7 +80,8 @@ def shape_of(steps: Iterable[Step]) -> str | None:
     """The shape of a chain of steps: by what their trainings begin with, and their kinds; None where it has no known one.
 
     Whatever is trained from files of the commit has a shape of its own, and the kinds tell which: where the first weights are
-    made here there is a tokenizer step, and where nothing is tokenized there are conversations alone.
+    made here there is a tokenizer step, and where nothing is tokenized there are conversations alone. Whoever lists sft has not
+    listed dpo: one training that reads preferences makes a chain dpo, and one that has no shape for that has none.
     """
     steps = tuple(steps)
     trained = [step for step in steps if step.kind is StepKind.TRAIN]
@@ -82,7 +91,9 @@ def shape_of(steps: Iterable[Step]) -> str | None:
     kinds = {step.kind for step in steps}
     if any(isinstance(source, FromCommit) for source in sources):
         name = next((each for each in _COMMITTED_OF if frozenset(SHAPES[each]) == kinds), _IMPORTED)
-    return name if frozenset(SHAPES[name]) == kinds else None
+    if any("preferences" in step.inputs for step in trained):
+        name = _WITH_PREFERENCES.get(name, "")
+    return name if frozenset(SHAPES.get(name, ())) == kinds else None
 
 
 def steps_behind(release: Step, graph: Mapping[str, Step]) -> list[Step]:

@@ -35,6 +35,8 @@ class InputArtifact(BaseModel):
 
     digest: str
     path: str | None = None
+    sources: dict[str, str] = Field(default={}, exclude_if=not_)
+    """Paths in the commit, by the files' names here, of files that a message to a person may be about; for messages only."""
 
 
 class Continued(BaseModel):
@@ -165,6 +167,14 @@ class Event(Message):
     tokens_per_second: float | None = None
     flops_per_second: float | None = None
     """What the model's arithmetic amounts to, over all processes (``plan.compute.FLOPS_FORMULA``)."""
+    router_aux_loss: float | None = None
+    """Load-balancing loss of the whole batch, not weighted: num_experts_per_tok where the experts' load is even."""
+    router_entropy: float | None = None
+    """Of the router's softmax over all experts, nats, the mean over tokens and layers; at most ln(num_local_experts)."""
+    expert_max_share: float | None = None
+    """The largest share of a layer's assignments that one expert has, the most of all layers."""
+    dead_experts: int | None = None
+    """Experts, over all layers, that no token was routed to."""
     memory_bytes: int | None = None
     """The most that the main process has held: of the accelerator where there is one, else resident."""
     checkpoint_stall_seconds: float | None = None

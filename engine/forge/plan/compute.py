@@ -11,29 +11,56 @@ if TYPE_CHECKING:
 
 FLOPS_FORMULA = "6*N + 12*L*H*S per token (PaLM, appendix B)"
 """What to print beside any figure that rests on ``flops_per_token``."""
+ACTIVE_FLOPS_FORMULA = f"{FLOPS_FORMULA}; N: the parameters that a token goes through, not those of all experts"
+"""The same, of a mixture of experts."""
 
 
 def num_parameters(architecture: "Architecture", vocab_size: int) -> int:
-    """Trainable parameters of a Llama decoder; a tied embedding counts once."""
-    hidden = architecture.hidden_size
-    key_value = hidden // architecture.num_attention_heads * architecture.num_key_value_heads
-    attention = 2 * hidden * hidden + 2 * hidden * key_value
-    feed_forward = 3 * hidden * architecture.intermediate_size
-    norms = 2 * hidden
-    embeddings = vocab_size * hidden * (1 if architecture.tie_word_embeddings else 2)
-    return embeddings + architecture.num_hidden_layers * (attention + feed_forward + norms) + hidden
+    """Trainable parameters; a tied embedding counts once, and every expert counts."""
+    return _count(architecture, vocab_size, 1 if architecture.experts is None else architecture.experts.num_local_experts)
+
+
+def num_active_parameters(architecture: "Architecture", vocab_size: int) -> int:
+    """Parameters that one token goes through: of the experts those that it is routed to, and the whole router."""
+    return _count(architecture, vocab_size, 1 if architecture.experts is None else architecture.experts.num_experts_per_tok)
 
 
 def flops_per_token(architecture: "Architecture", vocab_size: int, sequence_length: int) -> int:
     """Floating-point operations of training on one token, forward and backward: ``6*N + 12*L*H*S``.
 
-    N is the number of parameters without the input embedding, which is a look-up; a tied embedding stays in, because
-    it multiplies as the output projection. L is the number of layers, H the hidden size (heads times their size), S the
-    sequence length; attention is counted in full, as if it were not causal. Source: Chowdhery et al. 2022, "PaLM:
-    Scaling Language Modeling with Pathways", appendix B.
+    N is the number of parameters that the token goes through, without the input embedding, which is a look-up; a tied
+    embedding stays in, because it multiplies as the output projection. L is the number of layers, H the hidden size (heads
+    times their size), S the sequence length; attention is counted in full, as if it were not causal, nor confined to a
+    document. Source: Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B.
     """
     hidden = architecture.hidden_size
-    multiplied = num_parameters(architecture, vocab_size)
+    multiplied = num_active_parameters(architecture, vocab_size)
     if not architecture.tie_word_embeddings:
         multiplied -= vocab_size * hidden
     return 6 * multiplied + 12 * architecture.num_hidden_layers * hidden * sequence_length
+
+
+def flops_formula(architecture: "Architecture") -> str:
+    """What to print beside a figure of this architecture that rests on ``flops_per_token``."""
+    return FLOPS_FORMULA if architecture.experts is None else ACTIVE_FLOPS_FORMULA
+
+
+REFERENCE_FORMULA = "with a forward pass of the reference, a third of that, once per place of a pair"
+"""What dpo adds to ``FLOPS_FORMULA``."""
+
+
+def reference_flops_per_token(architecture: "Architecture", vocab_size: int, sequence_length: int) -> int:
+    """Operations of the reference's forward pass over one token: a third of training's, whose backward pass takes two."""
+    return flops_per_token(architecture, vocab_size, sequence_length) // 3
+
+
+def _count(architecture: "Architecture", vocab_size: int, experts: int) -> int:
+    """Parameters, with so many feed-forward parts in a layer."""
+    hidden = architecture.hidden_size
+    key_value = hidden // architecture.num_attention_heads * architecture.num_key_value_heads
+    attention = 2 * hidden * hidden + 2 * hidden * key_value
+    feed_forward = experts * 3 * hidden * architecture.intermediate_size
+    router = 0 if architecture.experts is None else architecture.experts.num_local_experts * hidden
+    norms = 2 * hidden
+    embeddings = vocab_size * hidden * (1 if architecture.tie_word_embeddings else 2)
+    return embeddings + architecture.num_hidden_layers * (attention + feed_forward + router + norms) + hidden

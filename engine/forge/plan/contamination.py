@@ -18,30 +18,36 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
         facts = read_facts(compiled[address].facts)
         model = facts["model"]
         for data in _read_by(model, compiled):
-            if data.startswith("DataRecipe/"):
+            if data.startswith(("DataRecipe/", "Model/")):
                 cleaned = read_facts(compiled[data].facts).get("suites", ())
                 found |= {(model, suite, data): None for suite, _ in facts["gates"] if suite not in cleaned}
             else:
                 found[model, "", data] = None
-    messages = [_message(*row) for row in islice(found, _MOST)]
+    messages = [_message(*row, compiled) for row in islice(found, _MOST)]
     return messages if len(found) <= _MOST else [*messages, f"and {len(found) - _MOST} more like these"]
 
 
-def _message(model: str, suite: str, data: str) -> str:
+def _message(model: str, suite: str, data: str, compiled: Mapping[str, Compiled]) -> str:
     """``suite`` is empty where ``data`` is a folder of weights."""
     if not suite:
         return f"{model} is evaluated, and what the weights in {data} were trained on is not known here"
+    if data.startswith("Model/"):
+        chats = read_facts(compiled[data].facts)["chats"]
+        remedy = f"list {suite} in their `decontaminate_against`"
+        return f"{model} is evaluated on {suite}, and the {chats} of {data} are not cleaned of it: {remedy}"
     remedy = f"list {suite} in {data}'s `decontaminate_against`"
     return f"{model} is evaluated on {suite}, and its data, {data}, is not cleaned of it: {remedy}"
 
 
 def _read_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:
-    """The recipes that a model's weights come from, those of its bases included; and the folder, where one begins the chain."""
+    """What a model's weights come from, its bases' included: recipes, models that learnt from chats, and a folder."""
     found: dict[str, None] = {}
     while address is not None:
         model = compiled[address]
         found |= dict.fromkeys(target for target in model.references if target.startswith("DataRecipe/"))
         facts = read_facts(model.facts)
+        if "chats" in facts:
+            found[address] = None
         if "folder" in facts:
             found[facts["folder"]] = None
         address = facts.get("base")

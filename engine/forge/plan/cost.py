@@ -6,7 +6,7 @@ None means "cannot tell": a step that never ran and whose work no formula gives 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forge.plan.compute import flops_per_token, num_parameters
+from forge.plan.compute import flops_per_token, num_active_parameters, num_parameters, reference_flops_per_token
 
 if TYPE_CHECKING:  # most plans estimate nothing
     from forge.contract.record import Record, Spent
@@ -22,6 +22,8 @@ class Estimate:
     cost: float | None = None
     """In the currency of forge.toml."""
     parameters: int | None = None
+    active_parameters: int | None = None
+    """Those that a token goes through; None where it goes through all."""
     tokens: int | None = None
     flops: float | None = None
 
@@ -33,18 +35,26 @@ NO_ESTIMATE = Estimate()
 def estimate_training(
     spec: "PretrainSpec | BasedSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
 ) -> Estimate:
-    """Time and cost of a train step; both None where forge.toml does not describe the accelerator."""
+    """Time and cost of a train step; both None where forge.toml does not describe the accelerator.
+
+    Of dpo, the most that it can be: the reference reads each pair once, however often the training does, and only the step
+    knows how many there are.
+    """
     training = spec.training
     steps = -(-training.tokens // training.batch_tokens)
     tokens = steps * training.batch_tokens
-    flops = tokens * flops_per_token(architecture, vocab_size, training.sequence_length)
+    shape = (architecture, vocab_size, training.sequence_length)
+    flops = tokens * flops_per_token(*shape)
+    if spec.objective == "dpo":
+        flops += tokens * reference_flops_per_token(*shape)
     parameters = num_parameters(architecture, vocab_size)
+    active = None if architecture.experts is None else num_active_parameters(architecture, vocab_size)
     accelerator = settings.accelerators.get(spec.resources.accelerator)
     if accelerator is None:
-        return Estimate(parameters=parameters, tokens=tokens, flops=flops)
+        return Estimate(parameters=parameters, active_parameters=active, tokens=tokens, flops=flops)
     seconds = flops / (accelerator.flops_per_second * spec.resources.count)
     cost = price(seconds, spec.resources.count, spec.resources.accelerator, settings)
-    return Estimate(seconds, cost, parameters, tokens, flops)
+    return Estimate(seconds, cost, parameters, active, tokens, flops)
 
 
 def estimate_from_history(latest: "Record | None") -> Estimate:

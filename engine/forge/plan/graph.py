@@ -108,14 +108,18 @@ def build_graph(desired: Desired) -> dict[str, Step]:
 
 
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
-    inputs: dict[str, Input] = {}
+    inputs = _suites(recipe, parts)
     facts = read_facts(recipe.facts)
     for index in range(len(facts["sources"])):
         name = f"source-{index}"
         inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
-    for index, suite in enumerate(facts.get("suites", ())):  # the recipe's own input: layouts let a curation read nobody else's
-        inputs[f"suite-{index}"] = FromCommit(recipe.address, parts.bundles[suite, "tasks"])
     return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
+
+
+def _suites(reader: Compiled, parts: _Parts) -> dict[str, Input]:
+    """The suites that something is cleaned of, as its own input: layouts let a step read nobody else's files."""
+    suites = read_facts(reader.facts).get("suites", ())
+    return {f"suite-{index}": FromCommit(reader.address, parts.bundles[suite, "tasks"]) for index, suite in enumerate(suites)}
 
 
 def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
@@ -147,9 +151,10 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     root = model if base is None else parts.roots[base]
     parts.roots[model.address] = root
     inputs: dict[str, Input]
-    if "conversations" in facts:  # the step reads them itself: what is learnt of them depends on the model's own template
-        pieces = parts.bundles[model.address, "conversations"]
-        inputs = {"conversations": FromCommit(model.address, pieces), "tokenizer": _pieces(root, parts)}
+    if "chats" in facts:  # the step reads them itself: what is learnt of them depends on the model's own template
+        chats = parts.bundles[model.address, facts["chats"]]
+        inputs = {facts["chats"]: FromCommit(model.address, chats), "tokenizer": _pieces(root, parts)}
+        inputs |= _suites(model, parts)
     else:
         tokenize = _tokenize(model, facts["data"], root, parts)
         inputs = {"tokens": FromStep(tokenize.id, "tokens"), "tokenizer": tokenize.inputs["tokenizer"]}

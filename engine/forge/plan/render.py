@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
-from forge.plan.compute import FLOPS_FORMULA
+from forge.plan.compute import ACTIVE_FLOPS_FORMULA, FLOPS_FORMULA
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -142,9 +142,9 @@ def effort(action: Action, currency: str) -> str:
     estimate = action.estimate
     parts = []
     if estimate.parameters is not None and estimate.tokens is not None and estimate.flops is not None:
-        parts.append(
-            f"{quantity(estimate.parameters)} parameters, {quantity(estimate.tokens)} tokens, {estimate.flops:.2e} FLOPs"
-        )
+        active = "" if estimate.active_parameters is None else f" ({quantity(estimate.active_parameters)} active)"
+        parts.append(f"{quantity(estimate.parameters)} parameters{active}")
+        parts.append(f"{quantity(estimate.tokens)} tokens, {estimate.flops:.2e} FLOPs")
     if estimate.seconds is not None:
         parts.append(f"~{duration(estimate.seconds)}")
     if estimate.cost is not None:
@@ -169,7 +169,8 @@ def totals(plan: Plan) -> Iterable[str]:
     else:
         yield "No estimate: none of these steps ran here before."
     if any(estimate.flops is not None for estimate in estimates):
-        yield f"FLOPs: {FLOPS_FORMULA}."
+        routed = any(estimate.active_parameters is not None for estimate in estimates)
+        yield f"FLOPs: {ACTIVE_FLOPS_FORMULA if routed else FLOPS_FORMULA}."
 
 
 @functools.cache

@@ -19,8 +19,9 @@ from forge.plan.desired import Desired
 from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.compiled import read_facts
+from forge.spec.data_recipe import DataRecipeSpec
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.model import BasedSpec, FolderBase, PretrainSpec, SftSpec
+from forge.spec.model import BasedSpec, CommittedChats, FolderBase, PretrainSpec, TunedSpec, chats_of
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
 
 _Kind = TypeVar("_Kind")
@@ -48,9 +49,9 @@ class FindingKind(StrEnum):
     BASE = "base model"
     """A model begins with other weights, or those in the repository come from elsewhere or stand under another licence."""
     PERSONAL_DATA = "personal data"
-    """What is removed from the documents of a recipe changes."""
+    """What is removed from the documents of a recipe, or from conversations or preferences, changes."""
     DECONTAMINATION = "decontamination"
-    """A recipe is cleaned of a suite from now on, or no longer."""
+    """A recipe, or conversations or preferences, are cleaned of a suite from now on, or no longer."""
     ACCESS = "access policy"
     """The Cedar rules, or the roles that they speak of, change."""
     REDACTION = "redaction"
@@ -183,10 +184,16 @@ def _base_terms(model: Model | None) -> str | None:
     return f"{base.path}: {base.license}, {base.origin}" if isinstance(base, FolderBase) else base.model if base else None
 
 
-def _conversation_terms(model: Model | None) -> str | None:
-    """What a model learns to answer from, and under which terms that stands."""
-    found = model.spec.conversations if model is not None and isinstance(model.spec, SftSpec) else None
-    return f"{found.path}: {found.license}, {found.origin}" if found is not None else None
+def _chats(model: Model | None) -> CommittedChats | None:
+    return chats_of(model.spec)[1] if model is not None and isinstance(model.spec, TunedSpec) else None
+
+
+def _chat_terms(model: Model | None) -> dict[str, str]:
+    """What a model learns to answer from, by its field, and under which terms that stands."""
+    if model is None or not isinstance(model.spec, TunedSpec):
+        return {}
+    name, found = chats_of(model.spec)
+    return {name: f"{found.path}: {found.license}, {found.origin}"}
 
 
 def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | None) -> Iterator[Finding]:
@@ -213,9 +220,11 @@ def _of_resource(address: str, new: Resource | None, old: Resource | None, desir
         was, is_now = _base_terms(_checked(old, Model)), _base_terms(_checked(new, Model))
         if was != is_now:
             yield Finding(FindingKind.BASE, address, "", was, is_now)
-        was, is_now = _conversation_terms(_checked(old, Model)), _conversation_terms(_checked(new, Model))
-        if was != is_now:
-            yield Finding(FindingKind.SOURCE, address, "conversations", was, is_now)
+        earlier, later = _chat_terms(_checked(old, Model)), _chat_terms(_checked(new, Model))
+        for name in sorted(earlier.keys() | later.keys()):
+            if earlier.get(name) != later.get(name):
+                yield Finding(FindingKind.SOURCE, address, name, earlier.get(name), later.get(name))
+        yield from _of_cleaning(address, _chats(_checked(new, Model)), _chats(_checked(old, Model)))
     elif isinstance(new, InferencePolicy):
         yield from _of_policy(address, new, _checked(old, InferencePolicy), desired)
     elif isinstance(new, Deployment):
@@ -241,14 +250,21 @@ def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> It
                 if was != is_now:
                     yield Finding(FindingKind.LICENSE, address, f"{word} of {path}", was, is_now)
     if new is not None and old is not None:
-        yield from _fields(FindingKind.PERSONAL_DATA, address, old.spec.pii.model_dump(), new.spec.pii.model_dump())
         allowed, allows = ({"allow_licenses": item.spec.allow_licenses} for item in (old, new))
         yield from _fields(FindingKind.LICENSE, address, allowed, allows)
-        for suite in sorted({*new.spec.decontaminate_against} ^ {*old.spec.decontaminate_against}):
-            is_new = suite in new.spec.decontaminate_against
-            yield Finding(
-                FindingKind.DECONTAMINATION, address, f"{'from now on' if is_new else 'no longer'} cleaned of {suite}"
-            )
+        yield from _of_cleaning(address, new.spec, old.spec)
+
+
+def _of_cleaning(
+    address: str, new: DataRecipeSpec | CommittedChats | None, old: DataRecipeSpec | CommittedChats | None
+) -> Iterator[Finding]:
+    """Personal data that is replaced, and suites that something is cleaned of."""
+    if new is None or old is None:
+        return
+    yield from _fields(FindingKind.PERSONAL_DATA, address, old.pii.model_dump(), new.pii.model_dump())
+    for suite in sorted({*new.decontaminate_against} ^ {*old.decontaminate_against}):
+        is_new = suite in new.decontaminate_against
+        yield Finding(FindingKind.DECONTAMINATION, address, f"{'from now on' if is_new else 'no longer'} cleaned of {suite}")
 
 
 def _of_policy(address: str, new: InferencePolicy, old: InferencePolicy | None, desired: Desired) -> Iterator[Finding]:

@@ -21,6 +21,9 @@ from forge.reconcile.observer import Observer
 from forge.reconcile.place import Place
 from forge.spec.extend import shared_steps
 
+_NAMED = ("conversations", "preferences")
+"""Inputs whose files a step's messages name as the commit does. Sources of recipes are too many to be listed in a request."""
+
 
 @dataclass
 class AtWork:
@@ -107,7 +110,9 @@ def _request(place: Place, action: Action, step: Step, space: Workspace) -> Step
             folder.mkdir(parents=True)
             place.store.lay_out(digest, folder)
             path = str(folder)
-        inputs[name] = InputArtifact(digest=digest, path=path)
+        source = step.inputs.get(name)
+        sources = source.bundle.sources if name in _NAMED and isinstance(source, FromCommit) else {}
+        inputs[name] = InputArtifact(digest=digest, path=path, sources=dict(sources))
     attempt = max(space.attempts(), default=0) + 1
     return StepRequest(
         step=step.kind,

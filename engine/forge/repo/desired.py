@@ -241,7 +241,7 @@ class _Bundles:
                 wanted.append(((item.address, "tasks"), number, {path[len(top) :]: path for path in paths}))
             elif item.kind == "Model":
                 wanted += self._base(item, number)
-                wanted += self._conversations(item, number)
+                wanted += self._chats(item, number)
             elif item.kind == "InferencePolicy":
                 data = item.served.encode()
                 file = BundleFile(len(data), digest_of_bytes(data), inline=data)
@@ -274,18 +274,18 @@ class _Bundles:
             for name, files in (("base", BASE_FILES), ("tokenizer", TOKENIZER_FILES))
         ]
 
-    def _conversations(self, item: Compiled, number: int) -> list[tuple[tuple[str, str], int, dict[str, str]]]:
+    def _chats(self, item: Compiled, number: int) -> list[tuple[tuple[str, str], int, dict[str, str]]]:
         """The files that a fine-tuned model learns to answer from."""
-        pattern = read_facts(item.facts).get("conversations")
-        if pattern is None:
+        facts = read_facts(item.facts)
+        if "chats" not in facts:
             return []
-        place = ("spec", "conversations", "path")
-        paths = self._paths(number, [pattern], place)
+        place = ("spec", facts["chats"], "path")
+        paths = self._paths(number, [facts["chats_path"]], place)
         for path in paths:
             if not path.endswith(".jsonl"):
-                self.faults.append((number, place, f"`{path}` is no .jsonl file: conversations are one JSON object a line"))
+                self.faults.append((number, place, f"`{path}` is no .jsonl file: {facts['chats']} are one JSON object a line"))
         names = {f"{index:05d}.jsonl": path for index, path in enumerate(paths)}
-        return [((item.address, "conversations"), number, names)]
+        return [((item.address, facts["chats"]), number, names)]
 
     def _paths(self, number: int, patterns: list[str], place: tuple[str | int, ...]) -> list[str]:
         for pattern in patterns if self._has_submodules else ():

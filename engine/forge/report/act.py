@@ -9,7 +9,15 @@ from collections.abc import Mapping
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.report.bases import adapted_text, architecture_of, base_text, conversations_of, folder_of, whole_flops
+from forge.report.bases import (
+    adapted_text,
+    architecture_of,
+    base_text,
+    chats_behind,
+    folder_of,
+    parameters_text,
+    whole_flops,
+)
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, Evidence, Fact, Measurement, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -86,7 +94,7 @@ def _general(facts: Facts, record: Record | None) -> tuple[Fact, ...]:
         else Fact("Date of release", None, Standing.MISSING, remedy="the release is not signed"),
         _said(facts, "Distribution", record, "distribution"),
         facts.proved("Architecture", architecture_of(facts, record), record),
-        facts.proved("Number of parameters", record.metrics.get("parameters") if record else None, record),
+        facts.proved("Number of parameters", parameters_text(record) if record else None, record),
         facts.proved(
             "Modality of input and output",
             "text in, text out (a causal language model)" if record else None,
@@ -173,8 +181,8 @@ def _provenance(facts: Facts, record: Record | None, sheets: tuple[DataSheet, ..
         rows.append(
             f"the weights in {folder.path}, whose own data is not part of this chain: {folder.origin} ({folder.license})"
         )
-    for item in conversations_of(facts, record) if record is not None else ():
-        rows.append(f"conversations in {item.path}: {item.origin} ({item.license})")
+    for name, item in chats_behind(facts, record) if record is not None else ():
+        rows.append(f"{name} in {item.path}: {item.origin} ({item.license})")
     if not rows:
         return Fact("Sources and licences", None, Standing.MISSING, remedy="the released commit has no recipe that can be read")
     return Fact("Sources and licences", "; ".join(rows), Standing.DECLARED, tuple(sheet.declared for sheet in sheets))

@@ -11,7 +11,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.report.facts import Facts, shown
 from forge.spec.base_folder import CONFIG_FILE
-from forge.spec.model import BasedSpec, ContinueSpec, Conversations, FolderBase, Replay, SftSpec
+from forge.spec.model import BasedSpec, CommittedChats, ContinueSpec, DpoSpec, FolderBase, Replay, TunedSpec, chats_of
 from forge.spec.resource import Model
 
 BASE = "base"
@@ -25,6 +25,8 @@ _SHOWN = (
     "max_position_embeddings",
     "rope_theta",
     "tie_word_embeddings",
+    "num_local_experts",
+    "num_experts_per_tok",
 )
 """What a config.json says of an architecture."""
 
@@ -61,27 +63,36 @@ def base_text(facts: Facts, record: Record) -> str | None:
     return f"{', '.join(paths) or 'files'} of the commit ({digest})"
 
 
-def conversations_of(facts: Facts, record: Record) -> Iterator[Conversations]:
-    """What a training, and the trainings that it goes back to, learnt to answer from, as the released commit declares it."""
+def chats_behind(facts: Facts, record: Record) -> Iterator[tuple[str, CommittedChats]]:
+    """Field and content of what a training, and those that it goes back to, learnt to answer from, by the released commit."""
     for each in (record, *bases(facts, record)):
         model = facts.resource(each.subject)
-        if isinstance(model, Model) and isinstance(model.spec, SftSpec):
-            yield model.spec.conversations
+        if isinstance(model, Model) and isinstance(model.spec, TunedSpec):
+            yield chats_of(model.spec)
 
 
 def adapted_text(facts: Facts, record: Record, base: str) -> str:
     """What was done to a base, in words."""
-    if record.parameters.get("objective") != "sft":
-        text = f"continued pretraining of {base} on {shown(record.metrics.get('tokens'))} tokens"
+    parameters, metrics = record.parameters, record.metrics
+    objective = parameters.get("objective")
+    if objective not in ("sft", "dpo"):
+        text = f"continued pretraining of {base} on {shown(metrics.get('tokens'))} tokens"
         replayed = replay_text(facts, record)
         return f"{text}, of which {replayed}" if replayed else text
-    lora = record.parameters.get("adapter", {}).get("lora", {})
+    lora = parameters.get("adapter", {}).get("lora", {})
     how = f"LoRA of rank {lora.get('rank')}" if lora else "all weights"
-    paths = ", ".join(sorted(record.sources.get("conversations", {}).values())) or "files of the commit"
-    return (
-        f"supervised fine-tuning ({how}) of {base} on {shown(record.metrics.get('conversations'))} conversations of {paths}, "
-        f"{shown(record.metrics.get('answer_tokens'))} tokens of answers, repeats counted"
-    )
+    answers = f"{shown(metrics.get('answer_tokens'))} tokens of answers, repeats counted"
+    if objective == "sft":
+        count = f"{shown(metrics.get('conversations'))} conversations of {_paths(record, 'conversations')}"
+        return f"supervised fine-tuning ({how}) of {base} on {count}, {answers}"
+    defaults = DpoSpec.model_fields
+    beta, loss = (parameters.get(name, defaults[name].default) for name in ("beta", "loss_type"))
+    count = f"{shown(metrics.get('pairs'))} pairs of answers of {_paths(record, 'preferences')}"
+    return f"direct preference optimisation ({how}; beta {beta}, loss {loss}) of {base} on {count}, {answers}"
+
+
+def _paths(record: Record, name: str) -> str:
+    return ", ".join(sorted(record.sources.get(name, {}).values())) or "files of the commit"
 
 
 def replay_text(facts: Facts, record: Record) -> str | None:
@@ -109,6 +120,12 @@ def architecture_of(facts: Facts, record: Record | None) -> Mapping[str, Any] | 
         return found
     config = facts.document(record, "weights", CONFIG_FILE)
     return None if config is None else {name: config[name] for name in _SHOWN if name in config}
+
+
+def parameters_text(record: Record) -> Any:
+    """How many parameters a model has, and of a mixture of experts how many a token goes through."""
+    total, active = record.metrics.get("parameters"), record.metrics.get("active_parameters")
+    return total if active is None else f"{shown(total)}, of which a token goes through {shown(active)}"
 
 
 def whole_flops(facts: Facts, record: Record) -> tuple[float | None, bool]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.report.bases import architecture_of, base_text, replay_text
+from forge.report.bases import architecture_of, base_text, parameters_text, replay_text
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, Standing
 from forge.spec.resource import DataRecipe, Model
@@ -112,7 +112,7 @@ def _training(facts: Facts, record: Record) -> Section:
             ),
             facts.proved("Objective", parameters.get("objective"), record),
             facts.proved("Architecture", architecture or None, record),
-            facts.proved("Parameters", metrics.get("parameters"), record),
+            facts.proved("Parameters", parameters_text(record), record),
             facts.proved("Tokens trained on", metrics.get("tokens"), record),
             facts.proved("Passes over the data", metrics.get("epochs"), record),
             facts.proved("Floating-point operations", _flops(record), record),
@@ -137,13 +137,30 @@ def _training(facts: Facts, record: Record) -> Section:
     )
 
 
+def _rewards(record: Record) -> str | None:
+    """Both, because a margin grows as well where the chosen answers become less likely, only less so than the others."""
+    found = [record.metrics.get(f"validation_{name}_reward") for name in ("chosen", "rejected")]
+    return None if None in found else " and ".join(shown(value) for value in found)
+
+
 def _begun(facts: Facts, record: Record, base: str) -> tuple[Fact, ...]:
     """What a training from a base says beside what every training does."""
     metrics = record.metrics
-    rows = (
+    rows: tuple[Fact, ...] = (
         facts.proved("Base", base, record),
         facts.proved("Validation loss of the base on the same documents", metrics.get("base_validation_loss"), record),
     )
+    cleaned = ("Personal data replaced in what it learnt from", "replaced."), ("Left out, as items of a suite", "contaminated.")
+    for label, prefix in cleaned:
+        found = {name.removeprefix(prefix): count for name, count in metrics.items() if name.startswith(prefix)}
+        rows += (facts.proved(label, found, record),) if found else ()
+    if "preferences" in record.inputs:
+        return (
+            *rows,
+            facts.proved("Reward margin on held-out pairs", metrics.get("validation_reward_margin"), record),
+            facts.proved("Share of them that reward the chosen answer more", metrics.get("validation_reward_accuracy"), record),
+            facts.proved("Rewards on held-out pairs, of the chosen and the rejected answers", _rewards(record), record),
+        )
     if "replay" not in record.inputs:
         return (*rows, facts.proved("Replayed against forgetting", "nothing", record))
     before, after = (metrics.get(name) for name in ("base_replay_validation_loss", "replay_validation_loss"))

@@ -181,24 +181,28 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
 
 
 def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
-    """Of a model with a base: the base's address or folder, what it replays, what it answers; the rest is its base's."""
-    from forge.spec.model import ModelBase, PretrainSpec, SftSpec
+    """Of a model with a base: its address or folder, and what it replays or learns to answer from; the rest is its base's."""
+    from forge.spec.model import ModelBase, PretrainSpec, TunedSpec, chats_of
 
     facts: dict[str, Any] = {
         "processes": spec.resources.count,
         "accelerator": spec.resources.accelerator,
-        **({} if isinstance(spec, SftSpec) else {"data": spec.data}),
+        **({} if isinstance(spec, TunedSpec) else {"data": spec.data}),
         "sequence_length": spec.training.sequence_length,
     }
     if isinstance(spec, PretrainSpec):
-        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings}
+        experts = {} if spec.architecture.experts is None else {"experts": spec.architecture.experts.num_local_experts}
+        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings, **experts}
     base = spec.base
     if isinstance(base, ModelBase):
         facts["base"] = base.model
     else:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
-    if isinstance(spec, SftSpec):
-        return {**facts, "conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
+    if isinstance(spec, TunedSpec):
+        name, chats = chats_of(spec)
+        facts |= {"chats": name, "chats_path": chats.path, "chats_license": chats.license}
+        facts["tunes"] = None if spec.adapter is None else list(spec.adapter.lora.targets)
+        return {**facts, **({"suites": chats.decontaminate_against} if chats.decontaminate_against else {})}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forge.spec.model import Training, WsdSchedule
+from forge.spec.model import LargeTraining, Training, WsdSchedule
 
 
 def optimizer_steps(training: Training) -> int:
@@ -41,11 +41,11 @@ def why_not_extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
     Both are a train step's parameters, as ``meaningful(model.spec, REBUILD)`` gives them.
     """
     try:
-        before, after = (Training.model_validate(parameters["training"]) for parameters in (old, new))
+        before, after = (LargeTraining.model_validate(parameters["training"]) for parameters in (old, new))
     except (KeyError, TypeError, ValidationError):
         return "the parameters are not a train step's"
     changed = [path for path in _differences(old, new) if path != "training.tokens"]
-    if changed or new.get("objective") == "sft":
+    if changed or new.get("objective") in ("sft", "dpo"):
         what = f"{', '.join(changed)} changed: only training.tokens may differ between a run and its continuation"
         return what if changed else "fine-tuning keeps no checkpoint that a longer run may go on from"
     if after.tokens <= before.tokens:
@@ -62,12 +62,12 @@ def why_not_extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
 def shared_steps(old: Mapping[str, Any], new: Mapping[str, Any]) -> int:
     """The last optimiser step of the old run from which the new one may go on; 0 where it may not."""
-    return 0 if why_not_extended(old, new) else steps_before_decay(Training.model_validate(old["training"]))
+    return 0 if why_not_extended(old, new) else steps_before_decay(LargeTraining.model_validate(old["training"]))
 
 
 def kept_tokens(parameters: Mapping[str, Any]) -> int:
     """Tokens of a train step's run that a longer one need not repeat: those before its checkpoint from before the decay."""
-    training = Training.model_validate(parameters["training"])
+    training = LargeTraining.model_validate(parameters["training"])
     return steps_before_decay(training) * training.batch_tokens
 
 

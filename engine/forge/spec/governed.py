@@ -58,11 +58,9 @@ def _demands(release: Mapping[str, Any], compiled: Sequence[Compiled], by_addres
             if facts.get("license") not in (None, *licenses):  # of a base that lies in the repository
                 message = f"`license` is {facts['license']!r}; the SupplyChain allows {', '.join(licenses) or 'none'}"
                 yield index, ("spec", "base", "license"), message, None
-            if facts.get("conversations_license") not in (None, *licenses):
-                message = (
-                    f"`license` is {facts['conversations_license']!r}; the SupplyChain allows {', '.join(licenses) or 'none'}"
-                )
-                yield index, ("spec", "conversations", "license"), message, None
+            if facts.get("chats_license") not in (None, *licenses):
+                message = f"`license` is {facts['chats_license']!r}; the SupplyChain allows {', '.join(licenses) or 'none'}"
+                yield index, ("spec", facts["chats"], "license"), message, None
         elif item.kind == "DataRecipe" and licenses is not None:
             for number, license_ in enumerate(facts["licenses"]):
                 if license_ not in licenses:

@@ -72,6 +72,15 @@ def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> It
                 f"`sequence_length` is {fact['sequence_length']}, but {root} has {limit} positions (max_position_embeddings)"
             )
             yield by_address[address], ("spec", "training", "sequence_length"), message, None
+        experts = facts[root].get("experts") if root is not None else None
+        if not experts or "tunes" not in fact:
+            continue
+        from forge.spec.model import why_not_tuned  # a plan of what is cached loads no model
+
+        reason = why_not_tuned(fact["tunes"])
+        if reason:
+            place = ("spec", "base", "model") if fact["tunes"] is None else ("spec", "adapter", "lora", "targets")
+            yield by_address[address], place, f"{root} is a mixture of {experts} experts; {reason}", None
 
 
 def positions_of(address: str, compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> int | None:

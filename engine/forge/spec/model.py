@@ -1,13 +1,14 @@
 """Model: an architecture or a base, the data it learns from, and how it is trained. One body for each objective."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
+from forge.spec.data_recipe import Pii
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -18,10 +19,35 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 _GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
 
 
-class Architecture(Part):
-    """A Llama-family decoder; Hugging Face's names (transformers ``LlamaConfig``)."""
+class Experts(Part):
+    """A router and several feed-forward parts in every layer, of which each token goes through a few (Jiang et al. 2024).
 
-    family: Annotated[Literal["llama"], REBUILD]
+    Hugging Face's names (transformers ``MixtralConfig``). No token is dropped: an expert takes as many as choose it.
+    """
+
+    num_local_experts: Annotated[int, Field(ge=2, le=1024), REBUILD]
+    """Feed-forward parts of a layer, each of ``intermediate_size``."""
+    num_experts_per_tok: Annotated[int, Field(ge=2), REBUILD]
+    """Those that a token goes through, weighted by the router's softmax over them. With one, that weight is always 1: the
+    router would learn nothing from what it chose."""
+    router_aux_loss_coef: Annotated[float, Field(ge=0, allow_inf_nan=False), REBUILD] = 0.01
+    """Weight of the load-balancing loss (Fedus et al. 2021); 0: nothing keeps the router from using few experts alone."""
+
+    @model_validator(mode="after")
+    def _chooses_among_them(self) -> Self:
+        if self.num_experts_per_tok > self.num_local_experts:
+            raise ValueError(
+                f"num_experts_per_tok is {self.num_experts_per_tok}, but a layer has {self.num_local_experts} experts "
+                "(num_local_experts): a token goes through each at most once"
+            )
+        return self
+
+
+class Architecture(Part):
+    """A decoder of the Llama family; Hugging Face's names (transformers ``LlamaConfig`` and ``MixtralConfig``)."""
+
+    family: Annotated[Literal["llama", "mixtral"], REBUILD]
+    """mixtral: llama with experts in the place of each layer's feed-forward part."""
     hidden_size: Annotated[int, Field(ge=8), REBUILD]
     num_hidden_layers: Annotated[int, Field(ge=1), REBUILD]
     num_attention_heads: Annotated[int, Field(ge=1), REBUILD]
@@ -32,6 +58,18 @@ class Architecture(Part):
     rms_norm_eps: Annotated[float, Field(gt=0), REBUILD] = 1e-5
     initializer_range: Annotated[float, Field(gt=0), REBUILD] = 0.02
     tie_word_embeddings: Annotated[bool, REBUILD] = False
+    experts: Annotated[Experts | None, REBUILD] = None
+    """Of the mixtral family; None: one feed-forward part, which every token goes through."""
+
+    @model_validator(mode="after")
+    def _has_experts(self) -> Self:
+        if self.family == "llama" and self.experts is not None:
+            raise ValueError("a llama has no experts: set family to mixtral, or leave experts out")
+        if self.family == "mixtral" and self.experts is None:
+            raise ValueError("a mixtral needs experts: {num_local_experts, num_experts_per_tok}; without any it is a llama")
+        if self.experts is not None and (self.hidden_size % 8 or self.intermediate_size % 8):
+            raise ValueError("with experts, hidden_size and intermediate_size must be multiples of 8: grouped products need it")
+        return self
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
@@ -74,7 +112,11 @@ class CosineSchedule(Part):
 
 
 class Training(Part):
-    """How much, how fast, and with which seed."""
+    """How much, how fast, and with which seed: what every objective has."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        "intra_document_masking": "a sequence is one conversation here: it has no other documents to keep apart"
+    }
 
     tokens: Annotated[Count, Field(ge=1), EXTEND]
     """Tokens that the model is trained on, repeats counted; rounded up to whole optimiser steps. Raised, the training goes on
@@ -118,7 +160,11 @@ class Parallelism(Part):
 
 
 class LargeTraining(Training):
-    """A training that may be spread over processes: the objectives that this engine's own trainer carries out."""
+    """Of packed documents, and over processes where need be: the objectives that this engine's own trainer carries out."""
+
+    intra_document_masking: Annotated[bool, REBUILD] = False
+    """Documents of one sequence do not attend to each other, and positions count from each document's beginning (Zhao et al.
+    2024). False: a sequence is one text, whatever stands in it."""
 
     parallelism: Annotated[Parallelism, NONE] = Parallelism()
     activation_checkpointing: Annotated[bool, NONE] = False
@@ -171,6 +217,8 @@ class PretrainSpec(Part):
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
         _check_grid(self.training, self.resources)
         slices = self.training.parallelism.tensor
+        if slices > 1 and self.architecture.experts is not None:
+            raise ValueError("training.parallelism.tensor cuts no experts: leave it at 1, and spread the data (fsdp2) instead")
         for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
             if getattr(self.architecture, name) % slices:
                 raise ValueError(f"architecture.{name} must be a multiple of training.parallelism.tensor ({slices})")
@@ -253,20 +301,44 @@ class ContinueSpec(Part):
         return self
 
 
-class Conversations(Part):
-    """Files of the repository that hold conversations, one a line: ``{"messages": [{"role": .., "content": ..}, ..]}``.
-
-    An optional ``system`` message first, then ``user`` and ``assistant`` in turns; the last word is the assistant's.
-    """
+class CommittedChats(Part):
+    """Files of the repository that people's words lie in, one object a line, and what may be done with them."""
 
     path: Annotated[RepoPath, ContentOf(), REBUILD]
     """A glob from the repository's root, of ``.jsonl`` files. Their bytes and order, not their names, are the identity."""
     license: Annotated[str, Field(min_length=1), NONE]
-    """SPDX expression of the licence that the conversations stand under."""
+    """SPDX expression of the licence that they stand under."""
     origin: Annotated[str, Field(min_length=1), NONE]
     """Where they come from, in words or as a URL."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), REBUILD] = 0.1
-    """Of the conversations, by a hash of their text: equal ones never stand on both sides."""
+    """The share that is held out, by a hash of the text: equal ones never stand on both sides."""
+    pii: Annotated[Pii, REBUILD] = Pii()
+    """Personal data that is replaced by placeholders, as in recipes."""
+    decontaminate_against: Annotated[list[EvalSuiteRef], REBUILD] = []
+    """Suites whose items nothing may repeat; their files are inputs of the training."""
+    decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
+    """As in recipes: so many consecutive words shared with an item, or all of an item's that has at least eight."""
+
+    @model_validator(mode="after")
+    def _names_each_suite_once(self) -> Self:
+        if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
+            raise ValueError("`decontaminate_against` names a suite twice")
+        return self
+
+
+class Conversations(CommittedChats):
+    """Conversations, one a line: ``{"messages": [{"role": .., "content": ..}, ..]}``.
+
+    An optional ``system`` message first, then ``user`` and ``assistant`` in turns; the last word is the assistant's.
+    """
+
+
+class Preferences(CommittedChats):
+    """Pairs of answers, one a line: ``{"prompt": [{"role": .., "content": ..}, ..], "chosen": "..", "rejected": ".."}``.
+
+    The prompt is a conversation whose last word is the user's; the two answers are to it. The pairs of one prompt are held out
+    together.
+    """
 
 
 class Lora(Part):
@@ -286,6 +358,19 @@ class Lora(Part):
         return self
 
 
+ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+"""The projections that every layer has; the others are those of a feed-forward part, which a mixture of experts has many of."""
+
+
+def why_not_tuned(targets: Sequence[str] | None) -> str | None:
+    """Why a mixture of experts cannot be fine-tuned so; None where it can. ``targets``: None trains every weight."""
+    remedy = f"adapt the attention alone (adapter.lora.targets: {', '.join(ATTENTION)})"
+    if targets is None:
+        return f"fine-tuning has no load-balancing loss, without which its router would come to use few experts: {remedy}"
+    others = [name for name in targets if name not in ATTENTION]
+    return f"each layer has {', '.join(others)} once for every expert, not once: {remedy}" if others else None
+
+
 class Adapter(Part):
     """What is trained instead of all weights; it is merged into them before they are written."""
 
@@ -299,6 +384,7 @@ class SftSpec(Part):
         "architecture": "a fine-tuned model has its base's architecture: leave it out",
         "tokenizer": "a fine-tuned model has its base's tokenizer: leave it out",
         "data": "a fine-tuned model learns from `conversations`: files of the repository",
+        "preferences": "preferences are what a model learns from whose objective is dpo",
     }
 
     objective: Annotated[Literal["sft"], REBUILD]
@@ -315,12 +401,56 @@ class SftSpec(Part):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not _GENERATION.search(self.chat_template) or not _GENERATION_END.search(self.chat_template):
+        _check_marks(self.chat_template)
+        return self
+
+
+class DpoSpec(Part):
+    """A model that learns which of two answers is preferred, by direct preference optimisation (Rafailov et al. 2023).
+
+    The reference that it is held near to is its base.
+    """
+
+    hints: ClassVar[Mapping[str, str]] = {
+        **SftSpec.hints,
+        "data": "a model whose objective is dpo learns from `preferences`: files of the repository",
+        "conversations": "a model whose objective is dpo learns from `preferences`; from conversations, a base of it with sft",
+    }
+
+    objective: Annotated[Literal["dpo"], REBUILD]
+    base: Annotated[Base, REBUILD]
+    preferences: Annotated[Preferences, REBUILD]
+    beta: Annotated[float, Field(gt=0, allow_inf_nan=False), REBUILD] = 0.1
+    """How near it stays to its base: a reward is beta times the logarithm of how much likelier an answer became."""
+    loss_type: Annotated[Literal["sigmoid", "hinge", "ipo"], REBUILD] = "sigmoid"
+    """TRL's names: sigmoid is DPO itself, hinge SLiC (Zhao et al. 2023), ipo Azar et al. 2023, whose tau is beta here."""
+    training: Annotated[Training, REBUILD]
+    """A pair is two sequences, each the prompt with one answer, padded: one pass over n pairs is 2 n times sequence_length
+    tokens. What is longer than a sequence is refused, not cut."""
+    chat_template: Annotated[str, REBUILD]
+    """As for sft; usually the base's own text."""
+    adapter: Annotated[Adapter | None, REBUILD] = None
+    """None: every weight is trained."""
+    resources: Annotated[OneProcess, NONE] = OneProcess()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        _check_marks(self.chat_template)
+        sequences = self.training.batch_tokens // self.training.sequence_length
+        if sequences % 2 or min(self.training.micro_batch_sequences, sequences) % 2:
             raise ValueError(
-                "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
-                "between {% generation %} and {% endgeneration %}"
+                "a pair is two sequences, which are read together: make training.batch_tokens an even multiple of "
+                "sequence_length, and training.micro_batch_sequences even"
             )
         return self
+
+
+def _check_marks(chat_template: str) -> None:
+    if not _GENERATION.search(chat_template) or not _GENERATION_END.search(chat_template):
+        raise ValueError(
+            "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
+            "between {% generation %} and {% endgeneration %}"
+        )
 
 
 def exact(fraction: float) -> Fraction:
@@ -333,7 +463,14 @@ def optimizer_sequences(training: Training) -> int:
     return -(-training.tokens // training.batch_tokens) * (training.batch_tokens // training.sequence_length)
 
 
-BasedSpec = ContinueSpec | SftSpec
+TunedSpec = SftSpec | DpoSpec
+"""The bodies of a Model that learns from people's words, which lie in files of the repository."""
+BasedSpec = ContinueSpec | TunedSpec
 """The bodies of a Model that begins with another's weights."""
-ModelSpec = Annotated[PretrainSpec | ContinueSpec | SftSpec, Field(discriminator="objective")]
+ModelSpec = Annotated[PretrainSpec | ContinueSpec | SftSpec | DpoSpec, Field(discriminator="objective")]
 """The body of a Model."""
+
+
+def chats_of(spec: TunedSpec) -> tuple[str, CommittedChats]:
+    """What it learns from, and the name of that field, which is the name of the step's input too."""
+    return ("conversations", spec.conversations) if isinstance(spec, SftSpec) else ("preferences", spec.preferences)

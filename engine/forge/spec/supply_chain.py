@@ -16,10 +16,11 @@ from forge.spec.meaning import GOVERN
 RoleName = Literal["data-steward", "trainer", "evaluator", "releaser", "agent"]
 StepName = Literal["curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release"]
 Duty = Literal["author", "data-steward", "trainer", "evaluator", "approver", "releaser", "agent"]
-Shape = Literal["pretrain", "continue", "continue-imported", "sft", "sft-imported"]
+Shape = Literal["pretrain", "continue", "continue-imported", "sft", "sft-imported", "dpo", "dpo-imported"]
 """A way from data to a release: ``pretrain`` is curate, tokenizer, tokenize, train, evaluate, gate, release; ``continue`` is
 the same with trainings that begin with another's weights; ``continue-imported`` has no tokenizer step, for the first weights
-and their tokenizer lie in the repository."""
+and their tokenizer lie in the repository. ``sft`` has trainings that read conversations of the commit, ``dpo`` some that read
+preferences; their ``-imported`` begin with a folder and tokenize nothing."""
 STEP_NAMES: tuple[StepName, ...] = ("curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release")
 
 

@@ -51,6 +51,11 @@ class StepRun:
             raise StepError(f"{self.request.subject}: the request lays out no input {product!r}")
         return Path(artifact.path)
 
+    def sources(self, product: str) -> dict[str, str]:
+        """What the files of an input are called in the commit, by their names in its folder; for messages only."""
+        artifact = self.request.inputs.get(product)
+        return {} if artifact is None else artifact.sources
+
     def product(self, name: str) -> Path:
         """The folder to write a product to, created empty."""
         if name not in STEPS[self.request.step].products:

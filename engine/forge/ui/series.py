@@ -8,7 +8,10 @@ from dataclasses import dataclass
 
 from forge.contract.messages import Event
 
-MFU_FORMULA = "MFU = tokens/s * (6*N + 12*L*H*S) / (peak FLOP/s of an accelerator * how many); PaLM, appendix B"
+MFU_FORMULA = (
+    "MFU = tokens/s * (6*N + 12*L*H*S) / (peak FLOP/s of an accelerator * how many); PaLM, appendix B; "
+    "N: parameters that a token goes through"
+)
 _NAMES = {
     "loss": "training loss (nats per token)",
     "validation_loss": "validation loss (nats per token)",
@@ -19,6 +22,10 @@ _NAMES = {
     "gradient_norm": "gradient norm",
     "tokens_per_second": "tokens per second",
     "mfu": "MFU",
+    "router_aux_loss": "load-balancing loss",
+    "router_entropy": "router entropy (nats)",
+    "expert_max_share": "largest share of one expert",
+    "dead_experts": "experts without a token",
     "memory_bytes": "memory (bytes)",
 }
 """What a plot can show, with its title."""
@@ -75,6 +82,10 @@ def _figures(event: Event, peak: float | None) -> dict[str, float]:
         "gradient_norm": event.gradient_norm,
         "tokens_per_second": event.tokens_per_second,
         "mfu": rate / peak if rate is not None and peak else None,
+        "router_aux_loss": None if validates or replays else event.router_aux_loss,
+        "router_entropy": None if validates or replays else event.router_entropy,
+        "expert_max_share": None if validates or replays else event.expert_max_share,
+        "dead_experts": None if validates or replays else event.dead_experts,
         "memory_bytes": event.memory_bytes,
     }
     return {name: value for name, value in found.items() if value is not None}

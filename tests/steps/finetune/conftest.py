@@ -50,24 +50,33 @@ def write_conversations(folder: Path, *conversations: dict[str, Any]) -> Path:
     return folder
 
 
+def preferred(question: str, chosen: str, rejected: str, system: str | None = None) -> dict[str, Any]:
+    """A question, and which of two answers to it is preferred."""
+    prompt = [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": question}]
+    return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+
 @dataclass
 class Tuning(Attempt):
-    """An attempt at fine-tuning; ``tokens`` is the folder of conversations."""
+    """An attempt at fine-tuning; ``tokens`` is the folder of conversations, or of preferences."""
 
     template: str = TEMPLATE
     adapter: dict[str, Any] | None = None
-    conversations: dict[str, Any] = field(default_factory=dict)
+    chats: dict[str, Any] = field(default_factory=dict)
+    objective: str = "sft"
+    sources: dict[str, str] = field(default_factory=dict)
 
     def request(self) -> StepRequest:
         base = super().request()
+        chats = {"sft": "conversations", "dpo": "preferences"}[self.objective]
         inputs = {
-            "conversations": InputArtifact(digest="sha256:" + "1" * 64, path=str(self.tokens)),
+            chats: InputArtifact(digest="sha256:" + "1" * 64, path=str(self.tokens), sources=self.sources),
             **{name: artifact for name, artifact in base.inputs.items() if name != "tokens"},
         }
         parameters = {
-            "objective": "sft",
+            "objective": self.objective,
             "base": {},
-            "conversations": self.conversations,
+            chats: self.chats,
             "training": {**TRAINING, **self.training},
             "chat_template": self.template,
             **({"adapter": self.adapter} if self.adapter else {}),
@@ -98,6 +107,26 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def conversations_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pairs = [chat(f"what is {number}?", "even" if number % 2 == 0 else "odd") for number in range(40)]
     return write_conversations(tmp_path_factory.mktemp("conversations"), *pairs)
+
+
+@pytest.fixture(scope="session")
+def preferences_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Which of two words is the right answer depends on how the question begins."""
+    words = ("yes", "never")
+    pairs = [
+        preferred(f"{('may', 'must')[number % 2]} {number}?", words[number % 2], words[1 - number % 2]) for number in range(40)
+    ]
+    return write_conversations(tmp_path_factory.mktemp("preferences"), *pairs)
+
+
+@pytest.fixture
+def new_preferring(new_tuning: Callable[..., Tuning], preferences_folder: Path) -> Callable[..., Tuning]:
+    """As ``new_tuning``, for the objective dpo."""
+
+    def make(name: str = "run", **fields: Any) -> Tuning:
+        return new_tuning(name, **{"objective": "dpo", "tokens": preferences_folder, **fields})
+
+    return make
 
 
 @pytest.fixture

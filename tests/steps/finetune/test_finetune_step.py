@@ -5,20 +5,28 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.steps.finetune.conftest import LORA, TEMPLATE, chat, write_conversations
+from tests.steps.train.conftest import ARCHITECTURE
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from forge.contract.control_tokens import BOS_ID, EOS_ID
 from forge.errors import StepError
-from forge.steps.finetune import trainer
+from forge.spec.model import Architecture
+from forge.steps.finetune import sft, trainer
 from forge.steps.finetune.conversations import read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer
 from forge.steps.finetune.template import ChatTemplate
 from forge.steps.interruption import StoppedError, StopRequest
+from forge.steps.train.data import TokensMeta
+from forge.steps.train.export import model_config
+from forge.steps.train.model import build_model
+from forge.steps.train.names import to_files
 
 Make = Callable[..., Any]
 ONE_STEP = {"tokens": 64 * 4, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}}
@@ -176,9 +184,9 @@ def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_tuning: Make) ->
 
 def test_nothing_is_told_to_others_and_no_model_card_is_left(new_tuning: Make) -> None:
     """What is overridden has to be there in TRL: under another name it would run again."""
-    overridden = {name for name, value in vars(trainer.QuietTrainer).items() if callable(value)}
+    overridden = {name for name, value in vars(sft.QuietTrainer).items() if callable(value)}
     assert overridden == {"_send_telemetry", "create_model_card"}
-    assert all(hasattr(trainer.SFTTrainer, name) for name in overridden)
+    assert all(hasattr(sft.SFTTrainer, name) for name in overridden)
     attempt = new_tuning(training=ONE_STEP)
     attempt.run()
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["HF_HUB_DISABLE_TELEMETRY"] == "1"
@@ -190,3 +198,42 @@ def test_an_unknown_conversation_stops_it_before_anything_is_trained(new_tuning:
     folder = write_conversations(tmp_path / "bad", chat("a", "b"), chat("a"))
     with pytest.raises(StepError, match=r"00000\.jsonl:2: the assistant says nothing"):
         new_tuning(tokens=folder).run()
+
+
+@pytest.fixture
+def base_of_experts(tmp_path: Path) -> Path:
+    """Random weights of a mixture of experts."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    architecture = Architecture.model_validate({**ARCHITECTURE, "family": "mixtral", "experts": experts})
+    meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
+    folder = tmp_path / "experts"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
+    state = to_files(build_model(architecture, 512, 3).state_dict())
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
+    return folder
+
+
+def test_of_a_mixture_of_experts_the_attention_is_adapted(new_tuning: Make, base_of_experts: Path) -> None:
+    attempt = new_tuning(adapter=LORA, base=base_of_experts)
+    metrics = attempt.run()
+    before, after = load_file(base_of_experts / "model.safetensors"), load_file(attempt.weights / "model.safetensors")
+    assert before.keys() == after.keys()
+    changed = {name.rsplit(".", 2)[1] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"q_proj", "v_proj"}
+    assert metrics["validation_loss"] < metrics["base_validation_loss"]
+    assert metrics["active_parameters"] == metrics["parameters"] - 2 * 2 * 3 * 32 * 64
+
+
+@pytest.mark.parametrize(
+    ("adapter", "message"),
+    [
+        (None, "no load-balancing loss"),
+        ({"lora": {**LORA["lora"], "targets": ["q_proj", "down_proj"]}}, "has down_proj once for"),
+    ],
+)
+def test_what_would_spoil_a_mixture_of_experts_is_refused(
+    new_tuning: Make, base_of_experts: Path, adapter: Any, message: str
+) -> None:
+    with pytest.raises(StepError, match=f"a mixture of 4 experts; .*{message}"):
+        new_tuning(adapter=adapter, base=base_of_experts).run()

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.errors import StepError
-from forge.spec.model import Adapter
+from forge.spec.model import Adapter, why_not_tuned
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.job import TrainJob
@@ -34,10 +34,17 @@ def meta_of(tokenizer: Tokenizer, subject: str) -> TokensMeta:
     )
 
 
-def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> LlamaForCausalLM | PeftModel:
-    """The base in float32, with an untrained adapter where one is asked for; drawn by the seed, it changes no output yet."""
+def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> PreTrainedModel | PeftModel:
+    """The base in float32, with an untrained adapter where one is asked for; drawn by the seed, it changes no output yet.
+
+    Raises ``StepError`` for what a mixture of experts cannot be tuned with.
+    """
+    experts, config = job.architecture.experts, model_config(job.architecture, meta, "float32")
+    reason = None if experts is None else why_not_tuned(None if adapter is None else adapter.lora.targets)
+    if experts is not None and reason:
+        raise StepError(f"{job.subject}: the base is a mixture of {experts.num_local_experts} experts; {reason}")
     state = initial_model(job, meta.vocab_size).state_dict()
-    model = LlamaForCausalLM(LlamaConfig(**model_config(job.architecture, meta, "float32")))
+    model = LlamaForCausalLM(LlamaConfig(**config)) if experts is None else MixtralForCausalLM(MixtralConfig(**config))
     missing, left_over = model.load_state_dict(state, strict=False)
     if left_over or set(missing) - ({_HEAD} if job.architecture.tie_word_embeddings else set()):
         raise RuntimeError(f"{job.subject}: transformers' model has other tensors: {missing}, {left_over}")
@@ -70,7 +77,7 @@ def load_trained_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Ten
             parameter.copy_(tensors[name])
 
 
-def merged_state(model: LlamaForCausalLM | PeftModel, job: TrainJob) -> dict[str, torch.Tensor]:
+def merged_state(model: PreTrainedModel | PeftModel, job: TrainJob) -> dict[str, torch.Tensor]:
     """The finished model's tensors, the adapter merged into them; raises ``StepError`` where one is not finite."""
     whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
     state = {name: tensor.detach() for name, tensor in whole.state_dict().items()}

@@ -1,7 +1,7 @@
-"""TRL's SFTTrainer between our data order, our optimiser and our checkpoints.
+"""The loop of a fine-tuning: TRL's trainer of a lesson between our data order, our optimiser and our checkpoints.
 
-What is TRL's: batches, the loss over labelled tokens (fused with the output projection), gradient accumulation, clipping.
-What is ours, so that a killed run ends with the bytes of one that was not:
+What is TRL's: batches, the loss, gradient accumulation, clipping. What is ours, so that a killed run ends with the bytes of
+one that was not:
 1. The rows stand in reading order, and are read one after another. A resumed run is given the rows that are left.
 2. The learning rate is a function of the step.
 3. Checkpoints are ``steps.train.checkpoint``'s: safetensors and digests, no pickle. The Trainer's own hold three pickles.
@@ -10,7 +10,7 @@ What is ours, so that a killed run ends with the bytes of one that was not:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +19,16 @@ import peft
 import torch
 import transformers
 import trl
-from datasets import Dataset
-from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
 
 from forge.contract.checkpoints import CHECKPOINTS
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
-from forge.steps.finetune.examples import NO_LABEL, Example, batch_of
+from forge.steps.finetune.lesson import LOSS, Apprentice, Lesson
 from forge.steps.finetune.model import load_trained_tensors, trained_tensors
 from forge.steps.interruption import StoppedError
 from forge.steps.run import StepRun
 from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_checkpoint
-from forge.steps.train.data import TokensMeta
 from forge.steps.train.distributed import World
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import bit_environment
@@ -44,41 +39,22 @@ from forge.steps.train.throughput import Throughput, memory_bytes
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished fine-tuning has to say; losses are nats per token of an answer."""
+    """What a finished fine-tuning has to say; losses are its lesson's."""
 
     train_loss: float
-    base_validation_loss: float
-    validation_loss: float
+    base: Mapping[str, float]
+    """What was measured of the base."""
+    now: Mapping[str, float]
     resumed_from_step: int
     tokens_per_second: float
-
-
-class QuietTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
-    """TRL's trainer without what it tells others: no telemetry, no model card (which looks for a repository and a host)."""
-
-    def _send_telemetry(self) -> None:
-        pass
-
-    def create_model_card(self, *_arguments: Any, **_options: Any) -> None:
-        """Write none: what was trained is the record's to say."""
 
 
 class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """One run on its way from the base, or the last checkpoint, to the end."""
 
-    def __init__(
-        self,
-        job: TrainJob,
-        world: World,
-        model: torch.nn.Module,
-        examples: Sequence[Example],
-        held_out: Sequence[Example],
-        order: Sequence[int],
-        meta: TokensMeta,
-        run: StepRun,
-    ) -> None:
-        self._job, self._world, self._model, self._run = job, world, model, run
-        self._examples, self._held_out, self._order, self._meta = examples, held_out, order, meta
+    def __init__(self, job: TrainJob, world: World, model: torch.nn.Module, lesson: Lesson, run: StepRun) -> None:
+        self._job, self._world, self._model, self._lesson, self._run = job, world, model, lesson, run
+        self._rows_of_a_step = job.batch_sequences // lesson.sequences_of_a_row
         self._optimizer = build_optimizer(model, job.training.optimizer)
         self._resumed: Checkpoint | None = None
         self._first = 0
@@ -93,12 +69,12 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
         job, stop = self._job, self._run.stop
         with stop.deferred():
-            base_loss = self._validate("validation of the base")
+            base = self._validate("validation of the base")
             self._take_up()
             if self._first < job.total_steps:
                 self._train()
-            loss = self._validate("validation")
-        return Outcome(self._loss, base_loss, loss, self._first, self._clock.tokens_per_second)
+            now = self._validate("validation")
+        return Outcome(self._loss, base, now, self._first, self._clock.tokens_per_second)
 
     def on_step_begin(self, *_positional: Any, **_others: Any) -> None:
         """Put the checkpoint's numbers in place, once nothing draws any more."""
@@ -123,8 +99,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
                 "expected finite numbers. The weights of before are kept in the last checkpoint; lower optimizer.lr, lengthen "
                 "schedule.warmup_tokens or set optimizer.gradient_clip_norm"
             )
-        rows = self._order[self._step * job.batch_sequences : step * job.batch_sequences]
-        tokens = sum(len(self._examples[index].input_ids) for index in rows)
+        tokens = self._lesson.num_tokens(self._step * self._rows_of_a_step, step * self._rows_of_a_step)
         rate = job.training.optimizer.lr * self._rate(step - 1)
         self._step, self._tokens = step, self._tokens + tokens
         if self._clock.event_is_due() or step in {1, job.total_steps}:
@@ -143,39 +118,27 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
     def _train(self) -> None:
         """The steps that are left, by TRL's trainer."""
         job, training = self._job, self._job.training
-        rows = [self._examples[index] for index in self._order[self._first * job.batch_sequences :]]
-        dataset = Dataset.from_dict(
-            {"input_ids": [list(row.input_ids) for row in rows], "labels": [list(row.labels) for row in rows]}
-        )
-        settings = SFTConfig(
-            output_dir=str(self._run.scratch / "trainer"),
-            per_device_train_batch_size=job.micro_batch_sequences,
-            gradient_accumulation_steps=job.batch_sequences // job.micro_batch_sequences,
-            max_steps=job.total_steps - self._first,
-            max_grad_norm=training.optimizer.gradient_clip_norm or 0.0,
-            bf16=training.precision == "bfloat16",
-            use_cpu=self._world.device.type == "cpu",
-            seed=training.seed % 2**32,
-            train_sampling_strategy="sequential",
-            dataset_kwargs={"skip_prepare_dataset": True},
-            max_length=None,
-            gradient_checkpointing=False,
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            dataloader_pin_memory=False,
-        )
+        arguments = {
+            "output_dir": str(self._run.scratch / "trainer"),
+            "per_device_train_batch_size": job.micro_batch_sequences // self._lesson.sequences_of_a_row,
+            "gradient_accumulation_steps": job.batch_sequences // job.micro_batch_sequences,
+            "max_steps": job.total_steps - self._first,
+            "max_grad_norm": training.optimizer.gradient_clip_norm or 0.0,
+            "bf16": training.precision == "bfloat16",
+            "use_cpu": self._world.device.type == "cpu",
+            "seed": training.seed % 2**32,
+            "train_sampling_strategy": "sequential",
+            "gradient_checkpointing": False,
+            "logging_steps": 1,
+            "logging_nan_inf_filter": False,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "dataloader_pin_memory": False,
+        }
         schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: self._rate(self._first + step))
-        trainer = QuietTrainer(
-            model=self._model,
-            args=settings,
-            train_dataset=dataset,
-            processing_class=self._tokenizer(),
-            optimizers=(self._optimizer, schedule),
-            callbacks=[self],
-        )
+        apprentice = Apprentice(self._model, arguments, self._tokenizer(), (self._optimizer, schedule), [self])
+        trainer = self._lesson.trainer(apprentice, self._first * self._rows_of_a_step, self._check_stop)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
         if self._step != job.total_steps:
@@ -194,11 +157,11 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if found is None:
             return
         load_trained_tensors(self._model, found.groups["model"])
+        self._lesson.take_up(found.groups)
         self._resumed, self._first = found, found.state.step
         self._step = self._written = found.state.step
         self._loss = found.state.train_loss
-        done = self._order[: self._first * self._job.batch_sequences]
-        self._tokens = sum(len(self._examples[index].input_ids) for index in done)
+        self._tokens = self._lesson.num_tokens(0, self._first * self._rows_of_a_step)
         self._emit(message=f"resumed from checkpoint {found.path.name}")
 
     def _checkpoint(self) -> None:
@@ -216,6 +179,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             "model": trained_tensors(self._model),
             "optimizer": optimizer_tensors(self._model, self._optimizer),
             "rng": {"cpu": torch.get_rng_state()},
+            **{name: dict(tensors) for name, tensors in self._lesson.state().items()},
         }
         path = save_checkpoint(folder, state, groups)
         if self._written is not None:
@@ -224,27 +188,21 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._emit(message=f"checkpoint {path.name}")
 
     @torch.no_grad()
-    def _validate(self, message: str) -> float:
-        """Nats per token of the held-out answers."""
-        was_training, summed, count = self._model.training, 0.0, 0
+    def _validate(self, message: str) -> Mapping[str, float]:
+        """What the lesson measures of its held-out rows."""
+        was_training = self._model.training
         self._model.eval()
-        size = self._job.training.micro_batch_sequences
-        for first in range(0, len(self._held_out), size):
-            if self._run.stop.reason:
-                if self._step and self._written != self._step:
-                    self._checkpoint()
-                raise StoppedError(f"stopped by {self._run.stop.reason} while validating, after step {self._step}")
-            ids, labels, mask = batch_of(self._held_out[first : first + size], self._meta.eos_token_id)
-            logits = self._model(input_ids=ids.to(self._world.device), attention_mask=mask.to(self._world.device)).logits
-            targets = labels[:, 1:].to(self._world.device)
-            summed += float(
-                cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=NO_LABEL, reduction="sum")
-            )
-            count += int((targets != NO_LABEL).sum())
+        found = self._lesson.measure(self._model, self._check_stop)
         self._model.train(was_training)
-        loss = summed / count
-        self._emit(message=message, loss=loss)
-        return loss
+        self._emit(message=message, loss=found[LOSS])
+        return found
+
+    def _check_stop(self) -> None:
+        """Raise ``StoppedError`` where a stop was asked for between two steps, with a checkpoint of the last one."""
+        if self._run.stop.reason:
+            if self._step and self._written != self._step:
+                self._checkpoint()
+            raise StoppedError(f"stopped by {self._run.stop.reason} while measuring, after step {self._step}")
 
     def _environment(self) -> dict[str, str]:
         libraries = {module.__name__: module.__version__ for module in (accelerate, peft, transformers, trl)}

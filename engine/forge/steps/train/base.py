@@ -14,21 +14,28 @@ from pydantic import ValidationError
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
 from forge.spec.base_folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Experts
 
 _NEUTRALISED = (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN)
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
-    "attention_bias": (False,),
-    "mlp_bias": (False,),
     "attention_dropout": (0, 0.0),
     "rope_scaling": (None,),
     "quantization_config": (None,),
     "auto_map": (None,),
 }
 """Settings that may be left out, and the values under which the model is the one that is trained here."""
+_FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": {"attention_bias": (False,), "mlp_bias": (False,)},
+    "mixtral": {"sliding_window": (None,), "router_jitter_noise": (0, 0.0)},
+}
+"""The same, of one family."""
 _DEFAULTS = {"rms_norm_eps": 1e-6, "initializer_range": 0.02, "tie_word_embeddings": False}
+_MIXTRAL_DEFAULTS = {"rms_norm_eps": 1e-5}
+_ROPE_THETA = {"llama": 10000.0, "mixtral": 1e6}
+_KEY_VALUE_HEADS = {"mixtral": 8}
+_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001}
 """transformers' own, for what a folder leaves out."""
 
 
@@ -36,21 +43,26 @@ def read_architecture(folder: Path) -> Architecture:
     """The architecture of a base; raises ``StepError`` for one that this trainer does not have."""
     path = folder / CONFIG_FILE
     config = _read_json(path)
-    if config.get("model_type") != "llama":
-        raise StepError(f"{path}: model_type is {config.get('model_type')!r}; this trainer continues 'llama' only")
-    for name, accepted in _ONLY.items():
+    family = config.get("model_type")
+    if not isinstance(family, str) or family not in _FAMILIES:
+        known = ", ".join(repr(each) for each in _FAMILIES)
+        raise StepError(f"{path}: model_type is {family!r}; this trainer continues {known} only")
+    for name, accepted in (_ONLY | _FAMILIES[family]).items():
         if name in config and config[name] not in accepted:
             raise StepError(f"{path}: {name} is {config[name]!r}; this trainer's model has {accepted[0]!r} only")
+    defaults = _DEFAULTS | (_MIXTRAL_DEFAULTS if family == "mixtral" else {})
     missing = [name for name in (*_SHAPE, "vocab_size") if name not in config]
     if missing:
         raise StepError(f"{path}: lacks {', '.join(missing)}")
     try:
         architecture = Architecture(
-            family="llama",
+            family="mixtral" if family == "mixtral" else "llama",
             **{name: config[name] for name in _SHAPE},
-            **{name: config.get(name, value) for name, value in _DEFAULTS.items()},
-            num_key_value_heads=config.get("num_key_value_heads") or config["num_attention_heads"],
-            rope_theta=_rope_theta(path, config),
+            **{name: config.get(name, value) for name, value in defaults.items()},
+            num_key_value_heads=config.get("num_key_value_heads", _KEY_VALUE_HEADS.get(family))
+            or config["num_attention_heads"],
+            rope_theta=_rope_theta(path, config, _ROPE_THETA[family]),
+            experts=_experts_of(config) if family == "mixtral" else None,
         )
     except ValidationError as error:
         raise StepError(f"{path}: {error}") from error
@@ -110,16 +122,22 @@ def check_control_tokens(tokenizer: Path) -> None:
         )
 
 
-def _rope_theta(path: Path, config: dict[str, Any]) -> Any:
+def _experts_of(config: dict[str, Any]) -> Experts:
+    """Those of a Mixtral. transformers writes and reads ``num_experts`` as another name of their number."""
+    count = config.get("num_local_experts", config.get("num_experts", _EXPERTS["num_local_experts"]))
+    return Experts(**{**{name: config.get(name, value) for name, value in _EXPERTS.items()}, "num_local_experts": count})
+
+
+def _rope_theta(path: Path, config: dict[str, Any], default: float) -> Any:
     """The rotary base in the old spelling or the new; other kinds of rotary embedding are refused."""
     parameters = config.get("rope_parameters")
     if parameters is None:
-        return config.get("rope_theta", 10000.0)
+        return config.get("rope_theta", default)
     if not isinstance(parameters, dict) or parameters.keys() - {"rope_theta", "rope_type"}:
         raise StepError(f"{path}: rope_parameters is {parameters!r}; this trainer knows rope_theta alone")
     if parameters.get("rope_type", "default") != "default":
         raise StepError(f"{path}: rope_type is {parameters['rope_type']!r}; this trainer's model has 'default' only")
-    return parameters.get("rope_theta", config.get("rope_theta", 10000.0))
+    return parameters.get("rope_theta", config.get("rope_theta", default))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -9,12 +9,14 @@ Rules:
 3. The tokens that do not fill a window (fewer than one window) are left out at another place each epoch: an epoch's
    windows start at an offset of its own.
 4. Where other data is replayed, ``mixture`` says which positions are of which data; each is read in its own order.
-5. Validation reads its own file from end to end; each document ends with the end-of-text token, which is therefore also
+5. Where documents are kept apart, a document begins with the end-of-text token of the one before it, which is what its first
+   token is predicted from; at the beginning of a window whatever document reaches into it begins anew.
+6. Validation reads its own file from end to end; each document ends with the end-of-text token, which is therefore also
    what stands before the first token of the file.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -93,10 +95,17 @@ class Batch:
 
     inputs: torch.Tensor
     targets: torch.Tensor
+    documents: torch.Tensor | None = None
+    """At each place, the number of its document within the sequence, from 0 or 1; None: documents are not kept apart."""
 
     def to(self, device: torch.device) -> "Batch":
         """The same on a device."""
-        return Batch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True))
+        documents = None if self.documents is None else self.documents.to(device, non_blocking=True)
+        return Batch(self.inputs.to(device, non_blocking=True), self.targets.to(device, non_blocking=True), documents)
+
+    def apart(self, eos_token_id: int) -> "Batch":
+        """The same with its documents kept apart."""
+        return replace(self, documents=(self.inputs == eos_token_id).cumsum(dim=1))
 
 
 def open_corpus(folder: Path) -> Corpus:

@@ -15,6 +15,7 @@ from forge.errors import StepError
 from forge.spec.model import Architecture
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
+from forge.steps.train.names import to_files
 
 _COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _REQUIRED = ("tokenizer.json", "tokenizer_config.json")
@@ -50,7 +51,7 @@ def export_weights(
 ) -> None:
     """Write the whole folder; weights stay in the type they have. ``chat_template``: in place of the job's."""
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in to_files(state).items()}
     (folder / "model.safetensors").write_bytes(bytes_from_tensors(tensors, metadata={"format": "pt"}))
     _write_json(folder / "config.json", model_config(job.architecture, meta, dtype))
     _write_json(folder / "generation_config.json", {"bos_token_id": meta.bos_token_id, "eos_token_id": meta.eos_token_id})
@@ -65,9 +66,7 @@ def export_weights(
 
 def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> dict[str, Any]:
     """Hugging Face's ``config.json``; the rotary base in the old and the new spelling, for readers of either."""
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+    common = {
         "vocab_size": meta.vocab_size,
         "hidden_size": architecture.hidden_size,
         "intermediate_size": architecture.intermediate_size,
@@ -82,15 +81,26 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> di
         "initializer_range": architecture.initializer_range,
         "tie_word_embeddings": architecture.tie_word_embeddings,
         "hidden_act": "silu",
-        "attention_bias": False,
         "attention_dropout": 0.0,
-        "mlp_bias": False,
-        "pretraining_tp": 1,
         "use_cache": True,
         "bos_token_id": meta.bos_token_id,
         "eos_token_id": meta.eos_token_id,
         "dtype": dtype,
         "torch_dtype": dtype,
+    }
+    if architecture.experts is None:
+        llama = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **common, **llama}
+    return {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        **common,
+        "num_local_experts": architecture.experts.num_local_experts,
+        "num_experts_per_tok": architecture.experts.num_experts_per_tok,
+        "router_aux_loss_coef": architecture.experts.router_aux_loss_coef,
+        "router_jitter_noise": 0.0,
+        "output_router_logits": False,
+        "sliding_window": None,
     }
 
 

@@ -15,8 +15,9 @@ from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining,
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
-SFT = "sft"
-OBJECTIVES = ("pretrain", "continue", SFT)
+TUNED = ("sft", "dpo")
+"""Objectives that learn from conversations or preferences (``steps.finetune``)."""
+OBJECTIVES = ("pretrain", "continue", *TUNED)
 _CHECKPOINTS_OF_A_RUN = 10
 
 
@@ -133,7 +134,7 @@ def read_job(request: StepRequest) -> TrainJob:
     try:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
         fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
-        of_all = Training if objective == SFT else LargeTraining
+        of_all = Training if objective in TUNED else LargeTraining
         checked = of_all.model_validate({**parameters["training"], **settings})
         training = LargeTraining.model_validate(checked.model_dump())
     except (KeyError, ValidationError) as error:
@@ -178,6 +179,11 @@ def _check_split(job: TrainJob) -> None:
         raise StepError(
             f"{job.subject}: {job.processes} processes are no multiple of training.parallelism.tensor ({slices}); "
             "change resources.count or the latter"
+        )
+    if slices > 1 and job.architecture.experts is not None:
+        raise StepError(
+            f"{job.subject}: training.parallelism.tensor ({slices}) cuts no experts, and the base is a mixture of "
+            f"{job.architecture.experts.num_local_experts}; leave it at 1, and spread the data (fsdp2) instead"
         )
     for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
         if getattr(job.architecture, name) % slices:

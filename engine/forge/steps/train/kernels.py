@@ -22,15 +22,22 @@ _LONGEST = 1024
 """Longer sequences go to torch's kernel, which keeps no probabilities: S * S / 2 of them for each head are kept here."""
 
 
-def causal_attention(query_bnsd: torch.Tensor, key_bksd: torch.Tensor, value_bksd: torch.Tensor) -> torch.Tensor:
-    """Causal attention with grouped queries (Ainslie et al. 2023), scaled by D ** -1/2."""
+def causal_attention(
+    query_bnsd: torch.Tensor, key_bksd: torch.Tensor, value_bksd: torch.Tensor, visible_b1ss: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Causal attention with grouped queries (Ainslie et al. 2023), scaled by D ** -1/2.
+
+    ``visible_b1ss`` says which of the places before it a place sees, itself at least; None: all of them.
+    """
     if query_bnsd.device.type == "cpu" and query_bnsd.shape[-2] <= _LONGEST:
         device = query_bnsd.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query_bnsd.dtype
         with torch.autocast(device, enabled=False):
             inputs = (tensor.to(compute) for tensor in (query_bnsd, key_bksd, value_bksd))
-            return cast("torch.Tensor", _CausalAttention.apply(*inputs))  # type: ignore[no-untyped-call]
-    return functional.scaled_dot_product_attention(query_bnsd, key_bksd, value_bksd, is_causal=True, enable_gqa=True)
+            return cast("torch.Tensor", _CausalAttention.apply(*inputs, visible_b1ss))  # type: ignore[no-untyped-call]
+    return functional.scaled_dot_product_attention(
+        query_bnsd, key_bksd, value_bksd, attn_mask=visible_b1ss, is_causal=visible_b1ss is None, enable_gqa=True
+    )
 
 
 def rms_norm(x_bsh: torch.Tensor, weight_h: torch.Tensor, eps: float) -> torch.Tensor:
@@ -47,7 +54,13 @@ class _CausalAttention(torch.autograd.Function):
     """Blocks of queries against the keys up to their end; the queries of one key/value head share a matrix product."""
 
     @staticmethod
-    def forward(ctx: Any, query_bnsd: torch.Tensor, key_bksd: torch.Tensor, value_bksd: torch.Tensor) -> torch.Tensor:
+    def forward(
+        ctx: Any,
+        query_bnsd: torch.Tensor,
+        key_bksd: torch.Tensor,
+        value_bksd: torch.Tensor,
+        visible_b1ss: torch.Tensor | None,
+    ) -> torch.Tensor:
         query, key, value = (tensor.contiguous() for tensor in (query_bnsd, key_bksd, value_bksd))
         batch, kv_heads, length, head = key.shape
         flat_key, flat_value = (tensor.view(-1, length, head) for tensor in (key, value))
@@ -58,6 +71,9 @@ class _CausalAttention(torch.autograd.Function):
             scores = torch.bmm(_rows(scaled, kv_heads, start, end), flat_key[:, :end].transpose(1, 2))
             by_query = scores.view(batch * kv_heads, -1, end - start, end)
             by_query[..., start:].masked_fill_(_after(end - start, scores.device), float("-inf"))
+            if visible_b1ss is not None:
+                hidden = visible_b1ss[:, :, None, start:end, :end].logical_not()
+                by_query.view(batch, kv_heads, -1, end - start, end).masked_fill_(hidden, float("-inf"))
             probabilities = torch.softmax(by_query, dim=-1).view_as(scores)
             mixed[:, :, start:end] = torch.bmm(probabilities, flat_value[:, :end]).view(batch, -1, end - start, head)
             kept.append(probabilities)
@@ -65,7 +81,7 @@ class _CausalAttention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         grad = grad_outputs[0]
         scaled, key, value, mixed, *kept = ctx.saved_tensors
         batch, kv_heads, length, head = key.shape
@@ -81,7 +97,7 @@ class _CausalAttention(torch.autograd.Function):
             grad_query[:, :, start:end] = torch.bmm(scores, flat_key[:, :end]).view(batch, -1, end - start, head)
             grad_key[:, :end] += torch.bmm(scores.transpose(1, 2), _rows(scaled, kv_heads, start, end))
         grad_query *= head**-0.5
-        return grad_query, grad_key.to(key.dtype).view_as(key), grad_value.to(key.dtype).view_as(value)
+        return grad_query, grad_key.to(key.dtype).view_as(key), grad_value.to(key.dtype).view_as(value), None
 
 
 class _RmsNorm(torch.autograd.Function):

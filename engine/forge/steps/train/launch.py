@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from forge.errors import StepError
+from forge.steps.imports import quick_imports
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
-from forge.steps.train.job import SFT, TrainJob, read_job
+from forge.steps.train.job import TUNED, TrainJob, read_job
 
 _FILE = "ranks"
 _POLL_SECONDS = 0.2
@@ -35,8 +36,9 @@ def launch(run: StepRun) -> Metrics:
     """Train with as many processes as the request asks for."""
     job = read_job(run.request)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
-    if job.objective == SFT:
-        from forge.steps.finetune import train as finetune
+    if job.objective in TUNED:
+        with quick_imports():
+            from forge.steps.finetune import train as finetune
 
         return finetune(run, job)
     if job.processes > 1:

@@ -23,7 +23,8 @@ from forge.contract.messages import Continued
 from forge.errors import StepError
 from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
-from forge.steps.train.data import Corpus, Replay, TokenFile, training_batch, validation_batches
+from forge.steps.train.balance import Balance, Load, split
+from forge.steps.train.data import Batch, Corpus, Replay, TokenFile, training_batch, validation_batches
 from forge.steps.train.distributed import World, sum_values
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
@@ -45,6 +46,13 @@ class Validation:
     loss: float
     """Nats per token."""
     bits_per_byte: float
+    load: Load | None
+    """Of the experts; None for a model without."""
+
+    def figures(self) -> dict[str, float | int]:
+        """As an event has them."""
+        routed = {} if self.load is None else self.load.figures()
+        return {"loss": self.loss, "bits_per_byte": self.bits_per_byte, **routed}
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ class Trainer:
             try:
                 self._train(stop, clock, resumed_from)
                 measured = self._validate(stop)
+                self._tell_dead_experts(measured.data.load)
             finally:
                 self.keeper.finish()  # every rank comes by here, and what was begun is whole or it is not there
         progress = self.progress
@@ -128,6 +137,14 @@ class Trainer:
             self.keeper.stalled_seconds,
             progress.earlier_topologies,
         )
+
+    def _tell_dead_experts(self, load: Load | None) -> None:
+        """Say which part of a mixture of experts was learnt for nothing."""
+        if load is not None and load.dead_experts:
+            self._emit_progress(
+                message=f"{load.dead_experts} of the {sum(map(len, load.assignments))} experts of all layers were chosen by no "
+                "token of the validation data; raise architecture.experts.router_aux_loss_coef, or take fewer experts"
+            )
 
     def _train(self, stop: StopRequest, clock: Throughput, resumed_from: int) -> None:
         """All steps that are left."""
@@ -155,17 +172,20 @@ class Trainer:
         rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        summed_loss = self._accumulate(step * job.batch_sequences + self.world.data_rank * job.process_sequences)
+        balance = Balance(job.architecture, training.batch_tokens, self.world)
+        summed_loss = self._accumulate(step * job.batch_sequences + self.world.data_rank * job.process_sequences, balance)
+        load = balance.load()
         asked = stop.reason
         summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
         loss = summed_loss / training.batch_tokens
         sum_gradients(self.model, self.world)
         norm = clip_gradients(self.model, training.optimizer.gradient_clip_norm, self.world)
-        if not math.isfinite(loss) or not math.isfinite(norm):
+        if not math.isfinite(loss) or not math.isfinite(norm) or (load and not math.isfinite(load.aux_loss)):
+            balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
             raise StepError(
-                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
-                f"expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in the last "
-                "checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}"
+                f"{balancing}; expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in "
+                "the last checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
             )
         self._check_rise(loss, rate)
         self.optimizer.step()
@@ -180,6 +200,7 @@ class Trainer:
                 tokens_per_second=tokens_per_second,
                 flops_per_second=tokens_per_second * per_token,
                 memory_bytes=memory_bytes(self.world.device),
+                **({} if load is None else load.figures()),
             )
         return _first_reason(askers)
 
@@ -209,10 +230,26 @@ class Trainer:
             f"stopped by {reason} after step {self.progress.step} of {self.job.total_steps}; a checkpoint is written"
         )
 
-    def _accumulate(self, position: int) -> float:
+    def _accumulate(self, position: int, balance: Balance) -> float:
         """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
-        job, training = self.job, self.job.training
+        if balance.needs_reading_before(self.job.process_sequences // self.job.micro_batch_sequences):
+            with torch.no_grad(), self._autocast():
+                batches = self._micro_batches(position)
+                outputs = (self.model(batch.inputs, documents_bs=batch.documents, only_routing=True) for batch in batches)
+                balance.know([routing for _, routing in map(split, outputs) if routing is not None])
         losses: list[torch.Tensor] = []
+        for number, batch in enumerate(self._micro_batches(position), 1):
+            sum_later(self.model, later=number * self.job.micro_batch_sequences < self.job.process_sequences)
+            with self._autocast():
+                output = self.model(batch.inputs, batch.targets, batch.documents)
+            loss, objective = balance.objective(output)
+            objective.backward()  # type: ignore[no-untyped-call, unused-ignore]
+            losses.append(loss)
+        return float(torch.stack(losses).double().sum())
+
+    def _micro_batches(self, position: int) -> Iterator[Batch]:
+        """This rank's share of the batch that begins at a position, on the device."""
+        job, training = self.job, self.job.training
         for first in range(0, job.process_sequences, job.micro_batch_sequences):
             batch = training_batch(
                 self.corpus.train,
@@ -221,13 +258,13 @@ class Trainer:
                 position + first,
                 job.micro_batch_sequences,
                 self._replay,
-            ).to(self.world.device)
-            sum_later(self.model, later=first + job.micro_batch_sequences < job.process_sequences)
-            with self._autocast():
-                loss = self.model(batch.inputs, batch.targets)
-            (loss / training.batch_tokens).backward()
-            losses.append(loss.detach())
-        return float(torch.stack(losses).double().sum())
+            )
+            yield self._laid_out(batch)
+
+    def _laid_out(self, batch: Batch) -> Batch:
+        """On the device, its documents apart where the training asks for it."""
+        apart = self.job.training.intra_document_masking
+        return (batch.apart(self.corpus.meta.eos_token_id) if apart else batch).to(self.world.device)
 
     @cached_property
     def _replay(self) -> Replay | None:
@@ -238,14 +275,14 @@ class Trainer:
         """Measure every validation split, and say so."""
         measured = self._measure(stop)
         for message, result in measured.named("validation"):
-            self._emit_progress(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+            self._emit_progress(message=message, **result.figures())
         return measured
 
     def _measure_base(self, stop: StopRequest) -> Measured:
         """The same of the base's weights; told without a position, for it is no point of this run's curve."""
         measured = self._measure(stop)
         for message, result in measured.named("validation of the base"):
-            self.emit(message=message, loss=result.loss, bits_per_byte=result.bits_per_byte)
+            self.emit(message=message, **result.figures())
         return measured
 
     def _measure(self, stop: StopRequest) -> Measured:
@@ -255,6 +292,7 @@ class Trainer:
     @torch.no_grad()
     def _validate_on(self, tokens: TokenFile, stop: StopRequest) -> Validation:
         summed, count = 0.0, 0
+        balance = Balance(self.job.architecture, len(tokens), self.world)
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         while shares := list(islice(batches, self.world.data_size)):
             asked = stop.reason
@@ -264,12 +302,13 @@ class Trainer:
             count += sum(batch.targets.numel() for batch in shares)
             # Whoever has no share left computes another's: a model in slices needs every rank for each forward pass.
             has_share = self.world.data_rank < len(shares)
-            on_device = shares[self.world.data_rank if has_share else 0].to(self.world.device)
+            there = self._laid_out(shares[self.world.data_rank if has_share else 0])
             with self._autocast():
-                loss = float(self.model(on_device.inputs, on_device.targets))
-            summed += loss if has_share else 0.0
+                output = self.model(there.inputs, there.targets, there.documents)
+            if has_share:
+                summed += float(balance.measure(output))
         summed = sum_values([summed], self.world)[0]
-        return Validation(summed / count, _bits_per_byte(summed, tokens))
+        return Validation(summed / count, _bits_per_byte(summed, tokens), balance.load())
 
     def _autocast(self) -> torch.autocast:
         enabled = self.job.training.precision == "bfloat16"

@@ -1,18 +1,40 @@
-"""A Llama-family decoder. Parameter names are those of Hugging Face's ``LlamaForCausalLM``: export is a plain state dict.
+"""A decoder of the Llama family, with experts or without.
+
+Parameter names are those of Hugging Face's ``LlamaForCausalLM``, so that its export is a plain state dict; with experts they
+are those of its ``MixtralForCausalLM`` in memory, and what files call an expert's matrices is ``names``'s to say.
 
 Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary. Rotary embeddings
 follow Hugging Face's half-rotation convention (dimension i turns with i + D/2), not the paper's interleaved pairs.
 """
 
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from forge.spec.model import Architecture
+from forge.steps.train.experts import MixtureOfExperts, Routing
 from forge.steps.train.kernels import causal_attention, rms_norm
 from forge.steps.train.loss import summed_cross_entropy
+
+
+class Places(NamedTuple):
+    """Where tokens stand whose sequences hold several documents."""
+
+    positions_bs: torch.Tensor
+    """Counted from the beginning of each document."""
+    visible_b1ss: torch.Tensor
+    """Whether the first place may attend to the second: not after it, and of the same document."""
+
+
+def places_of(documents_bs: torch.Tensor) -> Places:
+    """The places of tokens whose documents are numbered in the order in which they stand."""
+    index_s = torch.arange(documents_bs.shape[1], device=documents_bs.device)
+    begins_bs = functional.pad(documents_bs[:, 1:] != documents_bs[:, :-1], (1, 0), value=True)
+    first_bs = torch.where(begins_bs, index_s, 0).cummax(dim=1).values
+    same_bss = documents_bs[:, :, None] == documents_bs[:, None, :]
+    return Places(index_s - first_bs, (same_bss & (index_s[:, None] >= index_s))[:, None])
 
 
 class Rotary(nn.Module):
@@ -30,10 +52,13 @@ class Rotary(nn.Module):
         self.register_buffer("cos", both_halves.cos(), persistent=False)
         self.register_buffer("sin", both_halves.sin(), persistent=False)
 
-    def forward(self, x_bnsd: torch.Tensor) -> torch.Tensor:
-        """Turn queries or keys by their positions."""
+    def forward(self, x_bnsd: torch.Tensor, positions_bs: torch.Tensor | None = None) -> torch.Tensor:
+        """Turn queries or keys by their positions; None: one after another."""
         length = x_bnsd.shape[-2]
-        cos, sin = self.cos[:length].to(x_bnsd.dtype), self.sin[:length].to(x_bnsd.dtype)
+        if positions_bs is None:
+            cos, sin = self.cos[:length].to(x_bnsd.dtype), self.sin[:length].to(x_bnsd.dtype)
+        else:
+            cos, sin = (table[positions_bs][:, None].to(x_bnsd.dtype) for table in (self.cos, self.sin))
         first, second = x_bnsd.chunk(2, dim=-1)
         return x_bnsd * cos + torch.cat((-second, first), dim=-1) * sin
 
@@ -64,13 +89,14 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(hidden, key_value, bias=False)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
-    def forward(self, x_bsh: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        """Mix each position with those before it."""
+    def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> torch.Tensor:
+        """Mix each position with those before it, of its document where ``places`` tells them apart."""
         query_bnsd, key_bksd, value_bksd = (
             projection(x_bsh).unflatten(-1, (-1, self.head)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed_bnsd = causal_attention(rotary(query_bnsd), rotary(key_bksd), value_bksd)
+        positions, visible = (None, None) if places is None else places
+        mixed_bnsd = causal_attention(rotary(query_bnsd, positions), rotary(key_bksd, positions), value_bksd, visible)
         return cast("torch.Tensor", self.o_proj(mixed_bnsd.transpose(1, 2).flatten(-2)))
 
 
@@ -93,17 +119,25 @@ class FeedForward(nn.Module):
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised copy of the residual stream."""
 
+    mlp: FeedForward | MixtureOfExperts
+
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.self_attn = Attention(architecture)
-        self.mlp = FeedForward(architecture)
+        self.mlp = (
+            FeedForward(architecture)
+            if architecture.experts is None
+            else MixtureOfExperts(architecture.hidden_size, architecture.intermediate_size, architecture.experts)
+        )
         self.input_layernorm = RMSNorm(architecture)
         self.post_attention_layernorm = RMSNorm(architecture)
 
-    def forward(self, x_bsh: torch.Tensor, rotary: Rotary) -> torch.Tensor:
-        """One layer; the residual stream stays float32 under autocast."""
-        x_bsh = x_bsh + self.self_attn(self.input_layernorm(x_bsh), rotary)
-        return cast("torch.Tensor", x_bsh + self.mlp(self.post_attention_layernorm(x_bsh)))
+    def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> tuple[torch.Tensor, Routing | None]:
+        """One layer; the residual stream stays float32 under autocast. The routing is of a layer with experts."""
+        x_bsh = x_bsh + self.self_attn(self.input_layernorm(x_bsh), rotary, places)
+        transformed = self.mlp(self.post_attention_layernorm(x_bsh))
+        added_bsh, routing = transformed if isinstance(transformed, tuple) else (transformed, None)
+        return x_bsh + added_bsh, routing
 
 
 class Decoder(nn.Module):
@@ -116,12 +150,15 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(architecture)
         self.rotary = Rotary(architecture)
 
-    def forward(self, tokens_bs: torch.Tensor) -> torch.Tensor:
-        """Hidden states [B, S, H]."""
+    def forward(self, tokens_bs: torch.Tensor, places: Places | None = None) -> tuple[torch.Tensor, Routing | None]:
+        """Hidden states [B, S, H], and where the model has experts the routing of all layers."""
         x_bsh = self.embed_tokens(tokens_bs)
+        routings: list[Routing] = []
         for layer in self.layers:
-            x_bsh = layer(x_bsh, self.rotary)
-        return cast("torch.Tensor", self.norm(x_bsh))
+            x_bsh, routing = layer(x_bsh, self.rotary, places)
+            if routing is not None:
+                routings.append(routing)
+        return self.norm(x_bsh), Routing(*map(torch.stack, zip(*routings, strict=True))) if routings else None
 
 
 class LlamaForCausalLM(nn.Module):
@@ -137,27 +174,39 @@ class LlamaForCausalLM(nn.Module):
         """The output projection [V, H]."""
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
-    def forward(self, tokens_bs: torch.Tensor, targets_bs: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        tokens_bs: torch.Tensor,
+        targets_bs: torch.Tensor | None = None,
+        documents_bs: torch.Tensor | None = None,
+        *,
+        only_routing: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, Routing]:
         """Logits [B, S, V]; or, with targets, the sum of their negative log-likelihoods in nats (float32 scalar).
 
-        Both go through here because a wrapper (data parallel, compiled, sharded) wraps this method.
+        ``documents_bs`` numbers the documents of each sequence, which do not see each other then; None: each is one text.
+        Of a mixture of experts the routing comes with that sum, which is 0 where only the routing is asked for. All goes
+        through here because a wrapper (data parallel, compiled, sharded) wraps this method.
         """
-        hidden_bsh = self.model(tokens_bs)
+        hidden_bsh, routing = self.model(tokens_bs, None if documents_bs is None else places_of(documents_bs))
+        if only_routing and routing is not None:
+            return hidden_bsh.new_zeros((), dtype=torch.float32), routing
         if targets_bs is None:
             return functional.linear(hidden_bsh, self.output_weight)
-        return summed_cross_entropy(hidden_bsh.flatten(0, 1), self.output_weight, targets_bs.flatten())
+        loss = summed_cross_entropy(hidden_bsh.flatten(0, 1), self.output_weight, targets_bs.flatten())
+        return loss if routing is None else (loss, routing)
 
 
 def build_model(architecture: Architecture, vocab_size: int, seed: int) -> LlamaForCausalLM:
     """A model with its initial weights: a pure function of the arguments, made on the CPU in float32.
 
-    Matrices and embeddings are drawn from N(0, initializer_range) in the order of their names in the state dict, norms
-    are ones, as Hugging Face initialises the family.
+    Matrices (those of experts among them) and embeddings are drawn from N(0, initializer_range) in the order of their names
+    in the state dict, norms are ones, as Hugging Face initialises the family.
     """
     model = LlamaForCausalLM(architecture, vocab_size)
     generator = torch.Generator().manual_seed(seed % 2**63)
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.ndim == 2:
+            if parameter.ndim >= 2:
                 parameter.normal_(0.0, architecture.initializer_range, generator=generator)
     return model

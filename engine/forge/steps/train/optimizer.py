@@ -10,13 +10,13 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
-    """Matrices decay; norms and the embedding (tied or not) do not. What is frozen is left out.
+    """Matrices (and stacks of them: experts) decay; norms and the embedding (tied or not) do not. What is frozen is left out.
 
     The fused kernel is elementwise: it gives the same bits in every run (tests/steps/train/test_train_resume.py).
     """
     groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
     for name, parameter in _trained(model):
-        is_decayed = parameter.ndim == 2 and "embed_tokens" not in name
+        is_decayed = parameter.ndim >= 2 and "embed_tokens" not in name
         # One kernel call takes tensors of one kind: whole, or cut over the same part of the grid of processes.
         cut = str(parameter.device_mesh.mesh_dim_names) if isinstance(parameter, DTensor) else ""
         groups.setdefault((not is_decayed, cut), []).append(parameter)

@@ -10,6 +10,7 @@ from forge.errors import StepError
 from forge.steps.train.base import vocab_size_of, weights_file
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM, build_model
+from forge.steps.train.names import from_files, to_files
 
 _TIED = "lm_head.weight"
 
@@ -35,7 +36,7 @@ def _load(model: LlamaForCausalLM, path: Path) -> None:
         tensors = load_file(path)
     except (OSError, SafetensorError) as error:
         raise StepError(f"{path}: cannot be read as safetensors: {error}") from error
-    wanted = model.state_dict()
+    wanted = to_files(model.state_dict())
     if model.lm_head is None and _TIED in tensors and torch.equal(tensors[_TIED], tensors["model.embed_tokens.weight"]):
         del tensors[_TIED]  # some writers store the tied projection a second time
     missing, left_over = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
@@ -53,4 +54,4 @@ def _load(model: LlamaForCausalLM, path: Path) -> None:
             raise StepError(f"{path}: {name} holds {tensor.dtype}; expected float32, bfloat16, float16 or float64")
         if not torch.isfinite(tensor).all():
             raise StepError(f"{path}: {name} holds numbers that are not finite; training on from it would give nothing else")
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in tensors.items()})
+    model.load_state_dict(from_files({name: tensor.to(torch.float32) for name, tensor in tensors.items()}))

@@ -18,7 +18,7 @@ import torch
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.messages import StepRequest
 from forge.errors import StepError
-from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
+from forge.plan.compute import flops_formula, flops_per_token, num_active_parameters, num_parameters
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.allocator import keep_freed_memory, memory_named
@@ -125,10 +125,19 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         # A float, because canonical JSON holds no integer above 2**53.
         "flops": float(per_token * job.total_tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
-        "flops_formula": FLOPS_FORMULA,
+        "flops_formula": flops_formula(job.architecture),
         "checkpoint_stall_seconds": outcome.checkpoint_stall_seconds,
         **({"earlier_topologies": "; ".join(outcome.earlier_topologies)} if outcome.earlier_topologies else {}),
+        **_metrics_of_experts(job, outcome, vocab_size),
     }
+
+
+def _metrics_of_experts(job: TrainJob, outcome: Outcome, vocab_size: int) -> Metrics:
+    """What the router makes of the validation split; nothing for a model without experts."""
+    load = outcome.measured.data.load
+    if load is None:
+        return {}
+    return {"active_parameters": num_active_parameters(job.architecture, vocab_size), **load.figures()}
 
 
 def _metrics_of_base(job: TrainJob, outcome: Outcome, replay: Corpus | None) -> Metrics:
