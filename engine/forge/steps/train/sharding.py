@@ -76,11 +76,14 @@ def clip_gradients(model: nn.Module, limit: float | None, world: World) -> float
     return norm
 
 
-def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every slice gathered; all ranks have to ask together."""
-    return {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in model.state_dict().items()
-    }
+def whole_tensors(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
+    """The state dict with every slice gathered, on the CPU of rank 0 and empty elsewhere; all ranks have to ask together."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if world.is_main:
+            found[name] = whole.detach().to("cpu")
+    return found
 
 
 def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
