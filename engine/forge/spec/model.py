@@ -172,7 +172,7 @@ class LargeTraining(Training):
     compile: Annotated[bool, NONE] = False
     """torch.compile for each layer; needs a C++ compiler where it runs. Rounds differently, as another machine does."""
     max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
-    """Stop before a step whose loss is so many nats per token above the lowest mean of 8 steps before it; None: train on."""
+    """Stop at the second step in a row whose loss is so many nats per token above the lowest mean of 8; None: train on."""
 
 
 class ModelResources(Part):

@@ -1,15 +1,19 @@
 """What becomes of a checkpoint that is damaged, half-written, or another run's."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from forge.canonical import canonical_json, digest_of_bytes
+from forge.contract.manifest import Manifest, manifest_of
 from forge.errors import StepError
 from forge.steps.train.checkpoint import (
     Checkpoint,
     CheckpointState,
     checkpoint_name,
+    find_kept,
     load_newest,
     remove_before,
     save_checkpoint,
@@ -112,3 +116,42 @@ def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
     told: list[str] = []
     assert _load(tmp_path, told) is not None
     assert told == []
+
+
+def test_a_checkpoint_of_an_engine_without_topologies_is_read_as_whole(tmp_path: Path) -> None:
+    path = _save(tmp_path, 10)
+    state = json.loads((path / "state.json").read_text())
+    for later in ("layout", "earlier_topologies", "lowest_mean_loss"):
+        del state[later]
+    data = canonical_json(state)
+    (path / "state.json").write_bytes(data)
+    manifest = Manifest.model_validate_json((path / "manifest.json").read_bytes())
+    files = {file.path: (file.size, file.sha256) for file in manifest.files}
+    files["state.json"] = (len(data), digest_of_bytes(data))
+    (path / "manifest.json").write_bytes(manifest_of(files).to_bytes())
+    told: list[str] = []
+    loaded = _load(tmp_path, told)
+    assert loaded is not None
+    assert (loaded.state.layout, loaded.state.earlier_topologies, told) == ("whole", (), [])
+    assert torch.equal(loaded.groups["model"]["w"], torch.full((4, 4), 10.0))
+
+
+def test_another_topology_is_taken_but_is_no_exact_prefix(tmp_path: Path) -> None:
+    _save(tmp_path, 10)
+    other = {**ENVIRONMENT, "processes": "2", "topology": "2 processes (2 x ddp)"}
+    told: list[str] = []
+    assert load_newest(tmp_path, KEY, other, told.append) is not None
+    assert find_kept(tmp_path, 10, KEY, other, told.append) is None
+    assert "made in another topology (processes was None, is 2" in told[0]
+    assert find_kept(tmp_path, 10, KEY, ENVIRONMENT, told.append) is not None
+
+
+def test_a_state_that_is_cut_short_is_damage_whatever_the_layout(tmp_path: Path) -> None:
+    _save(tmp_path, 10)
+    path = _save(tmp_path, 20)
+    (path / "state.json").write_text('{"layout": "sharded"')
+    told: list[str] = []
+    loaded = _load(tmp_path, told)
+    assert loaded is not None
+    assert loaded.state.step == 10
+    assert "is damaged" in told[0]

@@ -138,6 +138,12 @@ def test_an_accelerator_that_is_not_here_is_named(new_attempt: Make) -> None:
         run_train(StepRun(StepRequest.model_validate(request), attempt.folder))
 
 
+def test_compiling_without_a_compiler_is_named(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(StepError, match=r"training.compile needs a C\+\+ compiler .* no-such-compiler is not on the PATH"):
+        new_attempt(settings={"compile": True}).run()
+
+
 def _forget(attempt: Any, above: int) -> None:
     """Leave only the checkpoints up to a step, as if the run had been killed there; the others are what came later."""
     for path in attempt.checkpoints.iterdir():

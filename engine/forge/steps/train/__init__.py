@@ -6,8 +6,9 @@ and a checkpoint holds everything else that the next step depends on. That holds
 that goes on from the checkpoint before a shorter one's decay gives the bytes of a run from scratch.
 
 How the files hang together: ``job`` (what is asked) -> ``launch`` (one process, or torchrun) -> ``worker`` (one rank)
--> ``loop`` (steps, validation, checkpoints) over ``data``, ``model``, ``loss``, ``optimizer``, ``schedule``,
-``checkpoint``, ``continuation`` and ``distributed`` -> ``export``.
+-> ``loop`` (steps, validation) over ``data``, ``model``, ``loss``, ``kernels``, ``optimizer``, ``schedule``, and over many
+processes ``distributed`` and ``sharding``; ``keeping`` (what is written and taken up) over ``checkpoint``, ``shards`` and
+``continuation`` -> ``export``.
 """
 
 from forge.steps.run import Metrics, StepRun

@@ -59,6 +59,8 @@ def open_world(accelerator: str, processes: int, meeting_point: Path | None, ten
     if meeting_point is None:
         yield World(0, 1, device)
         return
+    for variable in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):  # one machine: nobody else may knock
+        os.environ.setdefault(variable, "lo")
     store = distributed.FileStore(str(meeting_point), processes)  # type: ignore[attr-defined]
     distributed.init_process_group(_BACKENDS[accelerator], store=store, rank=rank, world_size=processes)
     try:

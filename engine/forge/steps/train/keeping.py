@@ -253,7 +253,7 @@ def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": world.device.type,
+        "device": "cpu" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device),
         "threads": str(job.threads),
         "processes": str(job.processes),
         **({"topology": job.topology} if job.processes > 1 else {}),

@@ -205,12 +205,17 @@ class Trainer:
         return _first_reason(askers)
 
     def _check_rise(self, loss: float, rate: float) -> None:
-        """Refuse a loss that has left the lowest mean before it far below; remembers the loss."""
+        """Refuse a second loss in a row that has left the lowest mean before it far below; remembers the loss.
+
+        The second, because one batch of bad data says nothing of the model.
+        """
         limit, lowest, step = self.job.training.max_loss_rise, self.progress.lowest_mean_loss, self.progress.step
-        if limit is not None and lowest is not None and loss > lowest + limit:
+        before = self.recent_losses[-1] if self.recent_losses else -math.inf
+        if limit is not None and lowest is not None and min(before, loss) > lowest + limit:
             raise StepError(
-                f"{self.job.subject}: at step {step + 1} of {self.job.total_steps} the loss is {loss:.4f}, more than "
-                f"training.max_loss_rise ({limit}) above the lowest mean of {_STEPS_OF_A_MEAN} steps before it ({lowest:.4f}; "
+                f"{self.job.subject}: at step {step + 1} of {self.job.total_steps} the loss is {loss:.4f}, for the second "
+                f"time more than training.max_loss_rise ({limit}) above the lowest mean of {_STEPS_OF_A_MEAN} steps "
+                f"before ({lowest:.4f}; "
                 f"learning rate {rate:.3g}). The weights before this step are kept in the last checkpoint; lower optimizer.lr, "
                 "lengthen schedule.warmup_tokens, look at the data of this step, or raise max_loss_rise"
             )

@@ -10,6 +10,8 @@ Rules:
 """
 
 import functools
+import os
+import shutil
 from collections.abc import Iterable
 from typing import cast
 
@@ -20,6 +22,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
+from forge.errors import StepError
 from forge.steps.train.distributed import DATA, TENSOR, World
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
@@ -31,6 +34,8 @@ _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
 def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
     """Cut the model as the job asks, in place; what is computed again on the way back and what is compiled is set here too."""
     mesh = world.mesh
+    if job.training.compile:
+        _check_compiler(job.subject)
     for layer in model.model.layers:
         if mesh is not None and mesh[TENSOR].size() > 1:
             styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in _BY_ROWS}
@@ -76,11 +81,14 @@ def clip_gradients(model: nn.Module, limit: float | None, world: World) -> float
     return norm
 
 
-def whole_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state dict with every slice gathered; all ranks have to ask together."""
-    return {
-        name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in model.state_dict().items()
-    }
+def whole_tensors(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
+    """The state dict with every slice gathered, on the CPU of rank 0 and empty elsewhere; all ranks have to ask together."""
+    found: dict[str, torch.Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if world.is_main:
+            found[name] = whole.detach().to("cpu")
+    return found
 
 
 def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
@@ -93,6 +101,16 @@ def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
             target.to_local().copy_(slices.to_local())
         else:
             target.copy_(whole)
+
+
+def _check_compiler(subject: str) -> None:
+    """Refuse to compile where there is no C++ compiler: torch would say so in the middle of the first step."""
+    wanted = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    if not any(shutil.which(name) for name in wanted):
+        raise StepError(
+            f"{subject}: training.compile needs a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH: "
+            "install one, or leave compile out"
+        )
 
 
 def _local_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:

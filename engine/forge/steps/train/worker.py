@@ -56,7 +56,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
         optimizer = build_optimizer(model, job.training.optimizer)
         keeper = Keeper(job, world, model, optimizer, run.scratch, emit)
         outcome = Trainer(job, corpus, world, model, optimizer, keeper, emit, replay).fit(run.stop)
-        weights = whole_tensors(model)
+        weights = whole_tensors(model, world)
         if world.is_main:
             run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
             export_weights(run.product("weights"), weights, job, corpus.meta, run.input("tokenizer"))
