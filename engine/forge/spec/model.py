@@ -14,6 +14,8 @@ DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
 )
 
+NANOTRON_ROPE_THETA = 10000.0
+
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
 
@@ -123,6 +125,20 @@ class OneProcess(Part):
     count: Annotated[Literal[1], NONE] = 1
 
 
+class NanotronLayout(Part):
+    """How nanotron spreads one copy of a model over processes; the copies share the rest of ``resources.count``."""
+
+    tensor_parallel: Annotated[int, Field(ge=1), NONE] = 1
+    """Processes that share each matrix (Shoeybi et al. 2019)."""
+    pipeline_parallel: Annotated[int, Field(ge=1), NONE] = 1
+    """Stages that the layers are dealt out to (Narayanan et al. 2021)."""
+
+    @property
+    def processes(self) -> int:
+        """Of one copy of the model."""
+        return self.tensor_parallel * self.pipeline_parallel
+
+
 class PretrainSpec(Part):
     """A model that begins with random weights."""
 
@@ -133,13 +149,48 @@ class PretrainSpec(Part):
     training: Annotated[Training, REBUILD]
     chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
     """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
+    backend: Annotated[Literal["torch", "nanotron"], REBUILD] = "torch"
+    """What trains: Forge's own loop, or nanotron 0.4 (docs/nanotron.md). The weights of the two differ in their last digits."""
+    nanotron: Annotated[NanotronLayout | None, NONE] = None
+    """For ``backend: nanotron``; None: every process holds a copy of the model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        if self.backend == "nanotron":
+            reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
+            if reason:
+                raise ValueError(reason)
+        elif self.nanotron is not None:
+            raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
         return self
+
+
+def why_not_nanotron(architecture: Architecture, training: Training, layout: NanotronLayout, processes: int) -> str | None:
+    """Why nanotron 0.4 cannot train this over so many processes; None where it can."""
+    tensor, pipeline = layout.tensor_parallel, layout.pipeline_parallel
+    if architecture.rope_theta != NANOTRON_ROPE_THETA:
+        return f"nanotron 0.4 has a rope_theta of {NANOTRON_ROPE_THETA:.0f} only, not {architecture.rope_theta:g}"
+    if processes % layout.processes:
+        return (
+            f"resources.count is {processes}, no multiple of nanotron.tensor_parallel * nanotron.pipeline_parallel "
+            f"= {layout.processes}, the processes of one copy of the model"
+        )
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        if getattr(architecture, name) % tensor:
+            return f"architecture.{name} is {getattr(architecture, name)}, no multiple of nanotron.tensor_parallel = {tensor}"
+    if architecture.num_hidden_layers < pipeline:
+        return f"nanotron.pipeline_parallel is {pipeline}, more stages than the model has layers"
+    sequences, copies = training.batch_tokens // training.sequence_length, processes // layout.processes
+    micro = min(training.micro_batch_sequences, max(1, sequences // copies))
+    if sequences % (copies * micro):
+        return (
+            f"a batch of {sequences} sequences cannot be dealt out to {copies} copies of the model in micro-batches of "
+            f"{micro}; change batch_tokens, micro_batch_sequences or resources.count"
+        )
+    return None
 
 
 class ModelBase(Part):

@@ -11,7 +11,7 @@ from forge.contract.checkpoints import lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, NanotronLayout, Training, exact, why_not_nanotron
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
@@ -42,6 +42,13 @@ class TrainJob:
     """The folder of the weights to begin with; None: random ones."""
     replay_fraction: Fraction | None = None
     """Of the sequences; None: nothing is replayed."""
+    nanotron: NanotronLayout | None = None
+    """How nanotron spreads a copy of the model, where it is the one that trains; None: this package's own loop does."""
+
+    @property
+    def copies(self) -> int:
+        """Copies of the model, which share a batch; a process holds one of its own unless nanotron spreads them."""
+        return self.processes if self.nanotron is None else self.processes // self.nanotron.processes
 
     @property
     def batch_sequences(self) -> int:
@@ -50,8 +57,8 @@ class TrainJob:
 
     @property
     def process_sequences(self) -> int:
-        """Sequences of one optimiser step in one process."""
-        return self.batch_sequences // self.processes
+        """Sequences of one optimiser step in one process, or in those that share a copy of the model."""
+        return self.batch_sequences // self.copies
 
     @property
     def micro_batch_sequences(self) -> int:
@@ -114,6 +121,7 @@ def read_job(request: StepRequest) -> TrainJob:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
         fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
         training = Training.model_validate({**parameters["training"], **settings})
+        layout = _layout(request)
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -133,9 +141,18 @@ def read_job(request: StepRequest) -> TrainJob:
         continues=request.continues,
         base=base,
         replay_fraction=fraction,
+        nanotron=layout,
     )
     _check_split(job)
     return job
+
+
+def _layout(request: StepRequest) -> NanotronLayout | None:
+    """None where the torch backend trains; raises ``StepError`` for a backend that this engine does not have."""
+    backend = request.parameters.get("backend", "torch")
+    if backend not in ("torch", "nanotron"):
+        raise StepError(f"{request.subject}: backend {backend!r} is unknown to this engine; expected torch or nanotron")
+    return NanotronLayout.model_validate(request.settings.get("nanotron", {})) if backend == "nanotron" else None
 
 
 def _laid_out(request: StepRequest, name: str) -> Path:
@@ -151,6 +168,11 @@ def _check_split(job: TrainJob) -> None:
             f"{job.subject}: training.sequence_length is {job.training.sequence_length}, but the model has "
             f"{job.architecture.max_position_embeddings} positions (max_position_embeddings); shorten it"
         )
+    if job.nanotron is not None:
+        reason = why_not_nanotron(job.architecture, job.training, job.nanotron, job.processes)
+        if reason:
+            raise StepError(f"{job.subject}: {reason}")
+        return
     if job.batch_sequences % job.processes:
         raise StepError(
             f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.processes} processes; "
