@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from tests.steps.nanotron.conftest import SETTINGS, STEPS, TRAINING, NanotronAttempt
 from tests.steps.train.conftest import Attempt
 
 from forge.errors import StepError
 from forge.steps.nanotron.loader import machine_for
+from forge.steps.nanotron.parity import check_parity, exported_logits
 from forge.steps.nanotron.wheel import WHEEL, WHEEL_DIGEST
 from forge.steps.nanotron.worker import bit_environment
 from forge.steps.train.checkpoint import load_newest
+from forge.steps.train.data import open_corpus
 
 LOSS_TOLERANCE = 1e-5
 """float32, relative: the backends add in another order (docs/nanotron.md)."""
@@ -78,6 +80,19 @@ def test_the_result_says_which_release_trained_and_that_the_export_is_its_model(
     assert said.items() <= result["environment"].items()
     assert 0 <= result["metrics"]["logits_difference"] < 1e-5
     assert yaml.safe_load((alone.folder / "nanotron.yaml").read_text())["parallelism"]["dp"] == 1
+
+
+def test_an_export_that_forgot_to_turn_the_rows_of_one_matrix_would_be_caught(alone: Any, tmp_path: Path) -> None:
+    """The likeliest fault of a conversion leaves every shape as it should be."""
+    inputs = torch.from_numpy(open_corpus(alone.tokens).validation.tokens[:32].astype("int64"))[None]
+    trained = exported_logits(alone.weights, inputs)
+    wrong = Path(shutil.copytree(alone.weights, tmp_path / "wrong"))
+    state = load_file(wrong / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj.weight"
+    state[name] = state[name].view(4, 2, 4, 32).transpose(1, 2).reshape(32, 32).contiguous()
+    (wrong / "model.safetensors").write_bytes(save(state, metadata={"format": "pt"}))
+    with pytest.raises(StepError, match="not the trained one"):
+        check_parity(wrong, inputs, trained, "Model/tiny")
 
 
 @pytest.mark.parametrize(
