@@ -8,6 +8,7 @@ from tests.spec.test_continue_spec import faults
 
 from forge.spec.compiled import compile_resource
 from forge.spec.load import load
+from forge.spec.model import NanotronLayout, Training, why_not_nanotron
 
 BY_NANOTRON = MODEL.replace("  objective: pretrain\n", "  objective: pretrain\n  backend: nanotron\n")
 TWO_STAGES = BY_NANOTRON + "  nanotron: {pipeline_parallel: 2}\n  resources: {count: 2}\n"
@@ -47,3 +48,17 @@ def test_the_layout_is_a_matter_of_place_and_the_backend_is_not() -> None:
     assert json.loads(alone.parameters) == {**json.loads(torch.parameters), "backend": "nanotron"}
     assert json.loads(torch.settings) == json.loads(alone.settings) == {"training": {}}
     assert json.loads(staged.settings) == {"training": {}, "nanotron": {"pipeline_parallel": 2}}
+
+
+def test_a_field_that_the_backend_does_not_know_is_refused_unless_it_is_at_its_default() -> None:
+    class Later(Training):
+        compiled: bool = False
+
+    training = {"tokens": 2048, "sequence_length": 64, "batch_tokens": 1024, "optimizer": {"lr": 1e-3}}
+    training["schedule"] = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    (resource,) = load([("a.yaml", BY_NANOTRON.encode())]).resources
+    architecture = resource.resource.spec.architecture
+    assert why_not_nanotron(architecture, Later.model_validate(training), NanotronLayout(), 1) is None
+    reason = why_not_nanotron(architecture, Later.model_validate({**training, "compiled": True}), NanotronLayout(), 1)
+    assert reason is not None
+    assert "does not have compiled" in reason

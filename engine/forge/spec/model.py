@@ -15,6 +15,41 @@ DEFAULT_CHAT_TEMPLATE = (
 )
 
 NANOTRON_ROPE_THETA = 10000.0
+# fmt: off (one name a line otherwise)
+_NANOTRON_HAS = frozenset(
+    {
+        "family",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "max_position_embeddings",
+        "rope_theta",
+        "rms_norm_eps",
+        "initializer_range",
+        "tie_word_embeddings",
+        "tokens",
+        "sequence_length",
+        "batch_tokens",
+        "micro_batch_sequences",
+        "optimizer",
+        "schedule",
+        "precision",
+        "seed",
+        "validate_every_tokens",
+        "checkpoint_every_tokens",
+        "name",
+        "lr",
+        "betas",
+        "eps",
+        "weight_decay",
+        "gradient_clip_norm",
+    }
+)
+# fmt: on
+"""Fields of an architecture, a training and an optimiser that the nanotron backend honours. Any other that is set is refused:
+one that comes later is not passed over in silence."""
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
@@ -168,9 +203,15 @@ class PretrainSpec(Part):
         return self
 
 
-def why_not_nanotron(architecture: Architecture, training: Training, layout: NanotronLayout, processes: int) -> str | None:
+def why_not_nanotron(architecture: Architecture, training: Training, layout: NanotronLayout, processes: int) -> str | None:  # noqa: PLR0911 (one per reason)
     """Why nanotron 0.4 cannot train this over so many processes; None where it can."""
     tensor, pipeline = layout.tensor_parallel, layout.pipeline_parallel
+    for part in (architecture, training, training.optimizer):
+        for name, info in type(part).model_fields.items():
+            if name not in _NANOTRON_HAS and getattr(part, name) != info.get_default(call_default_factory=True):
+                return f"`backend: nanotron` does not have {name}: leave it out, or train with the torch backend"
+    if architecture.family != "llama":
+        return f"`backend: nanotron` trains the family llama, not {architecture.family}"
     if architecture.rope_theta != NANOTRON_ROPE_THETA:
         return f"nanotron 0.4 has a rope_theta of {NANOTRON_ROPE_THETA:.0f} only, not {architecture.rope_theta:g}"
     if processes % layout.processes:

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ from forge.spec.model import Architecture
 from forge.steps.nanotron import loader, stand_ins, wheel
 from forge.steps.nanotron.batches import padded_validation_batches, training_batches
 from forge.steps.nanotron.config import nanotron_config, nanotron_yaml
-from forge.steps.nanotron.loader import ALWAYS, WITHOUT_FLASH_ATTENTION, Machine, changed_sources, machine_for
+from forge.steps.nanotron.loader import ALWAYS, WITHOUT_FLASH_ATTENTION, Machine, changed_sources, load, machine_for
 from forge.steps.nanotron.parity import check_parity
 from forge.steps.nanotron.state import Shard, fill, hugging_face_names, join, split
 from forge.steps.nanotron.wheel import check_sources, read_wheel
+from forge.steps.nanotron.worker import check_spread, stages_with_weights
 from forge.steps.train.data import open_corpus, training_batch, validation_batches
 from forge.steps.train.export import export_weights
 from forge.steps.train.model import RMSNorm, Rotary, build_model
@@ -40,11 +42,8 @@ import nanotron.trainer
 config = get_config_from_file(sys.argv[1])
 print(config.parallelism.tp, config.tokens.batch_accumulation_per_replica, config.optimizer.clip_grad)
 print(sorted({name.split(".")[0] for name in sys.modules} & {"flash_attn", "wandb", "datasets", "transformers", "triton"}))
+get_config_from_file(sys.argv[2])
 """
-
-
-def in_a_process(code: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_any_other_release_is_refused_by_its_digest() -> None:
@@ -104,17 +103,46 @@ def test_nanotrons_strict_reader_takes_our_yaml_and_refuses_an_unknown_key(
         training={"batch_tokens": 512, "optimizer": {"lr": 1e-2, "gradient_clip_norm": None}},
     )
     text = nanotron_yaml(attempt.job(), open_corpus(attempt.tokens).meta)
-    path = tmp_path / "config.yaml"
-    path.write_text(text)
-    done = in_a_process(IN_ANOTHER_PROCESS, str(path))
+    ours, misspelt = tmp_path / "ours.yaml", tmp_path / "misspelt.yaml"
+    ours.write_text(text)
+    misspelt.write_text(text.replace("zero_stage:", "zero_stages:"))
+    done = subprocess.run(
+        [sys.executable, "-c", IN_ANOTHER_PROCESS, ours, misspelt], capture_output=True, text=True, check=False, timeout=120
+    )
     assert done.stdout.splitlines() == ["2 2 inf", "[]"], done.stderr
-    path.write_text(text.replace("zero_stage:", "zero_stages:"))
-    assert "zero_stages" in in_a_process(IN_ANOTHER_PROCESS, str(path)).stderr
+    assert done.returncode == 1
+    assert "zero_stages" in done.stderr.splitlines()[-1]
 
 
-def test_a_nanotron_that_was_imported_before_the_loader_is_refused() -> None:
-    code = "import nanotron\nfrom forge.steps.nanotron.loader import *\nload(Machine(cuda=False, flash_attention=False))"
-    assert "nanotron was imported before Forge's loader" in in_a_process(code).stderr
+def test_a_nanotron_that_was_imported_before_the_loader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nanotron", ModuleType("nanotron"))
+    with pytest.raises(StepError, match="nanotron was imported before Forge's loader"):
+        load(CPU)
+
+
+@pytest.mark.parametrize(
+    ("layers", "vocab_size", "stages", "expected"),
+    [(2, 512, 2, 2), (2, 32000, 2, 1), (4, 512, 4, 3), (4, 64, 4, 4), (8, 512, 2, 2)],
+)
+def test_a_stage_that_would_hold_no_weights_is_foreseen(
+    new_attempt: Callable[..., NanotronAttempt], layers: int, vocab_size: int, stages: int, expected: int
+) -> None:
+    architecture = {"num_hidden_layers": layers}
+    attempt = new_attempt(architecture=architecture, layout={"pipeline_parallel": stages}, processes=stages)
+    job, meta = attempt.job(), open_corpus(attempt.tokens).meta.model_copy(update={"vocab_size": vocab_size})
+    assert stages_with_weights(job.architecture, vocab_size, stages) == expected
+    if expected < stages:
+        with pytest.raises(StepError, match=f"{stages - expected} of {stages} stages would hold no weights"):
+            check_spread(job, meta)
+    else:
+        check_spread(job, meta)
+
+
+def test_a_vocabulary_that_nanotron_would_pad_is_refused(new_attempt: Callable[..., NanotronAttempt]) -> None:
+    attempt = new_attempt(layout={"tensor_parallel": 2}, processes=2)
+    meta = open_corpus(attempt.tokens).meta.model_copy(update={"vocab_size": 511})
+    with pytest.raises(StepError, match=r"vocabulary of 511 tokens is no multiple of nanotron\.tensor_parallel = 2"):
+        check_spread(attempt.job(), meta)
 
 
 def test_the_configuration_holds_the_spec(new_attempt: Callable[..., NanotronAttempt]) -> None:

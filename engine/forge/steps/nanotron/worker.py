@@ -16,6 +16,7 @@ import torch
 from forge.contract.checkpoints import BYPRODUCT
 from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
+from forge.spec.model import Architecture
 from forge.steps.nanotron.config import nanotron_yaml
 from forge.steps.nanotron.loader import Machine, load, machine_for
 from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity
@@ -34,7 +35,7 @@ if TYPE_CHECKING:  # nanotron can be imported only after the loader ran
 
 _CONFIG_FILE = "nanotron.yaml"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+_ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def train_alone(run: StepRun) -> Metrics:
@@ -52,7 +53,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     corpus = open_corpus(run.input("tokens"))
     windows = count_windows(corpus.train, job.training.sequence_length)
     check_tokenizer(run.input("tokenizer"), corpus.meta)
-    _check_vocabulary(job, corpus.meta)
+    check_spread(job, corpus.meta)
     machine = machine_for(job.accelerator, job.training.precision)
     # nanotron's asynchronous tensor parallelism counts on it, and CUDA reads it when it starts.
     with _environment({"CUDA_DEVICE_MAX_CONNECTIONS": "1"}), open_world(job.accelerator, job.processes, meeting_point) as world:
@@ -112,13 +113,36 @@ def _compare(run: StepRun, engine: "Engine", corpus: Corpus, job: TrainJob, mach
     return difference
 
 
-def _check_vocabulary(job: TrainJob, meta: TokensMeta) -> None:
+def check_spread(job: TrainJob, meta: TokensMeta) -> None:
+    """Refuse what only shows once the vocabulary is known; raises ``StepError``."""
     tensor = 1 if job.nanotron is None else job.nanotron.tensor_parallel
+    pipeline = 1 if job.nanotron is None else job.nanotron.pipeline_parallel
     if meta.vocab_size % tensor:
         raise StepError(
             f"{job.subject}: the vocabulary of {meta.vocab_size} tokens is no multiple of nanotron.tensor_parallel = {tensor}: "
             "nanotron would add tokens that no text has; choose another vocab_size or tensor_parallel"
         )
+    empty = pipeline - stages_with_weights(job.architecture, meta.vocab_size, pipeline)
+    if empty:
+        raise StepError(
+            f"{job.subject}: nanotron deals out layers by their cost, and the projection to {meta.vocab_size} tokens costs so "
+            f"much that {empty} of {pipeline} stages would hold no weights; lower nanotron.pipeline_parallel"
+        )
+
+
+def stages_with_weights(architecture: Architecture, vocab_size: int, stages: int) -> int:
+    """How many stages nanotron 0.4 gives a layer or the projection (``nanotron.models.base.build_model``)."""
+    hidden = architecture.hidden_size
+    layer = 4 * hidden * hidden + 3 * architecture.intermediate_size * hidden
+    costs = [0, *[layer] * architecture.num_hidden_layers, 0, vocab_size * hidden]  # embedding, layers, norm, projection
+    total, done, stage = sum(costs), 0, 0
+    held = set()
+    for cost in costs:
+        done += cost
+        held.add(stage)
+        if done > total * ((stage + 1) / stages):
+            stage += 1
+    return len(held)
 
 
 def _write_config(folder: Path, job: TrainJob, meta: TokensMeta, world: World) -> Path:
