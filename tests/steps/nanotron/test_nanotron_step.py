@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import yaml
@@ -154,6 +155,32 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_weights_and_loss(
     resumed, whole = curve(last), curve(alone)
     assert all(resumed[step] == whole[step] for step in resumed.keys() & whole.keys())
     assert last.weights_digest() == alone.weights_digest()
+
+
+def test_more_tokens_go_on_from_before_the_decay_and_follow_the_torch_backends_curve(
+    alone: NanotronAttempt, new_attempt: Callable[..., NanotronAttempt], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    training = {**TRAINING, "tokens": 256 * (STEPS + 8)}
+    longer = new_attempt(training=training, continues=alone.byproduct)
+    metrics = longer.finish()
+    assert metrics["resumed_from_step"] == alone.job().kept_step == STEPS - 3
+    assert longer.result()["continued"]["tokens"] == TRAINING["tokens"]
+    scratch = Attempt(root=tmp_path / "torch", training=training, **inputs)
+    assert metrics["train_loss"] == pytest.approx(scratch.run()["train_loss"], rel=LOSS_TOLERANCE)
+
+
+def test_two_ranks_asked_to_stop_leave_one_checkpoint_of_the_same_step(new_attempt: Callable[..., NanotronAttempt]) -> None:
+    attempt = new_attempt(training={"tokens": 256 * 100_000}, layout={"tensor_parallel": 2}, processes=2)
+    process = attempt.start()
+    until(lambda: any("learning_rate" in event for event in attempt.events()), process)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    listening = {each.laddr.ip for rank in ranks for each in rank.net_connections() if each.status == "LISTEN"}
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert attempt.failure()["cause"] == "stopped"
+    (step,) = {int(name.split("-")[1]) for name in checkpoints(attempt)}
+    assert f"stopped by SIGTERM after step {step} of" in attempt.failure()["message"]
+    assert listening <= {"127.0.0.1"}
 
 
 def test_another_layout_or_backend_does_not_take_up_a_checkpoint(
