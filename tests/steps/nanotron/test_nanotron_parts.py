@@ -295,6 +295,30 @@ def test_the_stand_ins_compute_what_the_torch_backends_model_does() -> None:
     assert torch.equal(mixed.view(2, length, heads, size), expected.transpose(1, 2))
 
 
+def test_an_average_over_gloo_is_a_sum_divided_once(tmp_path: Path) -> None:
+    """In one process, so what is divided by is told apart by ``_ranks``."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.FileStore(str(tmp_path / "group"), 1), rank=0, world_size=1
+    )
+    try:
+        module = ModuleType("distributed")
+        module.ReduceOp, module.all_reduce = torch.distributed.ReduceOp, torch.distributed.all_reduce
+        stand_ins.average_on_gloo(module)
+        several = [torch.full((2,), 6.0), torch.full((3,), 9.0)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(stand_ins, "_ranks", lambda _group: 3)
+            handle = module.all_reduce_coalesced(several, op=module.ReduceOp.AVG, async_op=True)
+            handle.wait()
+            handle.wait()
+            one = torch.tensor(6.0)
+            assert module.all_reduce(one, op=module.ReduceOp.AVG) is None
+            summed = torch.tensor(6.0)
+            module.all_reduce(summed)
+        assert ([each.tolist() for each in several], float(one), float(summed)) == ([[2.0] * 2, [3.0] * 3], 2.0, 6.0)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_the_stand_ins_refuse_what_they_do_not_compute() -> None:
     q, ends = torch.randn(8, 2, 4), torch.tensor([0, 4, 8], dtype=torch.int32)
     with pytest.raises(ValueError, match="full sequences"):

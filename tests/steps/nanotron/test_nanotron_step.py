@@ -114,7 +114,8 @@ def test_two_processes_train_as_one(
     precision: str,
     architecture: dict[str, Any],
 ) -> None:
-    training = {**TRAINING, "precision": precision}
+    accumulated = {"micro_batch_sequences": 2}  # two backward passes a step, in each copy
+    training = {**TRAINING, "precision": precision, **accumulated}
     attempt = new_attempt(layout=layout, processes=2, training=training, architecture=architecture)
     metrics = attempt.finish()
     expected = with_torch(precision)

@@ -4,7 +4,7 @@ Invariant: each function gives what the one that it stands in for gives where na
 nanotron's training never asks for. Shapes: B sequences, S tokens, N heads, K key/value heads, D head size.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -114,42 +114,39 @@ class NoCuda:
     empty_cache = reset_peak_memory_stats = synchronize
 
 
-class _Waits(Protocol):
-    def wait(self) -> Any: ...
+class Reduced:
+    """Sums under way, which are divided when they are waited for."""
 
-
-class Averaged:
-    """A running sum that becomes an average when it is waited for."""
-
-    def __init__(self, work: _Waits, tensors: list[torch.Tensor], ranks: int) -> None:
-        self._work, self._tensors, self._ranks = work, tensors, ranks
+    def __init__(self, works: list[Any], tensors: list[torch.Tensor], divisor: int) -> None:
+        self._works, self._tensors, self._divisor = works, tensors, divisor
 
     def wait(self) -> None:
         """Wait, and divide once."""
-        self._work.wait()
+        for work in self._works:
+            work.wait()
         for tensor in self._tensors:
-            tensor.div_(self._ranks)
-        self._tensors = []
+            tensor.div_(self._divisor)
+        self._works, self._tensors = [], []
 
 
 def average_on_gloo(distributed: Any) -> None:
-    """Give ``nanotron.distributed`` reductions that know AVG, which gloo does not: SUM, then a division."""
+    """Give ``nanotron.distributed`` reductions that know AVG, which gloo does not: SUM, then a division.
+
+    Several tensors are reduced one by one: torch will do away with the call that takes them together.
+    """
     average, total = distributed.ReduceOp.AVG, distributed.ReduceOp.SUM
-    sum_one, sum_all = distributed.all_reduce, distributed.all_reduce_coalesced
+    reduce = distributed.all_reduce
 
     def all_reduce(tensor: torch.Tensor, op: Any = total, group: Any = None, async_op: bool = False) -> Any:
         """As torch's, and AVG."""
-        if op != average:
-            return sum_one(tensor, op=op, group=group, async_op=async_op)
-        work = Averaged(sum_one(tensor, op=total, group=group, async_op=True), [tensor], _ranks(group))
-        return work if async_op else work.wait()
+        return all_reduce_coalesced([tensor], op, group, async_op)
 
     def all_reduce_coalesced(tensors: list[torch.Tensor], op: Any = total, group: Any = None, async_op: bool = False) -> Any:
         """As nanotron's, and AVG."""
-        if op != average or _ranks(group) == 1:
-            return sum_all(tensors, op=op, group=group, async_op=async_op)
-        work = Averaged(sum_all(tensors, op=total, group=group, async_op=True), list(tensors), _ranks(group))
-        return work if async_op else work.wait()
+        averaged = op == average
+        works = [reduce(tensor, op=total if averaged else op, group=group, async_op=True) for tensor in tensors]
+        reduced = Reduced(works, list(tensors) if averaged else [], _ranks(group))
+        return reduced if async_op else reduced.wait()
 
     distributed.all_reduce, distributed.all_reduce_coalesced = all_reduce, all_reduce_coalesced
 
