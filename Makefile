@@ -37,6 +37,7 @@ bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/trust.py
 	$(BIN)/python tests/bench/tlog.py
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/nanotron.py
 	$(BIN)/python tests/bench/curate.py
 
 schemas: setup ## JSON Schemas for editors, in .forge/schemas; and of what is signed, in docs/schemas

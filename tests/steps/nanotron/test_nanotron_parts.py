@@ -89,6 +89,17 @@ def test_every_change_finds_its_text_keeps_the_lines_and_leaves_python() -> None
             changed_sources(damaged, CPU)
 
 
+def test_nothing_but_the_releases_own_modules_is_imported_under_its_name() -> None:
+    """Neither a file beside them nor a compiled one: what was hashed is what is compiled."""
+    finder = loader._Finder(changed_sources(read_wheel(), CPU), CPU)
+    with pytest.raises(ModuleNotFoundError, match=r"nanotron 0\.4 has no module nanotron\.planted"):
+        finder.find_spec("nanotron.planted")
+    assert finder.find_spec("numpy") is None
+    found = finder.find_spec("nanotron.logging")
+    assert found is not None
+    assert "from typing import Any as LoggingArgs" in found.loader.get_source("nanotron.logging")
+
+
 def test_flash_attention_is_for_bfloat16_on_cuda() -> None:
     assert machine_for("cpu", "bfloat16") == CPU
     assert not machine_for("cuda", "float32").flash_attention
