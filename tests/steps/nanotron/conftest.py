@@ -13,7 +13,7 @@ from forge.steps.train.job import TrainJob, read_job
 
 STEPS = 40
 TRAINING = {"tokens": 256 * STEPS}
-SETTINGS = {"checkpoint_every_tokens": 256 * 5}
+SETTINGS = {"checkpoint_every_tokens": 256 * 5, "validate_every_tokens": 256 * 10}
 
 
 @dataclass
@@ -21,6 +21,7 @@ class NanotronAttempt(Attempt):
     """An attempt with ``backend: nanotron``; ``start`` works in a process of its own."""
 
     layout: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
 
     def request(self) -> StepRequest:
         request = super().request()
@@ -58,9 +59,9 @@ def new_attempt(tmp_path: Path, inputs: dict[str, Path]) -> Callable[..., Nanotr
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]) -> NanotronAttempt:
-    """A finished training in one process."""
+    """A finished training in one process, this one."""
     attempt = NanotronAttempt(root=tmp_path_factory.mktemp("alone"), training=TRAINING, settings=SETTINGS, **inputs)
-    attempt.finish()
+    attempt.metrics = attempt.run()
     return attempt
 
 

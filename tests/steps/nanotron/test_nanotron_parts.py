@@ -126,6 +126,7 @@ def test_nanotrons_strict_reader_takes_our_yaml_and_refuses_an_unknown_key(
 
 
 def test_a_nanotron_that_was_imported_before_the_loader_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [each for each in sys.meta_path if not isinstance(each, loader._Finder)])
     monkeypatch.setitem(sys.modules, "nanotron", ModuleType("nanotron"))
     with pytest.raises(StepError, match="nanotron was imported before Forge's loader"):
         load(CPU)

@@ -29,6 +29,7 @@ LOSS_TOLERANCE = 1e-5
 """float32, relative: the backends add in another order (docs/nanotron.md)."""
 BFLOAT16_LOSS_TOLERANCE = 1e-2
 """Relative: nanotron computes with weights rounded to bfloat16, the torch backend under autocast."""
+SAID = {"backend": "nanotron 0.4", "backend_wheel": WHEEL, "backend_wheel_digest": WHEEL_DIGEST}
 
 
 def checkpoints(attempt: NanotronAttempt) -> set[str]:
@@ -62,8 +63,9 @@ def assert_same_training(found: Any, expected: Any, tolerance: float) -> None:
 def test_one_process_has_the_torch_backends_curve_and_weights(alone: Any, with_torch: Callable[[str], Any]) -> None:
     expected = with_torch("float32")
     assert_same_training(alone, expected, LOSS_TOLERANCE)
-    metrics = alone.result()["metrics"]
+    metrics = alone.metrics
     validations = [event for event in expected.events() if "bits_per_byte" in event]
+    assert [event["step"] for event in alone.events() if "bits_per_byte" in event] == [10, 20, 30, STEPS]
     assert metrics["validation_loss"] == pytest.approx(validations[-1]["loss"], rel=LOSS_TOLERANCE)
     assert metrics["validation_bits_per_byte"] == pytest.approx(validations[-1]["bits_per_byte"], rel=LOSS_TOLERANCE)
     ours, theirs = (load_file(each.weights / "model.safetensors") for each in (alone, expected))
@@ -74,12 +76,9 @@ def test_one_process_has_the_torch_backends_curve_and_weights(alone: Any, with_t
         assert (alone.weights / name).read_bytes() == (expected.weights / name).read_bytes()
 
 
-def test_the_result_says_which_release_trained_and_that_the_export_is_its_model(alone: Any) -> None:
-    result = alone.result()
-    said = {"backend": "nanotron 0.4", "backend_wheel": WHEEL, "backend_wheel_digest": WHEEL_DIGEST}
-    assert said.items() <= result["metrics"].items()
-    assert said.items() <= result["environment"].items()
-    assert 0 <= result["metrics"]["logits_difference"] < 1e-5
+def test_the_metrics_say_which_release_trained_and_that_the_export_is_its_model(alone: Any) -> None:
+    assert SAID.items() <= alone.metrics.items()
+    assert 0 <= alone.metrics["logits_difference"] < 1e-5
     assert yaml.safe_load((alone.folder / "nanotron.yaml").read_text())["parallelism"]["dp"] == 1
 
 
@@ -116,7 +115,8 @@ def test_two_processes_train_as_one(
 ) -> None:
     accumulated = {"micro_batch_sequences": 2}  # two backward passes a step, in each copy
     training = {**TRAINING, "precision": precision, **accumulated}
-    attempt = new_attempt(layout=layout, processes=2, training=training, architecture=architecture)
+    validated = {"validate_every_tokens": 256 * 15}
+    attempt = new_attempt(layout=layout, processes=2, training=training, architecture=architecture, settings=validated)
     metrics = attempt.finish()
     expected = with_torch(precision)
     if architecture:
@@ -129,6 +129,8 @@ def test_two_processes_train_as_one(
     assert norms[1] == pytest.approx(theirs[1][1], rel=5 * tolerance), "gradients are summed or averaged wrongly"
     assert losses[STEPS] == pytest.approx(theirs[STEPS][0], rel=tolerance)
     assert metrics["logits_difference"] < 1e-5
+    assert SAID.items() <= attempt.result()["environment"].items()
+    assert [event["step"] for event in attempt.events() if "bits_per_byte" in event] == [15, 30, STEPS]
     assert sorted(losses) == list(dict.fromkeys(losses)), "several ranks wrote events"
     weights = load_file(attempt.weights / "model.safetensors")
     assert {str(tensor.dtype) for tensor in weights.values()} == {f"torch.{precision}"}
@@ -148,7 +150,7 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_weights_and_loss(
     assert process.returncode == -signal.SIGKILL
     left = checkpoints(first)
     last = new_attempt(number=2, training=TRAINING, settings=SETTINGS)
-    metrics, expected = last.finish(), alone.result()["metrics"]
+    metrics, expected = last.run(), alone.metrics
     assert 0 < metrics["resumed_from_step"] < STEPS
     assert f"step-{metrics['resumed_from_step']:08d}-attempt-1" in left
     for name in ("train_loss", "validation_loss", "validation_bits_per_byte"):
@@ -163,9 +165,9 @@ def test_more_tokens_go_on_from_before_the_decay_and_follow_the_torch_backends_c
 ) -> None:
     training = {**TRAINING, "tokens": 256 * (STEPS + 8)}
     longer = new_attempt(training=training, continues=alone.byproduct)
-    metrics = longer.finish()
+    metrics = longer.run()
     assert metrics["resumed_from_step"] == alone.job().kept_step == STEPS - 3
-    assert longer.result()["continued"]["tokens"] == TRAINING["tokens"]
+    assert json.loads((longer.folder / "continued.json").read_text())["tokens"] == TRAINING["tokens"]
     scratch = Attempt(root=tmp_path / "torch", training=training, **inputs)
     assert metrics["train_loss"] == pytest.approx(scratch.run()["train_loss"], rel=LOSS_TOLERANCE)
 
@@ -201,10 +203,7 @@ def test_another_layout_or_backend_does_not_take_up_a_checkpoint(
 
 def test_numbers_that_are_not_finite_stop_it_before_they_reach_the_weights(new_attempt: Callable[..., NanotronAttempt]) -> None:
     attempt = new_attempt(training={**TRAINING, "optimizer": {"lr": 1e37, "gradient_clip_norm": None}})
-    process = attempt.start()
-    process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert "expected finite numbers" in attempt.failure()["message"]
-    assert attempt.failure()["cause"] == "input"
-    assert not (attempt.folder / "result.json").exists()
+    with pytest.raises(StepError, match="expected finite numbers"):
+        attempt.run()
+    assert not list((attempt.folder / "out" / "weights").glob("*.safetensors"))
     assert all(math.isfinite(event["loss"]) for event in attempt.events() if "loss" in event)

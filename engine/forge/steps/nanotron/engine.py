@@ -182,13 +182,18 @@ class Engine:
 
     @contextmanager
     def _pipeline(self) -> Iterator[None]:
-        """A forward pass through all stages, without one back; nanotron's own (0.4) wants a gradient of every loss."""
+        """A forward pass through all stages, without one back; nanotron's own (0.4) wants a gradient of every loss.
+
+        All of nanotron's pipeline states share their queues, so what a pass back would have taken is taken here.
+        """
         state = PipelineTrainBatchState()
         with attach_pipeline_state_to_model(model=self._model, pipeline_state=state):
             state.new_micro_batch_forward()
             yield
             while state.microbatches_activations_to_send:
                 state.microbatches_activations_to_send.popleft()()
+            state.pop_last_activations_requiring_backward()
+            state.check_buffers_empty()
 
 
 def _rank(group: Any) -> int:

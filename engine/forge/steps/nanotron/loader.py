@@ -42,6 +42,12 @@ ALWAYS = (
     Change("nanotron.trainer", "from nanotron.models.starcoder2 import Starcoder2ForTraining", "Starcoder2ForTraining = None"),
     # It imports datasets and transformers; Forge's own batches are fed.
     Change("nanotron.trainer", "from nanotron.dataloader import sanity_check_dataloader", "sanity_check_dataloader = None"),
+    # The root logger is the process's, and so is its level.
+    Change(
+        "nanotron.trainer",
+        "set_ranks_logging_level(parallel_context=self.parallel_context, logging_config=self.config.logging)",
+        "pass",
+    ),
     # A step tells a network nothing.
     Change("nanotron.trainer", "    import wandb\n", "    wandb = None\n"),
 )
