@@ -125,8 +125,8 @@ def test_two_processes_train_as_one(
     tolerance = LOSS_TOLERANCE if precision == "float32" else BFLOAT16_LOSS_TOLERANCE
     losses, norms = ({step: row[part] for step, row in curve(attempt).items()} for part in (0, 1))
     theirs = curve(expected)
-    assert losses[1] == pytest.approx(theirs[1][0], rel=tolerance)
-    assert norms[1] == pytest.approx(theirs[1][1], rel=5 * tolerance), "gradients are summed or averaged wrongly"
+    assert losses[1] == pytest.approx(theirs[1][0], rel=1e-4), "other data, or other weights"
+    assert norms[1] == pytest.approx(theirs[1][1], rel=1e-3), "gradients are summed or averaged wrongly"
     assert losses[STEPS] == pytest.approx(theirs[STEPS][0], rel=tolerance)
     assert metrics["logits_difference"] < 1e-5
     assert SAID.items() <= attempt.result()["environment"].items()
