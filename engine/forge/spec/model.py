@@ -9,47 +9,11 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
+from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
 )
-
-NANOTRON_ROPE_THETA = 10000.0
-# fmt: off (one name a line otherwise)
-_NANOTRON_HAS = frozenset(
-    {
-        "family",
-        "hidden_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-        "max_position_embeddings",
-        "rope_theta",
-        "rms_norm_eps",
-        "initializer_range",
-        "tie_word_embeddings",
-        "tokens",
-        "sequence_length",
-        "batch_tokens",
-        "micro_batch_sequences",
-        "optimizer",
-        "schedule",
-        "precision",
-        "seed",
-        "validate_every_tokens",
-        "checkpoint_every_tokens",
-        "name",
-        "lr",
-        "betas",
-        "eps",
-        "weight_decay",
-        "gradient_clip_norm",
-    }
-)
-# fmt: on
-"""Fields of an architecture, a training and an optimiser that the nanotron backend honours. Any other that is set is refused:
-one that comes later is not passed over in silence."""
 
 Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 _GENERATION, _GENERATION_END = (re.compile(rf"\{{%[-+]?\s*{word}\s*[-+]?%\}}") for word in ("generation", "endgeneration"))
@@ -160,20 +124,6 @@ class OneProcess(Part):
     count: Annotated[Literal[1], NONE] = 1
 
 
-class NanotronLayout(Part):
-    """How nanotron spreads one copy of a model over processes; the copies share the rest of ``resources.count``."""
-
-    tensor_parallel: Annotated[int, Field(ge=1), NONE] = 1
-    """Processes that share each matrix (Shoeybi et al. 2019)."""
-    pipeline_parallel: Annotated[int, Field(ge=1), NONE] = 1
-    """Stages that the layers are dealt out to (Narayanan et al. 2021)."""
-
-    @property
-    def processes(self) -> int:
-        """Of one copy of the model."""
-        return self.tensor_parallel * self.pipeline_parallel
-
-
 class PretrainSpec(Part):
     """A model that begins with random weights."""
 
@@ -201,37 +151,6 @@ class PretrainSpec(Part):
         elif self.nanotron is not None:
             raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
         return self
-
-
-def why_not_nanotron(architecture: Architecture, training: Training, layout: NanotronLayout, processes: int) -> str | None:  # noqa: PLR0911 (one per reason)
-    """Why nanotron 0.4 cannot train this over so many processes; None where it can."""
-    tensor, pipeline = layout.tensor_parallel, layout.pipeline_parallel
-    for part in (architecture, training, training.optimizer):
-        for name, info in type(part).model_fields.items():
-            if name not in _NANOTRON_HAS and getattr(part, name) != info.get_default(call_default_factory=True):
-                return f"`backend: nanotron` does not have {name}: leave it out, or train with the torch backend"
-    if architecture.family != "llama":
-        return f"`backend: nanotron` trains the family llama, not {architecture.family}"
-    if architecture.rope_theta != NANOTRON_ROPE_THETA:
-        return f"nanotron 0.4 has a rope_theta of {NANOTRON_ROPE_THETA:.0f} only, not {architecture.rope_theta:g}"
-    if processes % layout.processes:
-        return (
-            f"resources.count is {processes}, no multiple of nanotron.tensor_parallel * nanotron.pipeline_parallel "
-            f"= {layout.processes}, the processes of one copy of the model"
-        )
-    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
-        if getattr(architecture, name) % tensor:
-            return f"architecture.{name} is {getattr(architecture, name)}, no multiple of nanotron.tensor_parallel = {tensor}"
-    if architecture.num_hidden_layers < pipeline:
-        return f"nanotron.pipeline_parallel is {pipeline}, more stages than the model has layers"
-    sequences, copies = training.batch_tokens // training.sequence_length, processes // layout.processes
-    micro = min(training.micro_batch_sequences, max(1, sequences // copies))
-    if sequences % (copies * micro):
-        return (
-            f"a batch of {sequences} sequences cannot be dealt out to {copies} copies of the model in micro-batches of "
-            f"{micro}; change batch_tokens, micro_batch_sequences or resources.count"
-        )
-    return None
 
 
 class ModelBase(Part):

@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from forge.spec.model import NanotronLayout, WsdSchedule
+from forge.spec.model import WsdSchedule
+from forge.spec.nanotron import NanotronLayout
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 

@@ -11,7 +11,8 @@ from forge.contract.checkpoints import lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, NanotronLayout, Training, exact, why_not_nanotron
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
+from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
