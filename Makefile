@@ -38,6 +38,7 @@ bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/tlog.py
 	$(BIN)/python tests/bench/train.py
 	$(BIN)/python tests/bench/resume.py
+	$(BIN)/python tests/bench/nanotron.py
 	$(BIN)/python tests/bench/curate.py
 
 bench-gpu: setup-dev ## The same of training on CUDA devices; says so in one line where there is none

@@ -307,6 +307,15 @@ def later_documents(below: str = "spec") -> Documents:
     return documents
 
 
+def nanotron_documents() -> Documents:
+    """``Model/a`` trained by nanotron, whose rotary embedding has one base only."""
+    documents = full_documents()
+    spec = documents["Model/a"]["spec"]
+    spec |= {"backend": "nanotron", "nanotron": {"tensor_parallel": 1, "pipeline_parallel": 1}}
+    spec["architecture"]["rope_theta"] = 10000.0
+    return documents
+
+
 def desired_from(documents: Documents) -> Desired:
     """Desired state of some documents; a bundle's bytes are the glob that names them."""
     resources: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, desired_from, full_documents, own_keys
+from tests.plan.full import LATER, desired_from, full_documents, nanotron_documents, own_keys
 
 from forge.plan.graph import build_graph
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
@@ -202,6 +202,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         **of_each_chat(),
         PREFERRED + "beta": 0.3,
         PREFERRED + "loss_type": "hinge",
+        PRETRAINED + "backend": "torch",
+        PRETRAINED + "nanotron.tensor_parallel": 2,
+        PRETRAINED + "nanotron.pipeline_parallel": 2,
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -314,6 +317,8 @@ TRAVELS_BESIDE = {
                 "resources.count",
             )
         ),
+        PRETRAINED + "nanotron.tensor_parallel",
+        PRETRAINED + "nanotron.pipeline_parallel",
     )
 }
 """Fields of meaning NONE that reach the step all the same."""
@@ -360,8 +365,11 @@ def name_at(path: str) -> str:
 
 def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     """Desired state before and after one field of a resource takes another value."""
-    documents = full_documents()
+    nanotron = kind == "Model" and path.startswith((PRETRAINED + "backend", PRETRAINED + "nanotron"))
+    documents = nanotron_documents() if nanotron else full_documents()
     document = documents[f"{kind}/{name_at(path)}"]
+    if nanotron and path.endswith("backend"):
+        del document["spec"]["nanotron"]
     if kind == "Deployment":  # it may leave the suite that the supply chain would ask for
         documents["SupplyChain/a"]["spec"]["release"]["evaluations"] = []
     if path == "spec.release.evaluations[].suite":  # what the supply chain asks for has to be there

@@ -6,7 +6,7 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.plan.full import desired_from, full_documents, later_documents, own_keys
+from tests.plan.full import desired_from, full_documents, later_documents, nanotron_documents, own_keys
 from tests.plan.world import World, desired_of
 
 from forge.canonical import canonical_json, digest_of_bytes
@@ -33,6 +33,7 @@ def test_no_upgrade_changes_a_step_key() -> None:
     found |= {f"later fields written: {what}": later[step] for what, step in written}
     found["documents apart: train/a"] = own_keys(desired_from(later_documents("spec.training")))["train/a"]
     found["experts written: train/a"] = own_keys(desired_from(later_documents("spec.architecture")))["train/a"]
+    found["trained by nanotron: train/a"] = own_keys(desired_from(nanotron_documents()))["train/a"]
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 
 

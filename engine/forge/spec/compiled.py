@@ -47,7 +47,6 @@ class Compiled(NamedTuple):
 def compile_resource(resource: "Resource") -> Compiled:
     """Reduce a resource to what planning reads."""
     from forge.spec.fields import references_in
-    from forge.spec.meaning import NONE, meaningful
     from forge.spec.resource import Model
 
     metadata = resource.metadata
@@ -58,7 +57,7 @@ def compile_resource(resource: "Resource") -> Compiled:
         references=tuple(target for _, target in references_in(resource.spec, ("spec",))),
         parameters=_canonical(_parameters(resource)),
         served=_canonical(_served(resource)),
-        settings=_json({"training": meaningful(resource.spec.training, NONE)} if isinstance(resource, Model) else {}),
+        settings=_json(_settings(resource.spec) if isinstance(resource, Model) else {}),
         facts=_json(_facts(resource)),
         previous=None if metadata.previous_name is None else f"{resource.kind}/{metadata.previous_name}",
         is_protected=metadata.protect,
@@ -129,6 +128,18 @@ def _parameters(resource: "Resource") -> dict[str, Any]:
     if isinstance(resource, Deployment):  # a suite is named by its address: a report says which it is
         return {"gates": [{"suite": gate.suite, **meaningful(gate, REBUILD)} for gate in resource.spec.gates]}
     return meaningful(resource.spec, REBUILD)
+
+
+def _settings(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
+    """How often to validate and to checkpoint; and where nanotron trains, what it spreads a copy of the model over."""
+    from forge.spec.meaning import NONE, meaningful
+    from forge.spec.model import PretrainSpec
+
+    layout = spec.nanotron if isinstance(spec, PretrainSpec) else None
+    return {
+        "training": meaningful(spec.training, NONE),
+        **({} if layout is None else {"nanotron": meaningful(layout, NONE)}),
+    }
 
 
 def _served(resource: "Resource") -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from forge.spec.data_recipe import Pii
 from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, NONE, REBUILD
+from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -209,12 +210,22 @@ class PretrainSpec(Part):
     training: Annotated[LargeTraining, REBUILD]
     chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
     """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
+    backend: Annotated[Literal["torch", "nanotron"], REBUILD] = "torch"
+    """What trains: Forge's own loop, or nanotron 0.4 (docs/nanotron.md). The weights of the two differ in their last digits."""
+    nanotron: Annotated[NanotronLayout | None, NONE] = None
+    """For ``backend: nanotron``; None: every process holds a copy of the model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        if self.backend == "nanotron":
+            reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
+            if reason:
+                raise ValueError(reason)
+        elif self.nanotron is not None:
+            raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
         _check_grid(self.training, self.resources)
         slices = self.training.parallelism.tensor
         if slices > 1 and self.architecture.experts is not None:

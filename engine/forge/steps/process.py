@@ -100,7 +100,7 @@ def _run(request: StepRequest, folder: Path, stop: StopRequest) -> StepResult:
         metrics=metrics,
         started=started,
         finished=_now(),
-        environment=_environment(request, libraries),
+        environment=_environment(request, libraries) | run.environment,
         byproducts={name: name for name in STEPS[request.step].byproducts if (output / name).is_dir()},
         continued=run.continued,
         lock=installed(),

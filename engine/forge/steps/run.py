@@ -25,6 +25,8 @@ class StepRun:
         self.request = request
         self.folder = folder
         self.stop = stop or StopRequest()
+        self.environment: dict[str, str] = {}
+        """What the step itself has to say of the environment that shaped its products."""
         self._events = (folder / EVENTS_FILE).open("a", encoding="utf-8", buffering=1)
 
     @property

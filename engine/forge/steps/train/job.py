@@ -12,6 +12,7 @@ from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining, Training, exact
+from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
@@ -43,6 +44,14 @@ class TrainJob:
     """The folder of the weights to begin with; None: random ones."""
     replay_fraction: Fraction | None = None
     """Of the sequences; None: nothing is replayed."""
+    nanotron: NanotronLayout | None = None
+    """How nanotron spreads a copy of the model, where it is the one that trains; None: this package's own loop does."""
+
+    @property
+    def copies(self) -> int:
+        """Copies of the model, which share a batch; under FSDP2 a copy for each share, in slices over all of them."""
+        together = self.training.parallelism.tensor if self.nanotron is None else self.nanotron.processes
+        return self.processes // together
 
     @property
     def batch_sequences(self) -> int:
@@ -55,24 +64,19 @@ class TrainJob:
         return self.training.parallelism.data == "fsdp2"
 
     @property
-    def data_processes(self) -> int:
-        """Shares into which a batch is split."""
-        return self.processes // self.training.parallelism.tensor
-
-    @property
     def topology(self) -> str:
         """In words, how the training is spread."""
         if self.processes == 1:
             return "1 process"
         slices = self.training.parallelism.tensor
-        parts = [f"{self.data_processes} x {self.training.parallelism.data}"] if self.data_processes > 1 else []
+        parts = [f"{self.copies} x {self.training.parallelism.data}"] if self.copies > 1 else []
         parts += [f"{slices} x tensor"] if slices > 1 else []
         return f"{self.processes} processes ({', '.join(parts)})"
 
     @property
     def process_sequences(self) -> int:
-        """Sequences of one optimiser step in one process."""
-        return self.batch_sequences // self.data_processes
+        """Sequences of one optimiser step in one process, or in those that share a copy of the model."""
+        return self.batch_sequences // self.copies
 
     @property
     def micro_batch_sequences(self) -> int:
@@ -137,6 +141,7 @@ def read_job(request: StepRequest) -> TrainJob:
         of_all = Training if objective in TUNED else LargeTraining
         checked = of_all.model_validate({**parameters["training"], **settings})
         training = LargeTraining.model_validate(checked.model_dump())
+        layout = _layout(request)
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -156,9 +161,18 @@ def read_job(request: StepRequest) -> TrainJob:
         continues=request.continues,
         base=base,
         replay_fraction=fraction,
+        nanotron=layout,
     )
     _check_split(job)
     return job
+
+
+def _layout(request: StepRequest) -> NanotronLayout | None:
+    """None where the torch backend trains; raises ``StepError`` for a backend that this engine does not have."""
+    backend = request.parameters.get("backend", "torch")
+    if backend not in ("torch", "nanotron"):
+        raise StepError(f"{request.subject}: backend {backend!r} is unknown to this engine; expected torch or nanotron")
+    return NanotronLayout.model_validate(request.settings.get("nanotron", {})) if backend == "nanotron" else None
 
 
 def _laid_out(request: StepRequest, name: str) -> Path:
@@ -174,6 +188,11 @@ def _check_split(job: TrainJob) -> None:
             f"{job.subject}: training.sequence_length is {job.training.sequence_length}, but the model has "
             f"{job.architecture.max_position_embeddings} positions (max_position_embeddings); shorten it"
         )
+    if job.nanotron is not None:
+        reason = why_not_nanotron(job.architecture, job.training, job.nanotron, job.processes)
+        if reason:
+            raise StepError(f"{job.subject}: {reason}")
+        return
     slices = job.training.parallelism.tensor
     if job.processes % slices:
         raise StepError(
@@ -191,9 +210,9 @@ def _check_split(job: TrainJob) -> None:
                 f"{job.subject}: {name} ({getattr(job.architecture, name)}) is no multiple of training.parallelism.tensor "
                 f"({slices}): the model cannot be cut into so many equal slices"
             )
-    if job.batch_sequences % job.data_processes:
+    if job.batch_sequences % job.copies:
         raise StepError(
-            f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.data_processes} processes; "
+            f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.copies} processes; "
             "make batch_tokens / sequence_length a multiple of resources.count"
         )
     if job.process_sequences % job.micro_batch_sequences:

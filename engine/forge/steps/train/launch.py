@@ -22,6 +22,7 @@ from forge.steps.run import Metrics, StepRun
 from forge.steps.train.job import TUNED, TrainJob, read_job
 
 _FILE = "ranks"
+_WORKER = "forge.steps.train.worker"
 _POLL_SECONDS = 0.2
 _SPIN_COUNT = "100000"
 """How long an idle OpenMP thread spins before it sleeps (libgomp: 300,000 by default).
@@ -41,14 +42,18 @@ def launch(run: StepRun) -> Metrics:
             from forge.steps.finetune import train as finetune
 
         return finetune(run, job)
+    if job.nanotron is not None:
+        from forge.steps.nanotron import train as with_nanotron
+
+        return with_nanotron(run, job)
     if job.processes > 1:
-        return _under_torchrun(run, job)
+        return under_torchrun(run, job)
     from forge.steps.train.worker import train
 
     return train(run)
 
 
-def torchrun_command(job: TrainJob, request: Path, result: Path) -> list[str]:
+def torchrun_command(job: TrainJob, request: Path, result: Path, worker: str = _WORKER) -> list[str]:
     """The ranks of one machine; a failed rank ends the others and is not restarted: attempts are the launcher's."""
     return [
         sys.executable,
@@ -63,13 +68,14 @@ def torchrun_command(job: TrainJob, request: Path, result: Path) -> list[str]:
         "--local-addr=127.0.0.1",
         "--max-restarts=0",
         "-m",
-        "forge.steps.train.worker",
+        worker,
         str(request),
         str(result),
     ]
 
 
-def _under_torchrun(run: StepRun, job: TrainJob) -> Metrics:
+def under_torchrun(run: StepRun, job: TrainJob, worker: str = _WORKER) -> Metrics:
+    """Start the module ``worker`` once for each rank, and return what rank 0 measured."""
     request, result = run.folder / f"{_FILE}.request.json", run.folder / f"{_FILE}.result"
     for left in run.folder.glob(f"{_FILE}.*"):
         left.unlink()
@@ -81,7 +87,7 @@ def _under_torchrun(run: StepRun, job: TrainJob) -> Metrics:
         "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
     }
     with run.stop.deferred():
-        status = _launch_and_wait(torchrun_command(job, request, result), environment, run.stop)
+        status = _launch_and_wait(torchrun_command(job, request, result, worker), environment, run.stop)
     if status == 0 and result.is_file():
         metrics: Metrics = json.loads(result.read_text(encoding="utf-8"))
         return metrics

@@ -10,7 +10,6 @@ Rules:
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,13 +29,12 @@ from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import set_learning_rate
+from forge.steps.train.rise import LossWatch
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.sharding import clip_gradients, sum_gradients, sum_later
 from forge.steps.train.throughput import Throughput, memory_bytes
 
 Emit = Callable[..., None]
-_STEPS_OF_A_MEAN = 8
-"""Losses of single steps scatter; a rise is measured against the mean of so many."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,6 @@ class Trainer:
     replay: Corpus | None = None
     """The data that is replayed, where ``job.replay_fraction`` says how much."""
     progress: Progress = field(default_factory=Progress)
-    recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_MEAN))
 
     def fit(self, stop: StopRequest) -> Outcome:
         """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
@@ -187,7 +184,7 @@ class Trainer:
                 f"{balancing}; expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in "
                 "the last checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
             )
-        self._check_rise(loss, rate)
+        self.progress.lowest_mean_loss = self._losses.check(step, loss, rate, self.progress.lowest_mean_loss)
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
@@ -203,26 +200,6 @@ class Trainer:
                 **({} if load is None else load.figures()),
             )
         return _first_reason(askers)
-
-    def _check_rise(self, loss: float, rate: float) -> None:
-        """Refuse a second loss in a row that has left the lowest mean before it far below; remembers the loss.
-
-        The second, because one batch of bad data says nothing of the model.
-        """
-        limit, lowest, step = self.job.training.max_loss_rise, self.progress.lowest_mean_loss, self.progress.step
-        before = self.recent_losses[-1] if self.recent_losses else -math.inf
-        if limit is not None and lowest is not None and min(before, loss) > lowest + limit:
-            raise StepError(
-                f"{self.job.subject}: at step {step + 1} of {self.job.total_steps} the loss is {loss:.4f}, for the second "
-                f"time more than training.max_loss_rise ({limit}) above the lowest mean of {_STEPS_OF_A_MEAN} steps "
-                f"before ({lowest:.4f}; "
-                f"learning rate {rate:.3g}). The weights before this step are kept in the last checkpoint; lower optimizer.lr, "
-                "lengthen schedule.warmup_tokens, look at the data of this step, or raise max_loss_rise"
-            )
-        self.recent_losses.append(loss)
-        if len(self.recent_losses) == _STEPS_OF_A_MEAN:
-            mean = sum(self.recent_losses) / _STEPS_OF_A_MEAN
-            self.progress.lowest_mean_loss = mean if lowest is None else min(lowest, mean)
 
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
@@ -270,6 +247,10 @@ class Trainer:
         """On the device, its documents apart where the training asks for it."""
         apart = self.job.training.intra_document_masking
         return (batch.apart(self.corpus.meta.eos_token_id) if apart else batch).to(self.world.device)
+
+    @cached_property
+    def _losses(self) -> LossWatch:
+        return LossWatch(self.job)
 
     @cached_property
     def _replay(self) -> Replay | None:

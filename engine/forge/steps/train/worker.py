@@ -10,6 +10,7 @@ import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +88,15 @@ def make_deterministic(job: TrainJob) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
 
 
-def main(argv: list[str]) -> int:
-    """Run one rank under torchrun; returns the exit status."""
+def main(argv: list[str], train_rank: Callable[[StepRun, Path], Metrics] = train) -> int:
+    """Run one rank under torchrun; returns the exit status. ``train_rank`` is given the file where the ranks meet."""
     request_path, result_path = (Path(argument) for argument in argv)
     request = StepRequest.model_validate_json(request_path.read_bytes())
     rank = int(os.environ["RANK"])
     stop = StopRequest(watch_stdin=True)
     try:
         with stop.listening():
-            metrics = train(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
+            metrics = train_rank(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
     except (Exception, StoppedError) as error:  # noqa: BLE001 (a rank that leaves no word counts as killed: every other end has one)
         known = isinstance(error, StepError | OSError | MemoryError | StoppedError)
         message = str(error) if known else f"{type(error).__name__}: {error}"
