@@ -59,3 +59,14 @@ def test_they_run_where_somebody_asks_and_their_chains_hold(copy_of_applied: Pat
     assert "train/handbook-answers" in said
     again = json.loads(run_forge(copy_of_applied, config_home, "plan", "--format", "json").stdout)
     assert {action["kind"] for action in again["actions"]} == {"nothing"}
+
+
+def test_a_fault_in_their_data_is_named_as_the_commit_names_it(copy_of_applied: Path, config_home: Path) -> None:
+    write_examples(copy_of_applied)
+    folder = copy_of_applied / "models" / "handbook-answers"
+    path = folder / "model.yaml"
+    path.write_text(path.read_text().replace(SUSPENDED, ""))
+    (folder / "chats" / "added.jsonl").write_text('{"messages": [{"role": "user", "content": "hello?"}]}\n')
+    commit_all(copy_of_applied, "a question that nobody answers")
+    done = run_forge(copy_of_applied, config_home, "apply", "--yes", "--target", "Model/handbook-answers", code=1)
+    assert "models/handbook-answers/chats/added.jsonl:1: the assistant says nothing" in done.stdout + done.stderr
