@@ -142,6 +142,29 @@ def test_in_bfloat16_the_reference_is_computed_as_the_policy_is(new_preferring: 
     assert new_preferring(training=training).run()["train_loss"] == pytest.approx(math.log(2), abs=1e-3)
 
 
+def test_asked_to_stop_while_the_reference_reads_it_leaves_nothing_behind(
+    new_preferring: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained yet, so nothing is kept; the next attempt ends with the same bytes."""
+    whole = new_preferring("whole")
+    whole.run()
+    stop = StopRequest()
+    original = dpo.DPOTrainer.compute_ref_log_probs
+
+    def stopping(self: Any, model: Any, inputs: Any) -> Any:
+        stop._signalled = True
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(dpo.DPOTrainer, "compute_ref_log_probs", stopping)
+    with pytest.raises(StoppedError, match="while measuring, after step 0"):
+        new_preferring("cut").run(stop)
+    monkeypatch.undo()
+    second = new_preferring("cut", number=2)
+    assert not second.checkpoints.exists()
+    assert second.run()["resumed_from_step"] == 0
+    assert second.weights_digest() == whole.weights_digest()
+
+
 def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_preferring: Make) -> None:
     training = {"tokens": 64 * 4 * 90, "checkpoint_every_tokens": 64 * 4 * 5}
     whole = new_preferring("whole", training=training)
