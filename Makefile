@@ -7,7 +7,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Bytecode is written once, at installation: without it vLLM takes minutes to start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test soak setup setup-dev lint types contracts check bench lock schemas clean
+.PHONY: run test soak setup setup-dev lint types contracts check bench bench-gpu lock schemas clean
 
 run: setup ## Reconcile this repository's own commit, serve the model, ask it three things, verify its chain
 	$(BIN)/python tests/e2e/main_job.py
@@ -37,7 +37,11 @@ bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/trust.py
 	$(BIN)/python tests/bench/tlog.py
 	$(BIN)/python tests/bench/train.py
+	$(BIN)/python tests/bench/resume.py
 	$(BIN)/python tests/bench/curate.py
+
+bench-gpu: setup-dev ## The same of training on CUDA devices; says so in one line where there is none
+	$(BIN)/python tests/bench/train_gpu.py
 
 schemas: setup ## JSON Schemas for editors, in .forge/schemas; and of what is signed, in docs/schemas
 	$(BIN)/forge schema

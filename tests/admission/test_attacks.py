@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import DEPLOYMENT, SETTINGS, commit_all, git, run_forge
 
+from forge.admission import rules
 from forge.admission.verdict import Verdict
 from forge.admission.verify import verify
 from forge.attest.envelope import seal
@@ -382,3 +383,17 @@ def test_a_reader_beside_a_writer_sees_no_rewritten_ledger(copy_of_applied: Path
 
         monkeypatch.setattr(reader, "ref_target", slow)
         assert Ledger(reader, REF).snapshot().commit is not None
+
+
+def test_threads_that_read_envelopes_find_what_one_finds(
+    copy_of_applied: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, attestations = as_it_stands(copy_of_applied, config_home, record_of(copy_of_applied, "curate/small"), Role.TRAINER)
+    unsigned = record_of(copy_of_applied, "evaluate/small.small").model_copy(update={"attestations": {}})
+    changed = {body.key: body for body in (foreign, unsigned)}
+    bodies = [changed.get(body.key, body) if isinstance(body, Record) else body for body in bodies_of(copy_of_applied)]
+    rewrite(copy_of_applied, bodies, attestations, fresh=True)
+    alone = verdict_of(copy_of_applied, config_home)
+    assert {finding.object for finding in alone.findings} >= {"curate/small link", "evaluate/small.small link"}
+    monkeypatch.setattr(rules, "_MANY", 2)
+    assert verdict_of(copy_of_applied, config_home) == alone

@@ -48,6 +48,7 @@ def main(tokens: int) -> None:
 
 def request_of(scratch: Path, tokens: int) -> dict[str, Any]:
     """The example's train step over fewer tokens, its inputs laid out from the store."""
+    from forge.contract.kinds import STEPS, StepKind
     from forge.ledger.ledger import Ledger
     from forge.repo.desired import settings_of
     from forge.repo.repository import Repository
@@ -70,7 +71,7 @@ def request_of(scratch: Path, tokens: int) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "step": "train",
-        "step_version": record.step_version,
+        "step_version": STEPS[StepKind.TRAIN].version,
         "key": record.key,
         "subject": record.subject,
         "parameters": {**record.parameters, "training": training},
@@ -93,23 +94,15 @@ def forge_once(request: dict[str, Any]) -> dict[str, float]:
     steps = [event for event in events if event.get("learning_rate") is not None]
     first = next(event for event in steps if event["step"] >= WARM_STEPS)
     last = steps[-1]
-    checkpoints = [event for event in events if str(event.get("message", "")).startswith("checkpoint")]
-    paused = sum(pause_before(event, events) for event in checkpoints if event["time"] > first["time"])
+    paused = sum(
+        event.get("checkpoint_stall_seconds", 0.0) for event in events if first["time"] < event["time"] <= last["time"]
+    )
     rate = (last["tokens"] - first["tokens"]) / (last["time"] - first["time"] - paused)
     return {
         "tokens_per_second": rate,
         "bits_per_byte": result["metrics"]["validation_bits_per_byte"],
         "checkpoint_seconds": paused,
     }
-
-
-def pause_before(event: dict[str, Any], events: list[dict[str, Any]]) -> float:
-    """Seconds that a checkpoint took: up to its event, less the steps that ran since the event before, at that event's rate."""
-    place = events.index(event)
-    before = events[place - 1]
-    rate = before.get("tokens_per_second")
-    worked = (event["tokens"] - before["tokens"]) / rate if rate else 0.0
-    return max(0.0, float(event["time"] - before["time"] - worked))
 
 
 def peer_once(name: str, request: dict[str, Any]) -> dict[str, float]:

@@ -31,7 +31,7 @@ def test_a_subject_that_is_no_safe_path_is_refused(subject: str) -> None:
         Protection(subject=subject, protected=True, commit="c" * 40)
 
 
-def test_subjects_are_listed_with_steps_protection_and_retirement(ledger: Ledger) -> None:
+def test_subjects_are_listed_with_protection_and_retirement(ledger: Ledger) -> None:
     assert ledger.snapshot().subjects() == {}
     ledger.append([
         Draft(make_record("a")),
@@ -42,9 +42,9 @@ def test_subjects_are_listed_with_steps_protection_and_retirement(ledger: Ledger
     ])  # fmt: skip
     before = ledger.snapshot()
     assert before.subjects() == {
-        "Deployment/docs-prod": Subject("Deployment/docs-prod", (), False, None),
-        "Model/a": Subject("Model/a", ("evaluate/a.s", "train/a"), True, None),
-        "Tokenizer/a": Subject("Tokenizer/a", ("tokenize/a",), False, None),
+        "Deployment/docs-prod": Subject("Deployment/docs-prod", False, None),
+        "Model/a": Subject("Model/a", True, None),
+        "Tokenizer/a": Subject("Tokenizer/a", False, None),
     }
     ledger.append([
         Draft(Protection(subject="Model/a", protected=False, commit="c" * 40)),
@@ -53,7 +53,7 @@ def test_subjects_are_listed_with_steps_protection_and_retirement(ledger: Ledger
         Draft(make_record("a2", step_id="tokenize/a", subject="Tokenizer/a")),
     ])  # fmt: skip
     subjects = ledger.snapshot().subjects()
-    assert subjects["Model/a"] == Subject("Model/a", ("evaluate/a.s", "train/a"), False, "e" * 40)
+    assert subjects["Model/a"] == Subject("Model/a", False, "e" * 40)
     assert subjects["Tokenizer/a"].retired is None  # a later record undid it
     assert before.subjects()["Model/a"].protected  # the earlier head still says what it said
 

@@ -179,8 +179,19 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "chat_template": "{{ other }}{% generation %}{% endgeneration %}",
             }
         ),
-        PRETRAINED + "resources.count": 1,
-        CONTINUED + "resources.count": 1,
+        **{
+            objective + path: value
+            for objective in (PRETRAINED, CONTINUED)
+            for path, value in {
+                "training.parallelism.data": "fsdp2",
+                "training.parallelism.tensor": 2,
+                "training.activation_checkpointing": True,
+                "training.compile": True,
+                "training.max_loss_rise": None,
+                "resources.accelerator": "cuda",
+                "resources.count": 1,
+            }.items()
+        },
         **of_each_chat(),
         PREFERRED + "beta": 0.3,
         PREFERRED + "loss_type": "hinge",
@@ -263,10 +274,9 @@ ONE_VALUE = {
     ("Model", PRETRAINED + "architecture.family"),
     ("Model", TUNED + "resources.count"),
     ("Model", PREFERRED + "resources.count"),
-    *(
-        ("Model", path)
-        for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name", "resources.accelerator")))
-    ),
+    *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
+    ("Model", TUNED + "resources.accelerator"),
+    ("Model", PREFERRED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -285,7 +295,19 @@ TRAVELS_BESIDE = {
     ("Model", path)
     for path in (
         *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
-        *(objective + "resources.count" for objective in (PRETRAINED, CONTINUED)),
+        *(
+            objective + path
+            for objective in (PRETRAINED, CONTINUED)
+            for path in (
+                "training.parallelism.data",
+                "training.parallelism.tensor",
+                "training.activation_checkpointing",
+                "training.compile",
+                "training.max_loss_rise",
+                "resources.accelerator",
+                "resources.count",
+            )
+        ),
     )
 }
 """Fields of meaning NONE that reach the step all the same."""
@@ -344,6 +366,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     for part, written in LATER.get(kind, {}).items():
         if path.startswith(part):
             _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
+    if "training.parallelism" in path:
+        document["spec"]["training"]["parallelism"] = {}
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     before = desired_from(documents)

@@ -131,16 +131,16 @@ class World:
     def subjects(self) -> Mapping[str, Subject]:
         known: dict[str, Subject] = {}
         for record in self.records.values():
-            known[record.subject] = Subject(record.subject, (), False, None)
+            known[record.subject] = Subject(record.subject, False, None)
         for note in self.notes:  # in the order of the ledger
             note_subject = f"Deployment/{note.deployment}" if isinstance(note, Release) else note.subject
-            before = known.get(note_subject, Subject(note_subject, (), False, None))
+            before = known.get(note_subject, Subject(note_subject, False, None))
             if isinstance(note, Release):
-                known[note_subject] = Subject(note_subject, (), before.protected, None)
+                known[note_subject] = Subject(note_subject, before.protected, None)
             elif isinstance(note, Protection):
-                known[note.subject] = Subject(note.subject, (), note.protected, before.retired)
+                known[note.subject] = Subject(note.subject, note.protected, before.retired)
             else:
-                known[note.subject] = Subject(note.subject, (), before.protected, note.commit)
+                known[note.subject] = Subject(note.subject, before.protected, note.commit)
         return known
 
     def withdrawals(self) -> Mapping[str, Withdrawal]:

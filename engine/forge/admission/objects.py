@@ -3,10 +3,12 @@
 Objects are asked for level by level, thousands at once: with one question at a time, verification would mostly wait for git.
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from forge.errors import RepoError
+from forge.repo.folder import FolderVersions
 from forge.repo.repository import GitObject, Repository, TreeEntry, row_of
 
 _FOLDER = "40000"
@@ -59,7 +61,7 @@ def read_objects(repository: Repository, head: str | None) -> LedgerObjects:
     roots = _read_commits(repository, head, found)
     pending = dict.fromkeys(roots, ("", _FOLDER))
     known: set[bytes] = set()
-    folders: dict[str, frozenset[bytes]] = {}
+    versions: dict[str, FolderVersions] = defaultdict(FolderVersions)
     while pending:
         following: dict[bytes, tuple[str, bytes]] = {}
         for name, item in _read(repository, list(pending)):
@@ -74,12 +76,15 @@ def read_objects(repository: Repository, head: str | None) -> LedgerObjects:
                     known.add(bytes.fromhex(name))
             else:
                 known.add(bytes.fromhex(name))
-                rows = _add_tree(repository, name, path, item, found)
-                # What another version of this folder lists as well was seen there.
-                for raw in sorted(rows - folders.get(path, frozenset())):
+                seen = versions[path].rows  # what another version of this folder lists as well was seen there
+                try:
+                    rows = found.trees[name] = repository.raw_rows_of(name, item, versions[path])
+                except RepoError as error:
+                    found.faults.append((path or "the ledger's tree", str(error)))
+                    continue
+                for raw in sorted(rows - seen):
                     if raw[-20:] not in known:
                         following.setdefault(raw[-20:], (path, raw))
-                folders[path] = rows
         pending = {}
         for folder, raw in (place for name, place in following.items() if name not in known):
             row = row_of(raw)
@@ -122,16 +127,6 @@ def _read_commits(repository: Repository, head: str | None, found: LedgerObjects
         pending, path, later = parents, f"commit {name}", name
     found.head = roots[0] if roots else None
     return roots
-
-
-def _add_tree(repository: Repository, name: str, path: str, item: GitObject, found: LedgerObjects) -> frozenset[bytes]:
-    """Note a tree; returns its rows."""
-    try:
-        rows = found.trees[name] = frozenset(repository.raw_rows_of(name, item))
-    except RepoError as error:
-        found.faults.append((path or "the ledger's tree", str(error)))
-        return frozenset()
-    return rows
 
 
 def _read(repository: Repository, names: Sequence[str]) -> Iterator[tuple[str, GitObject | str]]:

@@ -11,7 +11,9 @@
    again over the reports of this very model, agree.
 """
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from pydantic import ValidationError
@@ -20,7 +22,13 @@ from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
-from forge.attest.statements import payloads_of, release_statement, retirement_statement
+from forge.attest.statements import (
+    VERIFICATION_RESULT,
+    payloads_of,
+    release_statement,
+    retirement_statement,
+    statement_name,
+)
 from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FailureCause
@@ -35,6 +43,10 @@ from forge.spec.extend import why_not_extended
 from forge.spec.meaning import RELOAD, meaningful
 
 Judgement = Finding | Check
+_Opened = dict[str, bytes | TrustError]
+"""By the name under which a record lists it."""
+_MANY = 50
+"""As many records are opened at a time; of fewer than that, none in a thread."""
 
 
 def judge(evidence: Evidence, history: History, release: Release | None) -> list[Judgement]:
@@ -42,11 +54,12 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
     judgements: list[Judgement] = list(evidence.findings)
     if not any(finding.rule is Rule.LEDGER for finding in evidence.findings):
         judgements.append(Check(Rule.LEDGER, f"{len(evidence.entries)} entries form one chain; every object has its own bytes"))
-    for record in sorted(evidence.records.values(), key=lambda record: record.started):
-        found = list(_judge_record(record, evidence, history))
+    records = sorted(evidence.records.values(), key=lambda record: record.started)
+    for record, opened in zip(records, _open_all(records, evidence, history), strict=True):
+        found = list(_judge_record(record, evidence, opened))
         judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, evidence, history))])
     for (_key, checkpoint), record in evidence.continued.items():
-        found = list(_judge_record(record, evidence, history))
+        found = list(_judge_record(record, evidence, _open(record, evidence, history)))
         judgements.extend(
             found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, evidence, history)}")]
         )
@@ -59,6 +72,30 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
             found or [Check(Rule.RELEASE, f"{release.environment} serves {release.release}, as its releaser signed")]
         )
     return judgements
+
+
+def _open_all(records: Sequence[Record], evidence: Evidence, history: History) -> list[_Opened]:
+    """What the records' statements hold, each read by threads of its own: checking signatures leaves the interpreter free."""
+    if len(records) < _MANY:
+        return [_open(record, evidence, history) for record in records]
+    batches = [records[start : start + _MANY] for start in range(0, len(records), _MANY)]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        opened = pool.map(lambda batch: [_open(record, evidence, history) for record in batch], batches)
+        return [item for batch in opened for item in batch]
+
+
+def _open(record: Record, evidence: Evidence, history: History) -> _Opened:
+    """The payload of each of a record's envelopes that is there, or why it cannot be believed."""
+    opened: _Opened = {}
+    for name in (statement_name(record.step), VERIFICATION_RESULT, "link"):
+        sealed = evidence.attestations.get(record.attestations.get(name, ""))
+        if sealed is not None:
+            place = f"{record.step_id} {name}"
+            try:
+                opened[name] = unseal(sealed, signers_of(record, record.step, evidence, history), place)
+            except TrustError as error:
+                opened[name] = TrustError(str(error).removeprefix(f"{place}: "))
+    return opened
 
 
 def judge_retirement(retirement: Retirement, evidence: Evidence, history: History) -> list[Judgement]:
@@ -82,7 +119,7 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, history: Histor
 
 def record_holds(record: Record, evidence: Evidence, history: History) -> bool:
     """Whether a record is what its commit asks for, and signed; its artifacts' bytes are another matter."""
-    return next(_judge_record(record, evidence, history), None) is None
+    return next(_judge_record(record, evidence, _open(record, evidence, history)), None) is None
 
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
@@ -122,7 +159,7 @@ def _held(record: Record, evidence: Evidence, history: History) -> str:
     return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value}"
 
 
-def _judge_record(record: Record, evidence: Evidence, history: History) -> Iterator[Finding]:
+def _judge_record(record: Record, evidence: Evidence, opened: _Opened) -> Iterator[Finding]:
     name = record.step_id
     if step_key(record.step, record.step_version, record.parameters, record.inputs) != record.key:
         yield Finding(Rule.IDENTITY, name, f"its key {record.key} is not the digest of its step, parameters and inputs")
@@ -141,7 +178,7 @@ def _judge_record(record: Record, evidence: Evidence, history: History) -> Itera
         return  # no statement can be made of it
     yield from _judge_materials(record, step, evidence)
     yield from _judge_continuation(record, evidence)
-    yield from _judge_attestations(record, step, evidence, history)
+    yield from _judge_attestations(record, step, evidence, opened)
 
 
 def _judge_materials(record: Record, step: Step, evidence: Evidence) -> Iterator[Finding]:
@@ -221,24 +258,20 @@ def _is_asked_for(record: Record, step: Step, commit: str, evidence: Evidence) -
     )
 
 
-def _judge_attestations(record: Record, step: Step, evidence: Evidence, history: History) -> Iterator[Finding]:
+def _judge_attestations(record: Record, step: Step, evidence: Evidence, opened: _Opened) -> Iterator[Finding]:
     producers = producers_of(step)
     is_whole = all(digest in evidence.manifests for digest in (*record.inputs.values(), *record.products.values()))
     # else the damaged artifact is a finding of its own, or of a run that was continued only the statement is compared
     expected = payloads_of(record, evidence.manifests if is_whole else None, producers, evidence.documents)
     for name, payload in expected.items():
         place = f"{record.step_id} {name}"
-        sealed = evidence.attestations.get(record.attestations.get(name, ""))
-        if sealed is None:
+        signed = opened.get(name)
+        if signed is None:
             if name not in record.attestations:
                 yield Finding(Rule.SIGNATURE, place, "the record has no such attestation")
-            continue
-        try:
-            signed = unseal(sealed, signers_of(record, record.step, evidence, history), place)
-        except TrustError as error:
-            yield Finding(Rule.SIGNATURE, place, str(error).removeprefix(f"{place}: "))
-            continue
-        if signed != payload:
+        elif isinstance(signed, TrustError):
+            yield Finding(Rule.SIGNATURE, place, str(signed))
+        elif signed != payload:
             yield Finding(Rule.STATEMENT, place, "what was signed is not what the record and its artifacts say")
 
 

@@ -65,7 +65,7 @@ STEPS: dict[StepKind, StepDefinition] = {
     StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD, byproducts=(SURVEY,)),
     StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
     StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
-    StepKind.TRAIN: StepDefinition(1, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,)),
+    StepKind.TRAIN: StepDefinition(2, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,)),
     StepKind.EVALUATE: StepDefinition(1, ("report",), Role.EVALUATOR),
     StepKind.GATE: StepDefinition(1, ("verdict",), Role.EVALUATOR),
     StepKind.RELEASE: StepDefinition(1, ("release",), Role.RELEASER, frozenset({"weights"})),

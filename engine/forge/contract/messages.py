@@ -169,3 +169,5 @@ class Event(Message):
     """What the model's arithmetic amounts to, over all processes (``plan.compute.FLOPS_FORMULA``)."""
     memory_bytes: int | None = None
     """The most that the main process has held: of the accelerator where there is one, else resident."""
+    checkpoint_stall_seconds: float | None = None
+    """How long the training waited for the checkpoint that the message names."""

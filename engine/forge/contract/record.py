@@ -267,8 +267,6 @@ class Subject(NamedTuple):
 
     address: str
     """``Kind/name``."""
-    step_ids: tuple[str, ...]
-    """The steps that were recorded for it, sorted."""
     protected: bool
     retired: str | None
     """The commit of a retirement that no later record or release undid."""

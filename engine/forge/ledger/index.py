@@ -32,7 +32,7 @@ from forge.faults import reached
 from forge.ledger.entry import Entry, index_paths, sequence_path
 from forge.repo.repository import Repository
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 60.0
 REPAIR = "`git fsck` names what is damaged, and another clone or the remote may still have it"
 Head = tuple[int, str | None]
@@ -45,7 +45,7 @@ _UNWRITABLE = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", 
 _FOLDERS = ("approvals", "attempts", "entries", "keys", "releases", "steps", "subjects", "trust", "withdrawals")
 """Where entries lie and are listed; attestations are no concern of an index."""
 _SCHEMA = f"""
-CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL);
+CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, object TEXT NOT NULL);
 CREATE TABLE head(one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER NOT NULL, digest TEXT NOT NULL,
   commit_id TEXT NOT NULL);
 CREATE TABLE records(sequence INTEGER PRIMARY KEY, key BLOB NOT NULL, step_id TEXT NOT NULL, subject TEXT NOT NULL,
@@ -110,6 +110,15 @@ class Index:
 
         return self._ask(commit, head, query)
 
+    def object_of(self, commit: str, head: Head, sequence: int) -> str | None:
+        """The Git object that holds an entry: read by its name, git need not look for it in the ledger's large folders."""
+
+        def query(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT object FROM entries WHERE sequence = ? AND sequence <= ?", (sequence, head[0])).fetchone()
+            return str(row[0]) if row else None
+
+        return self._ask(commit, head, query)
+
     def moves(self, commit: str, head: Head, environment: str) -> list[tuple[int, str]]:
         """Sequence number and kind (release, retirement) of what moved an environment's pointer, oldest first."""
 
@@ -158,34 +167,24 @@ class Index:
         """Every resource that the ledger knows, by address."""
 
         def query(db: sqlite3.Connection) -> dict[str, Subject]:
-            steps: dict[str, list[str]] = {}
-            newest: dict[str, int] = {}
-            text = "SELECT subject, step_id, max(sequence) FROM records WHERE sequence <= ? GROUP BY subject, step_id"
-            for subject, step_id, sequence in db.execute(text, (head[0],)):
-                steps.setdefault(subject, []).append(step_id)
-                newest[subject] = max(newest.get(subject, 0), sequence)
+            text = "SELECT subject, max(sequence) FROM records WHERE sequence <= ? GROUP BY subject"
+            newest: dict[str, int] = dict(db.execute(text, (head[0],)))
+            known = set(newest)
             protected: dict[str, bool] = {}
             retired: dict[str, tuple[int, str]] = {}
             text = "SELECT sequence, kind, subject, value FROM notes WHERE sequence <= ? ORDER BY sequence"
             for sequence, kind, subject, value in db.execute(text, (head[0],)):
                 if kind == "withdrawal":  # its subject may be no resource, and is not known by being withdrawn
                     continue
-                steps.setdefault(subject, [])
+                known.add(subject)
                 if kind == "protection":
                     protected[subject] = value == "yes"
                 elif kind == "retirement":
                     retired[subject] = sequence, value
                 else:
                     newest[subject] = max(newest.get(subject, 0), sequence)
-            return {
-                address: Subject(
-                    address,
-                    tuple(steps[address]),
-                    protected.get(address, False),
-                    retired[address][1] if address in retired and retired[address][0] > newest.get(address, 0) else None,
-                )
-                for address in sorted(steps)
-            }
+            gone = {address: commit for address, (sequence, commit) in retired.items() if sequence > newest.get(address, 0)}
+            return {address: Subject(address, protected.get(address, False), gone.get(address)) for address in sorted(known)}
 
         return self._ask(commit, head, query)
 
@@ -231,7 +230,7 @@ class Index:
                     db.execute(f"DELETE FROM {table}")  # noqa: S608 (our own names)
                 known, added = (0, None), self._additions(None, commit) or {}
             for entry, data in read_chain(self._repository, added, known, head):
-                _insert(db, entry, digest_of_bytes(data))
+                _insert(db, entry, digest_of_bytes(data), added[sequence_path(entry.sequence)])
             db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?, ?)", (*head, commit))
             reached("index.rows.after")
         reached("index.write.after")
@@ -353,8 +352,8 @@ def _covers(db: sqlite3.Connection, head: Head) -> bool:
     return row is not None and head[1] is not None and bytes(row[0]).hex() == hex_of(head[1])
 
 
-def _insert(db: sqlite3.Connection, entry: Entry, digest: str) -> None:
-    db.execute("INSERT INTO entries VALUES (?, ?)", (entry.sequence, bytes.fromhex(hex_of(digest))))
+def _insert(db: sqlite3.Connection, entry: Entry, digest: str, name: str) -> None:
+    db.execute("INSERT INTO entries VALUES (?, ?, ?)", (entry.sequence, bytes.fromhex(hex_of(digest)), name))
     body = entry.body
     if isinstance(body, Record):
         db.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?)", _row(entry.sequence, body))
@@ -401,7 +400,7 @@ def _made(row: tuple[bytes, int]) -> Made:
     document, checksum = row
     try:
         if zlib.crc32(document) == checksum:
-            return Made._make(from_json(document))
+            return Made._make(from_json(document, cache_strings="none"))  # few of a plan's digests are seen twice
     except (TypeError, ValueError) as error:  # another type than was written
         raise _DamagedRowError from error
     raise _DamagedRowError

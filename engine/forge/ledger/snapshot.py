@@ -172,10 +172,14 @@ class Snapshot:
 
     def _body(self, sequence: int, kind: type[_Body]) -> _Body:
         """The body of an entry that the index names; what is returned was read from Git."""
-        body = self.entry_at(sequence_path(sequence)).body
-        if not isinstance(body, kind):
+        path, name = sequence_path(sequence), None
+        if self.commit is not None:
+            name = self._index.object_of(self.commit, self.head, sequence)
+        data = self._read(name) if name is not None else None
+        entry = read_entry(path, self._read_path(path) if data is None else data)
+        if entry.sequence != sequence or not isinstance(entry.body, kind):
             raise self._contradiction(sequence)
-        return body
+        return entry.body
 
     def _contradiction(self, sequence: int) -> LedgerError:
         return LedgerError(f"the ledger's index is wrong about {sequence_path(sequence)}: remove {self._index.files}")

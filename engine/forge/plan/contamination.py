@@ -4,6 +4,7 @@ Pure. These are warnings: a suite may be held out by other means (files that no 
 """
 
 from collections.abc import Mapping
+from itertools import islice
 
 from forge.spec.compiled import Compiled, read_facts
 
@@ -12,32 +13,30 @@ _MOST = 10
 
 def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
     """One sentence for each model, suite and recipe, in order; past the tenth only their number."""
-    found: dict[str, None] = {}
-    for address in sorted(compiled):
-        if compiled[address].kind != "Deployment":
-            continue
+    found: dict[tuple[str, str, str], None] = {}
+    for address in sorted(address for address, item in compiled.items() if item.kind == "Deployment"):
         facts = read_facts(compiled[address].facts)
-        model = compiled[facts["model"]]
-        for data in _read_by(model.address, compiled):
-            if data.startswith("Model/"):
-                learnt = read_facts(compiled[data].facts)
-                for suite, _ in facts["gates"]:
-                    if suite not in learnt.get("suites", ()):
-                        message = (
-                            f"{model.address} is evaluated on {suite}, and the {learnt['chats']} of {data} are not cleaned"
-                        )
-                        found[f"{message} of it: list {suite} in their `decontaminate_against`"] = None
-            elif data.startswith("DataRecipe/"):
+        model = facts["model"]
+        for data in _read_by(model, compiled):
+            if data.startswith(("DataRecipe/", "Model/")):
                 cleaned = read_facts(compiled[data].facts).get("suites", ())
-                for suite, _ in facts["gates"]:
-                    if suite not in cleaned:
-                        message = f"{model.address} is evaluated on {suite}, and its data, {data}, is not cleaned of it"
-                        found[f"{message}: list {suite} in {data}'s `decontaminate_against`"] = None
+                found |= {(model, suite, data): None for suite, _ in facts["gates"] if suite not in cleaned}
             else:
-                message = f"{model.address} is evaluated, and what the weights in {data} were trained on is not known here"
-                found[message] = None
-    messages = list(found)
-    return messages if len(messages) <= _MOST else [*messages[:_MOST], f"and {len(messages) - _MOST} more like these"]
+                found[model, "", data] = None
+    messages = [_message(*row, compiled) for row in islice(found, _MOST)]
+    return messages if len(found) <= _MOST else [*messages, f"and {len(found) - _MOST} more like these"]
+
+
+def _message(model: str, suite: str, data: str, compiled: Mapping[str, Compiled]) -> str:
+    """``suite`` is empty where ``data`` is a folder of weights; a model as ``data`` is what it learnt to answer from."""
+    if not suite:
+        return f"{model} is evaluated, and what the weights in {data} were trained on is not known here"
+    if data.startswith("Model/"):
+        chats = read_facts(compiled[data].facts)["chats"]
+        remedy = f"list {suite} in their `decontaminate_against`"
+        return f"{model} is evaluated on {suite}, and the {chats} of {data} are not cleaned of it: {remedy}"
+    remedy = f"list {suite} in {data}'s `decontaminate_against`"
+    return f"{model} is evaluated on {suite}, and its data, {data}, is not cleaned of it: {remedy}"
 
 
 def _read_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:

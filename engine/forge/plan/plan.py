@@ -133,12 +133,14 @@ class _Planner:
         return self._action(kind, step, (reason,), estimate=self._estimate(step, latest))
 
     def _with_key(self, step: Step, key: str, inputs: Mapping[str, str], made: Made | None) -> Action:
-        if made is not None and made.step_id == step.id and step.kind is not StepKind.RELEASE and step.id not in self.force:
-            live = self.live
-            if all(digest in live.stored for digest in made.products.values()) and live.corrupt.isdisjoint(
-                made.products.values()
-            ):
-                return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
+        if (
+            made is not None
+            and made.step_id == step.id
+            and step.kind is not StepKind.RELEASE
+            and step.id not in self.force
+            and self.live.has_all(made.products.values())
+        ):
+            return Action(ActionKind.NOTHING, step.id, step.subject, _IN_SYNC, step.kind, key, inputs, made.products)
         refused = self._gate_says_no(step)
         if refused is not None:
             return refused

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from forge.errors import RepoError
+from forge.repo.folder import FolderVersions
 from forge.repo.objects import ObjectReader, UnreadableError
 
 _NO_REPOSITORY = "not in a Git repository: run `git init` there, or name another with --repo"
@@ -31,7 +32,6 @@ _PLACES = (
     "GIT_PREFIX",
 )
 """What git sets for its hooks: inside one, another repository would be meant."""
-_ROW = re.compile(rb"[0-7]{5,6} [^\0/]+\0.{20}", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -203,16 +203,19 @@ class Repository:
 
     def rows_of(self, name: str, tree: GitObject) -> list[TreeEntry]:
         """The rows of a tree that was read; raises RepoError where it is none."""
-        return [row_of(raw) for raw in self.raw_rows_of(name, tree)]
+        version = FolderVersions()
+        self.raw_rows_of(name, tree, version)
+        return [row_of(raw) for raw in version.listed]
 
-    def raw_rows_of(self, name: str, tree: GitObject) -> list[bytes]:
-        """As ``rows_of``, each row as git's bytes: what only compares many rows need not take them apart."""
-        rows: list[bytes] = _ROW.findall(tree.data)
-        if sum(map(len, rows)) != len(tree.data):
-            raise RepoError(self._damaged(name, "it is no tree"))
-        if len({row[row.index(b" ") : -20] for row in rows}) != len(rows):
-            raise RepoError(self._damaged(name, "it lists a name twice"))  # git and we could read different ones
-        return rows
+    def raw_rows_of(self, name: str, tree: GitObject, versions: FolderVersions) -> frozenset[bytes]:
+        """As ``rows_of``, each row as git's bytes: what only compares many rows need not take them apart.
+
+        ``versions``: of the folder that the tree is one of; what it shares with the one that was read last is not read again.
+        """
+        try:
+            return versions.read(tree.data)
+        except ValueError as error:
+            raise RepoError(self._damaged(name, str(error))) from error
 
     def _here(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[bytes]:
         """Run the git program where the repository was opened: with this work tree's HEAD, index and files."""

@@ -109,12 +109,33 @@ class Training(Part):
         return self
 
 
+class Parallelism(Part):
+    """How a training is spread over its processes; a matter of place: sums are added in another order, no more."""
+
+    data: Annotated[Literal["ddp", "fsdp2"], NONE] = "ddp"
+    """Every process holds the whole model (ddp), or a slice of each tensor, its gradient and its moments (fsdp2)."""
+    tensor: Annotated[int, Field(ge=1, le=64), NONE] = 1
+    """Processes that compute one sequence together, each with its share of the heads (Shoeybi et al. 2019)."""
+
+
+class LargeTraining(Training):
+    """A training that may be spread over processes: the objectives that this engine's own trainer carries out."""
+
+    parallelism: Annotated[Parallelism, NONE] = Parallelism()
+    activation_checkpointing: Annotated[bool, NONE] = False
+    """Keep only each layer's input for the way back and compute the rest again: memory for time, and the same bits."""
+    compile: Annotated[bool, NONE] = False
+    """torch.compile for each layer; needs a C++ compiler where it runs. Rounds differently, as another machine does."""
+    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
+    """Stop before a step whose loss is so many nats per token above the lowest mean of 8 steps before it; None: train on."""
+
+
 class ModelResources(Part):
     """Where it is trained; a matter of place, not of identity."""
 
-    accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
+    accelerator: Annotated[Literal["cpu", "cuda"], NONE] = "cpu"
     count: Annotated[int, Field(ge=1, le=1024), NONE] = 1
-    """Processes (torchrun's world size)."""
+    """Processes (torchrun's world size); with cuda, one for each device."""
 
 
 class OneProcess(Part):
@@ -124,6 +145,15 @@ class OneProcess(Part):
     count: Annotated[Literal[1], NONE] = 1
 
 
+def _check_grid(training: LargeTraining, resources: ModelResources) -> None:
+    """Refuse processes that do not fill a grid of data x tensor."""
+    if resources.count % training.parallelism.tensor:
+        raise ValueError(
+            f"resources.count ({resources.count}) must be a multiple of training.parallelism.tensor "
+            f"({training.parallelism.tensor}): so many processes compute one sequence together"
+        )
+
+
 class PretrainSpec(Part):
     """A model that begins with random weights."""
 
@@ -131,7 +161,7 @@ class PretrainSpec(Part):
     data: Annotated[DataRecipeRef, REBUILD]
     tokenizer: Annotated[TokenizerRef, REBUILD]
     architecture: Annotated[Architecture, REBUILD]
-    training: Annotated[Training, REBUILD]
+    training: Annotated[LargeTraining, REBUILD]
     chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
     """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
@@ -140,6 +170,11 @@ class PretrainSpec(Part):
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        _check_grid(self.training, self.resources)
+        slices = self.training.parallelism.tensor
+        for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
+            if getattr(self.architecture, name) % slices:
+                raise ValueError(f"architecture.{name} must be a multiple of training.parallelism.tensor ({slices})")
         return self
 
 
@@ -201,7 +236,7 @@ class ContinueSpec(Part):
     data: Annotated[DataRecipeRef, REBUILD]
     replay: Annotated[Replay | None, REBUILD] = None
     """None: nothing is done against forgetting."""
-    training: Annotated[Training, REBUILD]
+    training: Annotated[LargeTraining, REBUILD]
     """With an optimiser and a schedule of its own, which begin anew."""
     chat_template: Annotated[str | None, REBUILD] = None
     """Jinja; exported with the weights. None: the base's, and where it has none, one that joins the messages' contents."""
@@ -209,6 +244,7 @@ class ContinueSpec(Part):
 
     @model_validator(mode="after")
     def _mixes(self) -> Self:
+        _check_grid(self.training, self.resources)
         if self.replay is None:
             return self
         if self.replay.data == self.data:

@@ -13,6 +13,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from forge.canonical import digest_of_bytes
+from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest, manifest_of
 from forge.contract.messages import InputArtifact, Resources, StepRequest
 from forge.steps.interruption import StopRequest
@@ -149,7 +150,7 @@ class Attempt:
             begin["replay"] = {"fraction": self.fraction}
         return StepRequest(
             step="train",
-            step_version=1,
+            step_version=STEPS[StepKind.TRAIN].version,
             key=self.key,
             subject="Model/tiny",
             parameters={

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from forge.steps.interruption import StoppedError, StopRequest
-from forge.steps.train import loop, worker
+from forge.steps.train import keeping, loop, worker
 from forge.steps.train.checkpoint import checkpoint_name
 
 Make = Callable[..., Any]
@@ -46,11 +46,11 @@ def signal_before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> No
     ("module", "name", "step"),
     [
         (worker, "initial_model", None),
-        (loop, "load_newest", None),
+        (keeping, "load_newest", None),
         (loop, "training_batch", 1),
         (loop, "validation_batches", 3),
         (worker, "export_weights", 12),
-        (loop, "copy_checkpoint", 12),
+        (keeping, "copy_checkpoint", 12),
     ],
     ids=["before the model", "while it resumes", "in a step", "in a validation", "in the export", "at the by-product"],
 )

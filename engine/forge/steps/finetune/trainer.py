@@ -31,7 +31,7 @@ from forge.steps.run import StepRun
 from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_checkpoint
 from forge.steps.train.distributed import World
 from forge.steps.train.job import TrainJob
-from forge.steps.train.loop import bit_environment
+from forge.steps.train.keeping import bit_environment
 from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
 from forge.steps.train.schedule import learning_rate_fraction
 from forge.steps.train.throughput import Throughput, memory_bytes

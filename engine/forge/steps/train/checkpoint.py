@@ -5,8 +5,10 @@ Rules:
 2. Tensors are safetensors, the rest is JSON; nothing is unpickled. ``manifest.json`` lists size and sha256 of every file.
 3. A checkpoint is loaded only if its bytes are those of its manifest. A damaged one is set aside under the suffix
    ``.damaged``, an event says so, and the one before it is used.
-4. A sound checkpoint of another step key, or of a run whose environment would compute other bits (threads, processes,
-   torch, processor), is refused: training on from it would not equal an uninterrupted run.
+4. A sound checkpoint of another step key, or of a run whose environment would compute other bits (threads, torch,
+   processor), is refused: training on from it would not equal an uninterrupted run. One of another topology (how many
+   processes, and how the model is cut) is taken, because only a changed spec asks for that; the state remembers it, and what
+   would claim to be exact (a run that continues another) refuses it.
 5. The two newest of a lineage are kept: after writing one, those before its predecessor are removed. Checkpoints that an
    attempt neither read nor wrote and that are further on are not touched: they may be a stale attempt's.
 6. The names of folders and files, and which checkpoint is the newest, are the contract's (``contract.checkpoints``): the
@@ -34,8 +36,10 @@ from forge.errors import StepError
 
 MANIFEST_FILE = "manifest.json"
 STATE_FILE = "state.json"
+TOPOLOGY = ("processes", "topology")
+"""What an environment says of how a training is spread."""
 _DAMAGED = ".damaged"
-_TEMPORARY = ".tmp"
+TEMPORARY = ".tmp"
 _CHUNK = 1 << 20
 
 
@@ -64,6 +68,12 @@ class CheckpointState(BaseModel):
     """``training.tokens`` of the run, which says where its decay began."""
     continued: Continued | None = None
     """The run that this one continued."""
+    layout: Literal["whole", "sharded"] = "whole"
+    """Whole tensors in one file a group, or slices as ``shards`` writes them."""
+    earlier_topologies: tuple[str, ...] = ()
+    """How the training was spread before, where that changed: the bits are then not those of an uninterrupted run."""
+    lowest_mean_loss: float | None = None
+    """The lowest mean of losses so far: what a rise of the loss is held against."""
 
 
 @dataclass(frozen=True)
@@ -73,25 +83,40 @@ class Checkpoint:
     path: Path
     state: CheckpointState
     groups: dict[str, dict[str, torch.Tensor]]
-    """File stem (model, optimizer, rng) -> tensors by name."""
+    """File stem (model, optimizer, rng) -> tensors by name; empty where the layout is sharded: ``shards`` reads those."""
 
 
 def save_checkpoint(folder: Path, state: CheckpointState, groups: dict[str, dict[str, torch.Tensor]]) -> Path:
     """Write a checkpoint and make it visible at once; raises ``OSError`` where the disk does not take it."""
     final = folder / checkpoint_name(state.step, state.attempt)
-    temporary = final.with_name(final.name + _TEMPORARY)
+    temporary = final.with_name(final.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    files: dict[str, tuple[int, str]] = {}
-    for stem, tensors in groups.items():
-        _write(temporary, f"{stem}.safetensors", bytes_from_tensors(_plain(tensors)), files)
-    _write(temporary, STATE_FILE, canonical_json(state.model_dump(mode="json")), files)
-    _write(temporary, MANIFEST_FILE, manifest_of(files).to_bytes(), {})
+    try:
+        temporary.mkdir(parents=True)
+        files = {
+            f"{stem}.safetensors": _write(temporary, f"{stem}.safetensors", bytes_from_tensors(_plain(tensors)))
+            for stem, tensors in groups.items()
+        }
+        return _publish(temporary, final, state, files)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)  # a full disk has no room for halves
+        raise
+
+
+def publish(temporary: Path, final: Path, state: CheckpointState) -> Path:
+    """Make a folder of tensors that others wrote, and flushed to disk, a checkpoint."""
+    paths = [path for path in temporary.iterdir() if path.is_file()]
+    return _publish(temporary, final, state, {path.name: (path.stat().st_size, _digest_of_file(path)) for path in paths})
+
+
+def _publish(temporary: Path, final: Path, state: CheckpointState, files: dict[str, tuple[int, str]]) -> Path:
+    files[STATE_FILE] = _write(temporary, STATE_FILE, canonical_json(state.model_dump(mode="json")))
+    _write(temporary, MANIFEST_FILE, manifest_of(files).to_bytes())
     _flush_folder(temporary)
     if final.exists():  # only a leftover of this very attempt can bear the name
         shutil.rmtree(final)
     temporary.replace(final)
-    _flush_folder(folder)
+    _flush_folder(final.parent)
     return final
 
 
@@ -100,7 +125,7 @@ def remove_before(folder: Path, step: int) -> None:
     for path, found_step, _attempt in _listed(folder):
         if found_step < step:
             shutil.rmtree(path)
-    for path in folder.glob(f"*{_TEMPORARY}"):
+    for path in folder.glob(f"*{TEMPORARY}"):
         shutil.rmtree(path)
 
 
@@ -129,7 +154,9 @@ def find_kept(folder: Path, step: int, key: str, environment: dict[str, str], re
         if found_step != step:
             continue
         try:
-            _check_identity(path, verify_checkpoint(path), key, environment)
+            state = verify_checkpoint(path)
+            _check_identity(path, state, key, environment)
+            _check_one_topology(path, state, environment)
         except StepError as error:
             report(str(error))
         else:
@@ -139,7 +166,7 @@ def find_kept(folder: Path, step: int, key: str, environment: dict[str, str], re
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """Make a checkpoint appear a second time, whole, and without a second copy of its bytes where the disk can link."""
-    temporary = target.with_name(target.name + _TEMPORARY)
+    temporary = target.with_name(target.name + TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for file in source.iterdir():
@@ -159,7 +186,10 @@ class DamagedCheckpointError(StepError):
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and verify one checkpoint; raises ``DamagedCheckpointError``."""
+    """Read and verify one checkpoint; raises ``DamagedCheckpointError``. Slices are verified, and read by ``shards``."""
+    state = read_state(path)
+    if state.layout == "sharded":
+        return Checkpoint(path, verify_checkpoint(path), {})
     try:
         manifest = Manifest.model_validate_json((path / MANIFEST_FILE).read_bytes())
         contents: dict[str, bytes] = {}
@@ -175,6 +205,14 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise DamagedCheckpointError(f"checkpoint {path.name} is damaged: {error}") from error
     groups = {name.removesuffix(".safetensors"): tensors_from_bytes(data) for name, data in contents.items()}
     return Checkpoint(path, state, groups)
+
+
+def read_state(path: Path) -> CheckpointState:
+    """What a checkpoint says of itself, its bytes not verified; raises ``DamagedCheckpointError`` where it says nothing."""
+    try:
+        return CheckpointState.model_validate_json((path / STATE_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValidationError) as error:
+        raise DamagedCheckpointError(f"checkpoint {path.name} is damaged: {error}") from error
 
 
 def verify_checkpoint(path: Path) -> CheckpointState:
@@ -214,7 +252,7 @@ def _check_identity(path: Path, state: CheckpointState, key: str, environment: d
             f"checkpoint {path} belongs to step key {state.key}, this step is {key}; "
             "it was copied or the scratch folder is shared by mistake: remove it"
         )
-    differences = differences_of(state.environment, environment)
+    differences = differences_of(*(_without_topology(each) for each in (state.environment, environment)))
     if differences:
         raise StepError(
             f"checkpoint {path} was made in another environment ({differences}): training on from it would "
@@ -222,16 +260,27 @@ def _check_identity(path: Path, state: CheckpointState, key: str, environment: d
         )
 
 
+def _check_one_topology(path: Path, state: CheckpointState, environment: dict[str, str]) -> None:
+    differences = differences_of(state.environment, environment)
+    if differences or state.earlier_topologies:
+        how = differences or f"first {', '.join(state.earlier_topologies)}"
+        raise StepError(f"checkpoint {path} was made in another topology ({how}): nothing can be its exact continuation")
+
+
+def _without_topology(environment: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if name not in TOPOLOGY}
+
+
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
 
 
-def _write(folder: Path, name: str, data: bytes, files: dict[str, tuple[int, str]]) -> None:
+def _write(folder: Path, name: str, data: bytes) -> tuple[int, str]:
     with (folder / name).open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    files[name] = (len(data), digest_of_bytes(data))
+    return len(data), digest_of_bytes(data)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -74,8 +74,9 @@ def _why_not(job: TrainJob, state: CheckpointState, environment: dict[str, str])
             f"of {job.training.tokens:,} shares its first {last} steps"
         )
     differences = differences_of(state.environment, environment)
-    if differences:
-        return f"it was made in an environment that computes other bits ({differences})"
+    if differences or state.earlier_topologies:
+        how = differences or f"its topology was first {', '.join(state.earlier_topologies)}"
+        return f"it was made in an environment that computes other bits ({how})"
     if (state.sequences, state.tokens) != (state.step * job.batch_sequences, state.step * job.training.batch_tokens):
         return f"its position ({state.sequences} sequences, {state.tokens} tokens) does not belong to step {state.step}"
     return None

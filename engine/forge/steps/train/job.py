@@ -11,7 +11,7 @@ from forge.contract.checkpoints import lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining, Training, exact
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import num_replayed
 
@@ -29,7 +29,7 @@ class TrainJob:
     key: str
     attempt: int
     architecture: Architecture
-    training: Training
+    training: LargeTraining
     chat_template: str
     objective: str
     processes: int
@@ -50,9 +50,29 @@ class TrainJob:
         return self.training.batch_tokens // self.training.sequence_length
 
     @property
+    def shards_data(self) -> bool:
+        """Whether each process holds a slice of the model alone (FSDP2)."""
+        return self.training.parallelism.data == "fsdp2"
+
+    @property
+    def data_processes(self) -> int:
+        """Shares into which a batch is split."""
+        return self.processes // self.training.parallelism.tensor
+
+    @property
+    def topology(self) -> str:
+        """In words, how the training is spread."""
+        if self.processes == 1:
+            return "1 process"
+        slices = self.training.parallelism.tensor
+        parts = [f"{self.data_processes} x {self.training.parallelism.data}"] if self.data_processes > 1 else []
+        parts += [f"{slices} x tensor"] if slices > 1 else []
+        return f"{self.processes} processes ({', '.join(parts)})"
+
+    @property
     def process_sequences(self) -> int:
         """Sequences of one optimiser step in one process."""
-        return self.batch_sequences // self.processes
+        return self.batch_sequences // self.data_processes
 
     @property
     def micro_batch_sequences(self) -> int:
@@ -114,7 +134,9 @@ def read_job(request: StepRequest) -> TrainJob:
     try:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
         fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
-        training = Training.model_validate({**parameters["training"], **settings})
+        of_all = Training if objective in TUNED else LargeTraining
+        checked = of_all.model_validate({**parameters["training"], **settings})
+        training = LargeTraining.model_validate(checked.model_dump())
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -152,9 +174,21 @@ def _check_split(job: TrainJob) -> None:
             f"{job.subject}: training.sequence_length is {job.training.sequence_length}, but the model has "
             f"{job.architecture.max_position_embeddings} positions (max_position_embeddings); shorten it"
         )
-    if job.batch_sequences % job.processes:
+    slices = job.training.parallelism.tensor
+    if job.processes % slices:
         raise StepError(
-            f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.processes} processes; "
+            f"{job.subject}: {job.processes} processes are no multiple of training.parallelism.tensor ({slices}); "
+            "change resources.count or the latter"
+        )
+    for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
+        if getattr(job.architecture, name) % slices:
+            raise StepError(
+                f"{job.subject}: {name} ({getattr(job.architecture, name)}) is no multiple of training.parallelism.tensor "
+                f"({slices}): the model cannot be cut into so many equal slices"
+            )
+    if job.batch_sequences % job.data_processes:
+        raise StepError(
+            f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be split over {job.data_processes} processes; "
             "make batch_tokens / sequence_length a multiple of resources.count"
         )
     if job.process_sequences % job.micro_batch_sequences:

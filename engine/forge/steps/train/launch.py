@@ -87,12 +87,10 @@ def _under_torchrun(run: StepRun, job: TrainJob) -> Metrics:
         return metrics
     failures = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.folder.glob(f"{_FILE}.failure-*"))]
     stopped = next((failure for failure in failures if failure["stopped"]), None)
-    if stopped is not None:
+    if stopped is not None and run.stop.reason:
         raise StoppedError(stopped["message"])
     run.stop.check()
-    if failures:
-        raise _error_of(failures, job)
-    raise RuntimeError(f"{job.subject}: torchrun ended with status {status}; the ranks' output is in this step's log")
+    raise _error_of(failures, job, status)
 
 
 def _launch_and_wait(command: list[str], environment: dict[str, str], stop: StopRequest) -> int:
@@ -110,11 +108,27 @@ def _launch_and_wait(command: list[str], environment: dict[str, str], stop: Stop
     return process.wait()
 
 
-def _error_of(failures: list[dict[str, Any]], job: TrainJob) -> Exception:
-    """The failure that explains most: one of the machine's before the others, else the lowest rank's."""
-    first = next((failure for failure in failures if failure["errno"] is not None), failures[0])
-    message = f"{first['message']} (rank {first['rank']} of {job.processes})"
-    error = StepError(message)
-    if first["errno"] is not None:
-        error.__cause__ = OSError(first["errno"], os.strerror(first["errno"]))
-    return error
+def _error_of(failures: list[dict[str, Any]], job: TrainJob, status: int) -> Exception:
+    """The failure that explains most.
+
+    One of the machine's before the others, then one that names its reason; a rank that left no word was killed, and the
+    others' lost connections, or the request to stop that torchrun sent them, follow from that.
+    """
+    reasons = [failure for failure in failures if failure["known"] and not failure["stopped"]]
+    first = next((failure for failure in reasons if failure["errno"] is not None), reasons[0] if reasons else None)
+    if first is not None:
+        error = StepError(f"{first['message']} (rank {first['rank']} of {job.processes})")
+        if first["errno"] is not None:
+            error.__cause__ = OSError(first["errno"], os.strerror(first["errno"]))
+        return error
+    killed = sorted(set(range(job.processes)) - {failure["rank"] for failure in failures})
+    if killed and len(killed) < job.processes:
+        ranks = ", ".join(str(rank) for rank in killed)
+        error = StepError(
+            f"{job.subject}: rank {ranks} of {job.processes} was killed (by the kernel where memory ran out, or by hand); the "
+            "others were ended. The last checkpoint is kept, and the next attempt goes on from there"
+        )
+        error.__cause__ = MemoryError("a training process was killed")
+        return error
+    said = f": {failures[0]['message']} (rank {failures[0]['rank']})" if failures else ""
+    return RuntimeError(f"{job.subject}: torchrun ended with status {status}{said}; the ranks' output is in this step's log")

@@ -2,49 +2,40 @@
 
 Rules:
 1. A step reads only weights, optimiser state, its position and the seed; so a resumed run takes the same steps.
-2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps.
+2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps. A loss that
+   has risen too far above the lowest mean before it ends the training too: what follows would be spent on a model that is lost.
 3. All ranks agree on stopping, because the request to stop travels with the loss of the same step, and between two
    batches of a validation in a sum of its own.
-4. Validation and checkpoints depend on the step number alone and change no state of the training.
-5. The state at the last step that a longer run shares (``spec.extend``) is written once to a folder that no rotation
-   touches; at the end it becomes the by-product ``checkpoint``. Where a resumed run finds no sound one, there is none.
+4. Validation and checkpoints (``keeping``) depend on the step number alone and change no state of the training.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from forge.contract.checkpoints import BEFORE_DECAY, CHECKPOINTS
 from forge.contract.messages import Continued
 from forge.errors import StepError
 from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
-from forge.steps.train.checkpoint import (
-    Checkpoint,
-    CheckpointState,
-    copy_checkpoint,
-    find_kept,
-    load_checkpoint,
-    load_newest,
-    remove_before,
-    save_checkpoint,
-)
-from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.data import Corpus, Replay, TokenFile, training_batch, validation_batches
-from forge.steps.train.distributed import World, sum_gradients, sum_values, text_of_main
+from forge.steps.train.distributed import World, sum_values
 from forge.steps.train.job import TrainJob
+from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
-from forge.steps.train.optimizer import load_optimizer_tensors, optimizer_tensors, set_learning_rate
+from forge.steps.train.optimizer import set_learning_rate
 from forge.steps.train.schedule import learning_rate
+from forge.steps.train.sharding import clip_gradients, sum_gradients, sum_later
 from forge.steps.train.throughput import Throughput, memory_bytes
 
 Emit = Callable[..., None]
+_STEPS_OF_A_MEAN = 8
+"""Losses of single steps scatter; a rise is measured against the mean of so many."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +77,10 @@ class Outcome:
     """Of the steps of this attempt, validations and checkpoints not counted."""
     continued: Continued | None
     """The run that this one continued, in this attempt or an earlier one."""
-
-
-@dataclass
-class _Progress:
-    """Where the training stands."""
-
-    step: int = 0
-    train_loss: float = math.nan
-    previous_checkpoint: int | None = None
-    continued: Continued | None = None
+    checkpoint_stall_seconds: float
+    """How long the steps of this attempt have waited for checkpoints."""
+    earlier_topologies: tuple[str, ...]
+    """How the training was spread before, where that changed on the way."""
 
 
 @dataclass
@@ -107,11 +92,12 @@ class Trainer:
     world: World
     model: LlamaForCausalLM
     optimizer: torch.optim.Optimizer
-    scratch: Path
+    keeper: Keeper
     emit: Emit
     replay: Corpus | None = None
     """The data that is replayed, where ``job.replay_fraction`` says how much."""
-    progress: _Progress = field(default_factory=_Progress)
+    progress: Progress = field(default_factory=Progress)
+    recent_losses: deque[float] = field(default_factory=lambda: deque(maxlen=_STEPS_OF_A_MEAN))
 
     def fit(self, stop: StopRequest) -> Outcome:
         """Train to the end; raises ``StepError`` for a loss that is not finite, ``StoppedError`` for a request to stop."""
@@ -120,38 +106,48 @@ class Trainer:
         if job.base is not None:  # before a checkpoint is taken up: the weights are still the base's
             with stop.deferred():
                 base = self._measure_base(stop)
-        resumed_from = self._resume()
+        self.progress, message = self.keeper.take_up()
+        if message:
+            self._emit_progress(message=message)
+        resumed_from = self.progress.step
         clock = Throughput()
         with stop.deferred():
-            if resumed_from and resumed_from == job.kept_step:
-                self._keep()
-            while self.progress.step < job.total_steps:
-                clock.start()
-                reason = self._step(stop, clock)
-                clock.stop(job.training.batch_tokens)
-                step = self.progress.step
-                if step == job.kept_step:
-                    self._keep()
-                if reason:
-                    self._end_here(reason)
-                if step % job.checkpoint_every_steps == 0 or step == job.total_steps:
-                    self._checkpoint()
-                if step % job.validate_every_steps == 0 and step < job.total_steps:
-                    self._validate(stop)
-            measured = self._validate(stop)
+            try:
+                self._train(stop, clock, resumed_from)
+                measured = self._validate(stop)
+            finally:
+                self.keeper.finish()  # every rank comes by here, and what was begun is whole or it is not there
         progress = self.progress
-        return Outcome(progress.train_loss, base, measured, resumed_from, clock.tokens_per_second, progress.continued)
+        return Outcome(
+            progress.train_loss,
+            base,
+            measured,
+            resumed_from,
+            clock.tokens_per_second,
+            progress.continued,
+            self.keeper.stalled_seconds,
+            progress.earlier_topologies,
+        )
 
-    def leave_checkpoint(self, folder: Path) -> None:
-        """Make the by-product: the checkpoint from before the decay, if a sound one is kept."""
-        step = self.job.kept_step
-        kept = self._kept(lambda text: self._emit_progress(message=text))
-        if kept is not None:
-            copy_checkpoint(kept, folder)
-        elif step:
-            self._emit_progress(
-                message=f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch"
-            )
+    def _train(self, stop: StopRequest, clock: Throughput, resumed_from: int) -> None:
+        """All steps that are left."""
+        job = self.job
+        if resumed_from and resumed_from == job.kept_step:
+            self.keeper.keep(self.progress)
+        while self.progress.step < job.total_steps:
+            clock.start()
+            reason = self._step(stop, clock)
+            clock.stop(job.training.batch_tokens)
+            step = self.progress.step
+            self.keeper.poll()
+            if step == job.kept_step:
+                self.keeper.keep(self.progress)
+            if reason:
+                self._end_here(reason)
+            if step % job.checkpoint_every_steps == 0 or step == job.total_steps:
+                self.keeper.write(self.progress)
+            if step % job.validate_every_steps == 0 and step < job.total_steps:
+                self._validate(stop)
 
     def _step(self, stop: StopRequest, clock: Throughput) -> StopReason | None:
         """One optimiser step; returns why to stop, or None."""
@@ -159,18 +155,19 @@ class Trainer:
         rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        summed_loss = self._accumulate(step * job.batch_sequences + self.world.rank * job.process_sequences)
+        summed_loss = self._accumulate(step * job.batch_sequences + self.world.data_rank * job.process_sequences)
         asked = stop.reason
         summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
         loss = summed_loss / training.batch_tokens
-        sum_gradients(self.model.parameters(), self.world)
-        norm = self._clip()
+        sum_gradients(self.model, self.world)
+        norm = clip_gradients(self.model, training.optimizer.gradient_clip_norm, self.world)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise StepError(
                 f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
                 f"expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in the last "
                 "checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
             )
+        self._check_rise(loss, rate)
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
@@ -186,12 +183,28 @@ class Trainer:
             )
         return _first_reason(askers)
 
+    def _check_rise(self, loss: float, rate: float) -> None:
+        """Refuse a loss that has left the lowest mean before it far below; remembers the loss."""
+        limit, lowest, step = self.job.training.max_loss_rise, self.progress.lowest_mean_loss, self.progress.step
+        if limit is not None and lowest is not None and loss > lowest + limit:
+            raise StepError(
+                f"{self.job.subject}: at step {step + 1} of {self.job.total_steps} the loss is {loss:.4f}, more than "
+                f"training.max_loss_rise ({limit}) above the lowest mean of {_STEPS_OF_A_MEAN} steps before it ({lowest:.4f}; "
+                f"learning rate {rate:.3g}). The weights before this step are kept in the last checkpoint; lower optimizer.lr, "
+                "lengthen schedule.warmup_tokens, look at the data of this step, or raise max_loss_rise"
+            )
+        self.recent_losses.append(loss)
+        if len(self.recent_losses) == _STEPS_OF_A_MEAN:
+            mean = sum(self.recent_losses) / _STEPS_OF_A_MEAN
+            self.progress.lowest_mean_loss = mean if lowest is None else min(lowest, mean)
+
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
         if not self.progress.step:  # the base was being measured: what earlier attempts left is as it was
             raise StoppedError(f"stopped by {reason} before this attempt's first step")
         if self.progress.previous_checkpoint != self.progress.step:
-            self._checkpoint()
+            self.keeper.write(self.progress)
+        self.keeper.finish()
         raise StoppedError(
             f"stopped by {reason} after step {self.progress.step} of {self.job.total_steps}; a checkpoint is written"
         )
@@ -209,18 +222,12 @@ class Trainer:
                 job.micro_batch_sequences,
                 self._replay,
             ).to(self.world.device)
+            sum_later(self.model, later=first + job.micro_batch_sequences < job.process_sequences)
             with self._autocast():
                 loss = self.model(batch.inputs, batch.targets)
             (loss / training.batch_tokens).backward()
             losses.append(loss.detach())
         return float(torch.stack(losses).double().sum())
-
-    def _clip(self) -> float:
-        limit = self.job.training.optimizer.gradient_clip_norm
-        if limit is None:
-            gradients = [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-            return float(get_total_norm(gradients))
-        return float(clip_grad_norm_(self.model.parameters(), limit))
 
     @cached_property
     def _replay(self) -> Replay | None:
@@ -249,17 +256,18 @@ class Trainer:
     def _validate_on(self, tokens: TokenFile, stop: StopRequest) -> Validation:
         summed, count = 0.0, 0
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
-        for index, batch in enumerate(batches):
-            if index % self.world.size == 0:
-                asked = stop.reason
-                reason = _first_reason(sum_values([float(asked is each) for each in StopReason], self.world))
-                if reason:
-                    self._end_here(reason)
-            count += batch.targets.numel()
-            if index % self.world.size == self.world.rank:
-                on_device = batch.to(self.world.device)
-                with self._autocast():
-                    summed += float(self.model(on_device.inputs, on_device.targets))
+        while shares := list(islice(batches, self.world.data_size)):
+            asked = stop.reason
+            reason = _first_reason(sum_values([float(asked is each) for each in StopReason], self.world))
+            if reason:
+                self._end_here(reason)
+            count += sum(batch.targets.numel() for batch in shares)
+            # Whoever has no share left computes another's: a model in slices needs every rank for each forward pass.
+            has_share = self.world.data_rank < len(shares)
+            on_device = shares[self.world.data_rank if has_share else 0].to(self.world.device)
+            with self._autocast():
+                loss = float(self.model(on_device.inputs, on_device.targets))
+            summed += loss if has_share else 0.0
         summed = sum_values([summed], self.world)[0]
         return Validation(summed / count, _bits_per_byte(summed, tokens))
 
@@ -267,94 +275,9 @@ class Trainer:
         enabled = self.job.training.precision == "bfloat16"
         return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _checkpoint(self) -> None:
-        """Write a checkpoint of the present step and remove those before the one before it."""
-        if self.world.is_main:
-            folder = self.scratch / CHECKPOINTS
-            path = self._save(folder)
-            if self.progress.previous_checkpoint is not None:
-                remove_before(folder, self.progress.previous_checkpoint)
-            self._emit_progress(message=f"checkpoint {path.name}")
-        self.progress.previous_checkpoint = self.progress.step
-
-    def _keep(self) -> None:
-        """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
-        if self.world.is_main and self._kept(lambda _: None) is None:
-            self._save(self.scratch / BEFORE_DECAY)
-
-    def _kept(self, report: Callable[[str], None]) -> Path | None:
-        job = self.job
-        return find_kept(self.scratch / BEFORE_DECAY, job.kept_step, job.key, bit_environment(job, self.world), report)
-
-    def _save(self, folder: Path) -> Path:
-        state = CheckpointState(
-            key=self.job.key,
-            attempt=self.job.attempt,
-            step=self.progress.step,
-            tokens=self.progress.step * self.job.training.batch_tokens,
-            sequences=self.progress.step * self.job.batch_sequences,
-            train_loss=self.progress.train_loss,
-            environment=bit_environment(self.job, self.world),
-            lineage=self.job.lineage,
-            training_tokens=self.job.training.tokens,
-            continued=self.progress.continued,
-        )
-        groups = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer_tensors(self.model, self.optimizer),
-            "rng": {"cpu": torch.get_rng_state()},
-        }
-        return save_checkpoint(folder, state, groups)
-
-    def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
-        """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""
-        environment = bit_environment(self.job, self.world)
-        own = load_newest(self.scratch / CHECKPOINTS, self.job.key, environment, lambda text: self.emit(message=text))
-        if self.job.continues is not None:
-            try:
-                other = open_continuation(self.job, self.job.continues, environment, 0 if own is None else own.state.step)
-            except StepError as error:
-                if own is None:
-                    raise
-                self.emit(message=f"{error}; going on from checkpoint {own.path.name} of this run itself")
-            else:
-                if other is not None:
-                    return other, continued_from(other, self.job.continues)
-        return own, None if own is None else own.state.continued
-
-    def _resume(self) -> int:
-        """Take up the furthest checkpoint; returns its step, 0 where there is none."""
-        found, continued = self._find_start() if self.world.is_main else (None, None)
-        path = text_of_main("" if found is None else str(found.path), self.world)
-        if not path:
-            return 0
-        checkpoint = found or load_checkpoint(Path(path))
-        state = checkpoint.state
-        if state.sequences != state.step * self.job.batch_sequences:
-            raise StepError(f"checkpoint {path}: its data position {state.sequences} does not belong to step {state.step}")
-        self.model.load_state_dict(checkpoint.groups["model"])
-        load_optimizer_tensors(self.model, self.optimizer, checkpoint.groups["optimizer"])
-        torch.set_rng_state(checkpoint.groups["rng"]["cpu"])
-        own = state.key == self.job.key
-        self.progress = _Progress(state.step, state.train_loss, state.step if own else None, continued)
-        source = checkpoint.path.name if own else f"of step {state.step} of step key {state.key}"
-        self._emit_progress(message=f"resumed from checkpoint {source}")
-        return state.step
-
     def _emit_progress(self, **fields: Any) -> None:
         step = self.progress.step
         self.emit(step=step, tokens=step * self.job.training.batch_tokens, fraction=step / self.job.total_steps, **fields)
-
-
-def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
-    """What the bits of a step depend on beside its key."""
-    return {
-        "torch": torch.__version__,
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": world.device.type,
-        "threads": str(job.threads),
-        "processes": str(job.processes),
-    }
 
 
 def _first_reason(askers: list[float]) -> StopReason | None:

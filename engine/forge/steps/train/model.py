@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from forge.spec.model import Architecture
+from forge.steps.train.kernels import causal_attention, rms_norm
 from forge.steps.train.loss import summed_cross_entropy
 
 
@@ -47,7 +48,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x_bsh: torch.Tensor) -> torch.Tensor:
         """Normalise over H."""
-        return functional.rms_norm(x_bsh, self.weight.shape, self.weight, self.eps)
+        return rms_norm(x_bsh, self.weight, self.eps)
 
 
 class Attention(nn.Module):
@@ -69,9 +70,7 @@ class Attention(nn.Module):
             projection(x_bsh).unflatten(-1, (-1, self.head)).transpose(1, 2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed_bnsd = functional.scaled_dot_product_attention(
-            rotary(query_bnsd), rotary(key_bksd), value_bksd, is_causal=True, enable_gqa=True
-        )
+        mixed_bnsd = causal_attention(rotary(query_bnsd), rotary(key_bksd), value_bksd)
         return cast("torch.Tensor", self.o_proj(mixed_bnsd.transpose(1, 2).flatten(-2)))
 
 

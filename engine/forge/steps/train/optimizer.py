@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from forge.spec.model import Optimizer
 
@@ -13,13 +14,18 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
 
     The fused kernel is elementwise: it gives the same bits in every run (tests/steps/train/test_train_resume.py).
     """
-    decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    groups: dict[tuple[bool, str], list[nn.Parameter]] = {}
     for name, parameter in _trained(model):
-        (decayed if parameter.ndim == 2 and "embed_tokens" not in name else kept).append(parameter)
+        is_decayed = parameter.ndim == 2 and "embed_tokens" not in name
+        # One kernel call takes tensors of one kind: whole, or cut over the same part of the grid of processes.
+        cut = str(parameter.device_mesh.mesh_dim_names) if isinstance(parameter, DTensor) else ""
+        groups.setdefault((not is_decayed, cut), []).append(parameter)
     beta1, beta2 = settings.betas
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
+        [
+            {"params": parameters, "weight_decay": 0.0 if is_kept else settings.weight_decay}
+            for (is_kept, _), parameters in sorted(groups.items(), key=lambda item: item[0])
+        ],
         lr=settings.lr,
         betas=(beta1, beta2),
         eps=settings.eps,
@@ -44,6 +50,16 @@ def load_optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, t
     """The inverse of ``optimizer_tensors``; moments go to their parameter's device, the step count stays as it was."""
     for name, parameter in _trained(model):
         optimizer.state[parameter] = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in _MOMENTS}
+
+
+def begin_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Give every parameter the state that its first step would make, cut as it is, for a checkpoint to be read into."""
+    for _, parameter in _trained(model):
+        optimizer.state[parameter] = {
+            "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
 
 
 def _trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:

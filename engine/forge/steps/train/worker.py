@@ -5,9 +5,11 @@ REQUEST lies in the attempt's folder. Under torchrun rank 0 leaves its metrics i
 beside it, for the step process to say.
 """
 
+import errno
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,15 @@ from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train.allocator import keep_freed_memory, memory_named
 from forge.steps.train.data import Corpus, count_windows, open_corpus
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
+from forge.steps.train.keeping import Keeper
 from forge.steps.train.loop import Outcome, Trainer
 from forge.steps.train.optimizer import build_optimizer
+from forge.steps.train.sharding import spread, whole_tensors
 from forge.steps.train.start import initial_model
 
 
@@ -35,20 +40,27 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     """
     job = read_job(run.request)
     make_deterministic(job)
+    keep_freed_memory()
     corpus = open_corpus(run.input("tokens"))
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
-    with open_world(job.accelerator, job.processes, meeting_point) as world:
+    if meeting_point is None and job.accelerator != "cpu":
+        meeting_point = run.folder / "world"
+        meeting_point.unlink(missing_ok=True)
+    grid = open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor)
+    with memory_named(job.subject), grid as world:
         emit = run.emit if world.is_main else _discard
         model = initial_model(job, corpus.meta.vocab_size).to(world.device)
+        spread(model, job, world)
         optimizer = build_optimizer(model, job.training.optimizer)
-        trainer = Trainer(job, corpus, world, model, optimizer, run.scratch, emit, replay)
-        outcome = trainer.fit(run.stop)
+        keeper = Keeper(job, world, model, optimizer, run.scratch, emit)
+        outcome = Trainer(job, corpus, world, model, optimizer, keeper, emit, replay).fit(run.stop)
+        weights = whole_tensors(model)
         if world.is_main:
             run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
-            export_weights(run.product("weights"), model.state_dict(), job, corpus.meta, run.input("tokenizer"))
-            trainer.leave_checkpoint(run.byproduct(BYPRODUCT))
+            export_weights(run.product("weights"), weights, job, corpus.meta, run.input("tokenizer"))
+            keeper.leave(run.byproduct(BYPRODUCT), lambda text: emit(message=text))
             if outcome.continued is not None:
                 run.continued = outcome.continued
     return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
@@ -69,6 +81,7 @@ def make_deterministic(job: TrainJob) -> None:
     """Pin everything in this process that could make the same step give other bits."""
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.training.seed % 2**63)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory with NaN finds reads of uninitialised memory; it makes no result more deterministic.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
@@ -83,11 +96,14 @@ def main(argv: list[str]) -> int:
     try:
         with stop.listening():
             metrics = train(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
-    except (StepError, OSError, MemoryError, StoppedError) as error:
-        stopped = isinstance(error, StoppedError)
-        failure = {"rank": rank, "message": str(error), "errno": _errno_of(error), "stopped": stopped}
-        _write_json(result_path.with_suffix(f".failure-{rank}"), failure)
-        print(f"rank {rank}: {error}", file=sys.stderr)
+    except (Exception, StoppedError) as error:  # noqa: BLE001 (a rank that leaves no word counts as killed: every other end has one)
+        known = isinstance(error, StepError | OSError | MemoryError | StoppedError)
+        message = str(error) if known else f"{type(error).__name__}: {error}"
+        failure = {"rank": rank, "message": message, "errno": _errno_of(error), "stopped": isinstance(error, StoppedError)}
+        _write_json(result_path.with_suffix(f".failure-{rank}"), {**failure, "known": known})
+        if not known:
+            traceback.print_exc()
+        print(f"rank {rank}: {message}", file=sys.stderr)
         return 1
     if rank == 0:
         _write_json(result_path, metrics)
@@ -110,6 +126,8 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         "flops": float(per_token * job.total_tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
         "flops_formula": FLOPS_FORMULA,
+        "checkpoint_stall_seconds": outcome.checkpoint_stall_seconds,
+        **({"earlier_topologies": "; ".join(outcome.earlier_topologies)} if outcome.earlier_topologies else {}),
     }
 
 
@@ -133,8 +151,8 @@ def _errno_of(error: BaseException) -> int | None:
     """The first error number down the chain of causes: it says whether the machine or the input is at fault."""
     link: BaseException | None = error
     while link is not None:
-        if isinstance(link, OSError):
-            return link.errno
+        if isinstance(link, OSError | MemoryError):
+            return link.errno if isinstance(link, OSError) else errno.ENOMEM
         link = link.__cause__
     return None
 

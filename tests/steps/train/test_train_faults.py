@@ -1,0 +1,144 @@
+"""What goes wrong on the machine: each fault ends in one clear message, the last good checkpoint kept, and a resumable run."""
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from forge.errors import StepError
+from forge.steps.train import checkpoint, loop
+from forge.steps.train.allocator import memory_named
+from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint
+
+Make = Callable[..., Any]
+EVERY = {"checkpoint_every_tokens": 256 * 4}
+
+
+def test_a_full_disk_keeps_the_checkpoint_before_and_leaves_no_half(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = new_attempt("whole", settings=EVERY)
+    whole.run()
+    first = new_attempt(settings=EVERY)
+    real, calls = checkpoint._write, []
+
+    def full(folder: Any, name: str, data: bytes) -> Any:
+        calls.append(name)
+        if calls.count("optimizer.safetensors") == 2:  # of step 4, of step 8
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / name))
+        return real(folder, name, data)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
+    with pytest.raises(StepError, match=r"the checkpoint of step 8 cannot be written to .*No space left on device") as told:
+        first.run()
+    assert isinstance(told.value.__cause__, OSError)
+    assert [path.name for path in first.checkpoints.iterdir()] == [checkpoint_name(4, 1)]
+    monkeypatch.undo()
+    second = new_attempt(number=2, settings=EVERY)
+    assert second.run()["resumed_from_step"] == 4
+    assert second.weights_digest() == whole.weights_digest()
+
+
+def test_a_loss_that_jumps_up_ends_the_training_before_the_step(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda *given: 30.0 if given[2] in (16, 17) else real(*given))
+    attempt = new_attempt(training={"tokens": 256 * 40}, settings={"checkpoint_every_tokens": 256 * 2})
+    with pytest.raises(
+        StepError, match=r"the loss is .*, more than training.max_loss_rise \(3.0\) above the lowest mean"
+    ) as told:
+        attempt.run()
+    failed = int(str(told.value).split("at step ")[1].split(" ")[0])
+    assert failed in (18, 19)
+    state = load_checkpoint(max(attempt.checkpoints.iterdir())).state
+    assert state.step < failed
+    assert state.lowest_mean_loss is not None
+    monkeypatch.undo()
+    again = new_attempt(number=2, training={"tokens": 256 * 40}, settings={"max_loss_rise": None})
+    assert again.run()["resumed_from_step"] == state.step
+
+
+def test_the_watch_over_the_loss_outlives_an_interruption(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss has risen at once after the resume: only what the checkpoint remembers tells so."""
+    first = new_attempt(training={"tokens": 256 * 40, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}})
+    first.run()
+    newest = max(first.checkpoints.iterdir())
+    state = load_checkpoint(newest).state
+    assert state.lowest_mean_loss is not None
+    for path in first.checkpoints.iterdir():
+        if path != newest:
+            continue
+        groups = load_checkpoint(path).groups
+        groups["model"]["model.norm.weight"].mul_(-20)
+        older = state.model_copy(update={"step": 36, "sequences": 36 * 8, "tokens": 36 * 256})
+        checkpoint.save_checkpoint(first.checkpoints, older, groups)
+    for path in first.checkpoints.iterdir():
+        if path.name != checkpoint_name(36, 1):
+            path.rename(path.with_suffix(".aside"))
+    second = new_attempt(number=2, training=first.training)
+    with pytest.raises(StepError, match=r"at step 37 of 40 the loss is .* above the lowest mean"):
+        second.run()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_out_of_memory_has_one_message_whoever_ran_out(error: Exception) -> None:
+    with pytest.raises(StepError, match=r"Model/x: out of memory: .*activation_checkpointing") as told, memory_named("Model/x"):
+        raise error
+    assert isinstance(told.value.__cause__, MemoryError)
+    with pytest.raises(RuntimeError, match="other"), memory_named("Model/x"):
+        raise RuntimeError("other")
+
+
+def test_an_allocation_that_the_machine_refuses_is_a_matter_of_resources(new_attempt: Make) -> None:
+    """The first matrix is larger than the address space: a real refusal, in a process of its own."""
+    attempt = new_attempt(architecture={"hidden_size": 1 << 16})
+    path = attempt.folder / "request.json"
+    path.write_text(attempt.request().model_dump_json())
+    done = subprocess.run(
+        [sys.executable, "-m", "forge.steps", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (12 << 30, 12 << 30)),
+    )
+    assert done.returncode == 1
+    assert attempt.failure()["cause"] == "resource", done.stderr
+    assert "Model/tiny: out of memory" in attempt.failure()["message"]
+
+
+def test_a_killed_rank_is_named_and_the_run_goes_on_from_its_checkpoint(new_attempt: Make) -> None:
+    fields = {"training": {"tokens": 256 * 3000}, "processes": 2}
+    settings = {"checkpoint_every_tokens": 256 * 20, "parallelism": {"data": "fsdp2"}}
+    attempt = new_attempt(settings=settings, **fields)
+    process = attempt.start()
+    deadline = time.monotonic() + 90
+    while not list(attempt.checkpoints.glob("step-????????-attempt-1")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "forge.steps.train.worker" in child.cmdline()
+    ]
+    victim = next(rank for rank in ranks if rank.environ().get("RANK") == "1")
+    victim.send_signal(signal.SIGKILL)
+    process.communicate(timeout=90)
+    assert process.returncode == 1
+    assert attempt.failure()["cause"] == "resource"
+    assert "rank 1 of 2 was killed" in attempt.failure()["message"]
+    newest = max(attempt.checkpoints.glob("step-????????-attempt-1"))
+    assert load_checkpoint(newest).state.step > 0

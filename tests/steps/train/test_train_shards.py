@@ -1,0 +1,99 @@
+"""Writing slices beside the training, in a group of one: what is copied, what is seen, what a full disk leaves."""
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from forge.errors import StepError
+from forge.steps.train import shards
+from forge.steps.train.checkpoint import CheckpointState, checkpoint_name, load_checkpoint
+from forge.steps.train.distributed import World, open_world
+from forge.steps.train.shards import ShardWriter, read_shards
+
+KEY = "sha256:" + "a" * 64
+NOBODY = World(0, 1, torch.device("cpu"))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with open_world("cpu", 1, tmp_path / "meeting-point") as world:
+        yield world
+
+
+def _state(step: int) -> CheckpointState:
+    return CheckpointState(
+        key=KEY, attempt=1, step=step, tokens=8 * step, sequences=step, train_loss=1.0, environment={}, layout="sharded"
+    )
+
+
+def _tensors(value: float) -> dict[str, torch.Tensor]:
+    return {
+        "model.w": torch.full((64, 64), value),
+        "optimizer.step.w": torch.tensor(value),
+        "rng.cpu": torch.full((8,), int(value), dtype=torch.uint8),
+    }
+
+
+def test_what_is_written_is_the_state_of_when_it_began(tmp_path: Path, world: World) -> None:
+    writer, tensors, folder = ShardWriter(world), _tensors(3.0), tmp_path / "checkpoints"
+    cleared: list[str] = []
+    writer.begin(folder, _state(4), tensors, lambda: cleared.append("after"))
+    for tensor in tensors.values():
+        tensor.fill_(9)
+    path = writer.finish()
+    assert path == folder / checkpoint_name(4, 1)
+    assert cleared == ["after"]
+    assert load_checkpoint(path).state == _state(4)
+    found = _tensors(0.0)
+    read_shards(path, found, NOBODY)
+    assert all(torch.equal(found[name], tensor) for name, tensor in _tensors(3.0).items())
+    assert sorted(entry.name for entry in folder.iterdir()) == [checkpoint_name(4, 1)]
+
+
+def test_nothing_is_visible_before_it_is_whole(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    real = shards.publish
+
+    def publish(temporary: Path, final: Path, state: CheckpointState) -> Path:
+        seen.append([entry.name for entry in final.parent.iterdir()])
+        return real(temporary, final, state)
+
+    monkeypatch.setattr(shards, "publish", publish)
+    writer = ShardWriter(world)
+    writer.begin(tmp_path / "checkpoints", _state(4), _tensors(1.0), lambda: None)
+    assert writer.finish() is not None
+    assert seen == [[f"{checkpoint_name(4, 1)}.tmp"]]
+    assert writer.finish() is None, "there is nothing more to wait for"
+
+
+def test_a_full_disk_is_said_at_the_end_and_leaves_the_one_before(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, folder = ShardWriter(world), tmp_path / "checkpoints"
+    writer.begin(folder, _state(4), _tensors(1.0), lambda: None)
+    writer.finish()
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    writer.begin(folder, _state(8), _tensors(2.0), lambda: pytest.fail("the one before was cleared"))
+    with pytest.raises(StepError, match=f"checkpoint {checkpoint_name(8, 1)} cannot be written: .*No space left") as told:
+        writer.finish()
+    assert isinstance(told.value.__cause__, OSError)
+    assert [entry.name for entry in folder.iterdir()] == [checkpoint_name(4, 1)]
+
+
+def test_slices_of_another_model_are_refused(tmp_path: Path, world: World) -> None:
+    writer = ShardWriter(world)
+    writer.begin(tmp_path, _state(4), _tensors(1.0), lambda: None)
+    path = writer.finish()
+    assert path is not None
+    with pytest.raises(StepError, match="does not hold this model's tensors"):
+        read_shards(path, {"model.other": torch.zeros(3)}, NOBODY)
+    with pytest.raises(StepError, match="does not hold this model's tensors"):
+        read_shards(path, {"model.w": torch.zeros(65, 64)}, NOBODY)
