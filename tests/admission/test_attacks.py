@@ -388,9 +388,7 @@ def test_a_reader_beside_a_writer_sees_no_rewritten_ledger(copy_of_applied: Path
 def test_threads_that_read_envelopes_find_what_one_finds(
     copy_of_applied: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    foreign, attestations = as_it_stands(
-        copy_of_applied, config_home, record_of(copy_of_applied, "curate/small"), Role.TRAINER
-    )
+    foreign, attestations = as_it_stands(copy_of_applied, config_home, record_of(copy_of_applied, "curate/small"), Role.TRAINER)
     unsigned = record_of(copy_of_applied, "evaluate/small.small").model_copy(update={"attestations": {}})
     changed = {body.key: body for body in (foreign, unsigned)}
     bodies = [changed.get(body.key, body) if isinstance(body, Record) else body for body in bodies_of(copy_of_applied)]

@@ -20,7 +20,6 @@ SMALLER = {
     r"micro_batch_sequences: \d+": "micro_batch_sequences: 16",
     r"warmup_tokens: \d+k": "warmup_tokens: 0",
 }
-SUSPENDED = '  annotations: {forge/suspend: "true"}\n'
 
 
 def write_examples(folder: Path) -> None:
@@ -35,19 +34,12 @@ def write_examples(folder: Path) -> None:
         path.write_text(text)
 
 
-def test_they_run_where_somebody_asks_and_their_chains_hold(copy_of_applied: Path, config_home: Path) -> None:
+def test_they_run_and_their_chain_holds(copy_of_applied: Path, config_home: Path) -> None:
     write_examples(copy_of_applied)
-    commit_all(copy_of_applied, "the examples, suspended")
-    plan = json.loads(run_forge(copy_of_applied, config_home, "plan", "--format", "json").stdout)
-    assert {action["id"] for action in plan["actions"] if action["kind"] not in ("nothing", "blocked")} == set()
-    for name in EXAMPLES:
-        path = copy_of_applied / "models" / name / "model.yaml"
-        assert SUSPENDED in path.read_text()
-        path.write_text(path.read_text().replace(SUSPENDED, ""))
     deployment = DEPLOYMENT.replace("small-local", "preferred").replace("environment: local", "environment: preferred")
     deployment = deployment.replace("Model/small", "Model/handbook-preferred").replace("max: 7.0", "max: 20.0")
     (copy_of_applied / "models" / "preferred.yaml").write_text(deployment)
-    commit_all(copy_of_applied, "somebody asks")
+    commit_all(copy_of_applied, "models that learn to answer")
     run_forge(copy_of_applied, config_home, "apply", "--yes")
     tuned, preferring = (record_of(copy_of_applied, f"train/{name}") for name in EXAMPLES)
     assert preferring.inputs["base"] == tuned.products["weights"]
@@ -59,3 +51,12 @@ def test_they_run_where_somebody_asks_and_their_chains_hold(copy_of_applied: Pat
     assert "train/handbook-answers" in said
     again = json.loads(run_forge(copy_of_applied, config_home, "plan", "--format", "json").stdout)
     assert {action["kind"] for action in again["actions"]} == {"nothing"}
+
+
+def test_a_fault_in_their_data_is_named_as_the_commit_names_it(copy_of_applied: Path, config_home: Path) -> None:
+    write_examples(copy_of_applied)
+    folder = copy_of_applied / "models" / "handbook-answers"
+    (folder / "chats" / "added.jsonl").write_text('{"messages": [{"role": "user", "content": "hello?"}]}\n')
+    commit_all(copy_of_applied, "a question that nobody answers")
+    done = run_forge(copy_of_applied, config_home, "apply", "--yes", "--target", "Model/handbook-answers", code=1)
+    assert "models/handbook-answers/chats/added.jsonl:1: the assistant says nothing" in done.stdout + done.stderr

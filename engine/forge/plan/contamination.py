@@ -28,7 +28,7 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
 
 
 def _message(model: str, suite: str, data: str, compiled: Mapping[str, Compiled]) -> str:
-    """``suite`` is empty where ``data`` is a folder of weights."""
+    """``suite`` is empty where ``data`` is a folder of weights; a model as ``data`` is what it learnt to answer from."""
     if not suite:
         return f"{model} is evaluated, and what the weights in {data} were trained on is not known here"
     if data.startswith("Model/"):

@@ -124,6 +124,47 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(
     assert third.weights_digest() == whole.weights_digest()
 
 
+def test_an_adapters_dropout_is_what_the_spec_says(new_preferring: Make) -> None:
+    """TRL's default would switch it off without a word."""
+    training = {"tokens": 64 * 4 * 3, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}}
+    digests = set()
+    for dropout in (0.0, 0.5):
+        adapter = {"lora": {**LORA["lora"], "dropout": dropout}}
+        attempt = new_preferring(str(dropout), adapter=adapter, training=training)
+        attempt.run()
+        digests.add(attempt.weights_digest())
+    assert len(digests) == 2
+
+
+def test_in_bfloat16_the_reference_is_computed_as_the_policy_is(new_preferring: Make) -> None:
+    """Before the first step they are the same model: whatever rounding does, it does to both, so the margin is 0."""
+    training = {"tokens": 64 * 4, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}, "precision": "bfloat16"}
+    assert new_preferring(training=training).run()["train_loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
+def test_asked_to_stop_while_the_reference_reads_it_leaves_nothing_behind(
+    new_preferring: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is trained yet, so nothing is kept; the next attempt ends with the same bytes."""
+    whole = new_preferring("whole")
+    whole.run()
+    stop = StopRequest()
+    original = dpo.DPOTrainer.compute_ref_log_probs
+
+    def stopping(self: Any, model: Any, inputs: Any) -> Any:
+        stop._signalled = True
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(dpo.DPOTrainer, "compute_ref_log_probs", stopping)
+    with pytest.raises(StoppedError, match="while measuring, after step 0"):
+        new_preferring("cut").run(stop)
+    monkeypatch.undo()
+    second = new_preferring("cut", number=2)
+    assert not second.checkpoints.exists()
+    assert second.run()["resumed_from_step"] == 0
+    assert second.weights_digest() == whole.weights_digest()
+
+
 def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_preferring: Make) -> None:
     training = {"tokens": 64 * 4 * 90, "checkpoint_every_tokens": 64 * 4 * 5}
     whole = new_preferring("whole", training=training)

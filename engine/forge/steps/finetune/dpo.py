@@ -93,7 +93,7 @@ class Comparisons:
                 max_length=None,
                 disable_dropout=False,  # the adapter's, the only one: what the spec says of it holds
             ),
-            train_dataset=_dataset(rows),
+            train_dataset=_dataset(rows[:1]),  # the rows follow with what the reference says of them
             processing_class=apprentice.tokenizer,
             optimizers=apprentice.optimizers,
             callbacks=apprentice.callbacks,
