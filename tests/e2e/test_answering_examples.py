@@ -25,8 +25,8 @@ SMALLER = {
 def write_examples(folder: Path) -> None:
     """Both as they are in this repository, on the small model, and with a training of two steps."""
     for name in EXAMPLES:
-        shutil.copytree(ROOT / "models" / name, folder / "models" / name)
-        path = folder / "models" / name / "model.yaml"
+        shutil.copytree(ROOT / "models" / "examples" / name, folder / "models" / "examples" / name)
+        path = folder / "models" / "examples" / name / "model.yaml"
         text = path.read_text()
         for old, new in SMALLER.items():
             text, count = re.subn(old, new, text)
@@ -55,8 +55,8 @@ def test_they_run_and_their_chain_holds(copy_of_applied: Path, config_home: Path
 
 def test_a_fault_in_their_data_is_named_as_the_commit_names_it(copy_of_applied: Path, config_home: Path) -> None:
     write_examples(copy_of_applied)
-    folder = copy_of_applied / "models" / "handbook-answers"
+    folder = copy_of_applied / "models" / "examples" / "handbook-answers"
     (folder / "chats" / "added.jsonl").write_text('{"messages": [{"role": "user", "content": "hello?"}]}\n')
     commit_all(copy_of_applied, "a question that nobody answers")
     done = run_forge(copy_of_applied, config_home, "apply", "--yes", "--target", "Model/handbook-answers", code=1)
-    assert "models/handbook-answers/chats/added.jsonl:1: the assistant says nothing" in done.stdout + done.stderr
+    assert "models/examples/handbook-answers/chats/added.jsonl:1: the assistant says nothing" in done.stdout + done.stderr

@@ -13,7 +13,7 @@ from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.steps.nanotron.wheel import WHEEL, WHEEL_DIGEST
 
-EXAMPLE = ROOT / "examples" / "nanotron" / "model.yaml"
+EXAMPLE = ROOT / "models" / "examples" / "nanotron" / "model.yaml"
 TINY = {"tokens": "20k", "sequence_length": 64, "batch_tokens": 1024}
 
 

@@ -9,7 +9,8 @@ from forge.steps.finetune.conversations import read_conversations
 from forge.steps.finetune.preferences import read_preferences
 
 ROOT = Path(__file__).resolve().parents[2]
-ANSWERS, PREFERRED = ROOT / "models" / "handbook-answers", ROOT / "models" / "handbook-preferred"
+EXAMPLES = ROOT / "models" / "examples"
+ANSWERS, PREFERRED = EXAMPLES / "handbook-answers", EXAMPLES / "handbook-preferred"
 sys.path.insert(0, str(ANSWERS))
 import make_chats  # noqa: E402 (a script beside its data, which is no package)
 

@@ -2,9 +2,9 @@
 
 The command, from the root of this repository:
 
-    python models/handbook-answers/make_chats.py
+    python models/examples/handbook-answers/make_chats.py
 
-It writes models/handbook-answers/chats/which-manual.jsonl and models/handbook-preferred/pairs/which-manual.jsonl. A question
+It writes models/examples/handbook-answers/chats/which-manual.jsonl and models/examples/handbook-preferred/pairs/which-manual.jsonl. A question
 is the title of a section; the answer is the manual that has it; what is rejected is another manual. Equal corpora give equal
 files: what is chosen is chosen by hash. Only manuals under GPL-2.0-or-later are used, so that one licence covers each file,
 and only titles that one manual alone has, so that no question has two answers.
@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CORPUS = HERE.parent / "handbook" / "corpus"
+CORPUS = HERE.parents[1] / "handbook" / "corpus"
 CHATS = HERE / "chats" / "which-manual.jsonl"
 PAIRS = HERE.parent / "handbook-preferred" / "pairs" / "which-manual.jsonl"
 MANUALS = {
@@ -48,7 +48,7 @@ def main() -> None:
     for path, rows in ((CHATS, list(conversations())), (PAIRS, list(preferences()))):
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-        print(f"{path.relative_to(HERE.parents[1])}: {len(rows)} lines")
+        print(f"{path.relative_to(HERE.parents[2])}: {len(rows)} lines")
 
 
 def conversations() -> Iterator[dict[str, object]]:
