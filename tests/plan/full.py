@@ -24,6 +24,24 @@ LATER: dict[str, dict[str, Any]] = {
     }
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
+_TERMS = {"license": "CC-BY-4.0", "origin": "somewhere"}
+REMOTE: dict[str, dict[str, Any]] = {
+    "git": {
+        "git": {
+            "url": "https://example.org/one.git",
+            "commit": "1" * 40,
+            "include": ["**/*.py"],
+            "exclude": ["tests/**"],
+            "max_bytes": "1M",
+        },
+        **_TERMS,
+    },
+    "files": {
+        "files": [{"url": "https://example.org/a.jsonl", "sha256": "1" * 64, "format": "parquet", "max_bytes": "1M"}],
+        **_TERMS,
+    },
+}
+"""Sources from outside of the repository, every field written."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -297,6 +315,13 @@ def later_documents() -> Documents:
     return documents
 
 
+def remote_documents() -> Documents:
+    """The full documents, with a recipe that reads from outside of the repository alone."""
+    documents = full_documents()
+    documents["DataRecipe/a"]["spec"]["sources"] = copy.deepcopy(list(REMOTE.values()))
+    return documents
+
+
 def desired_from(documents: Documents) -> Desired:
     """Desired state of some documents; a bundle's bytes are the glob that names them."""
     resources: dict[str, Any] = {}
@@ -308,7 +333,8 @@ def desired_from(documents: Documents) -> Desired:
     bundles = {}
     for address, resource in resources.items():
         for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
-            bundles[address, f"source-{index}"] = _bundle(source.path)
+            if source.path is not None:
+                bundles[address, f"source-{index}"] = _bundle(source.path)
         if address in ("Model/d", "Model/f"):
             bundles |= {(address, name): _bundle(f"{resource.spec.base.path} {name}") for name in ("base", "tokenizer")}
         if address in ("Model/e", "Model/f"):

@@ -6,7 +6,7 @@ is made of, and reads them back only when somebody asks: most steps of a large p
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -110,12 +110,13 @@ def build_graph(desired: Desired) -> dict[str, Step]:
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs: dict[str, Input] = {}
     facts = read_facts(recipe.facts)
-    for index in range(len(facts["sources"])):
+    for index, path in enumerate(facts["sources"]):
         name = f"source-{index}"
-        inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
+        if path is not None:  # else its digests are parameters, and the step fetches it
+            inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
     for index, suite in enumerate(facts.get("suites", ())):  # the recipe's own input: layouts let a curation read nobody else's
         inputs[f"suite-{index}"] = FromCommit(recipe.address, parts.bundles[suite, "tasks"])
-    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
+    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs, json_settings=recipe.settings),)
 
 
 def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
@@ -260,11 +261,23 @@ def _earlier(first: Compiled, second: Compiled) -> list[tuple[str, str]]:
 
 
 def producers_of(step: Step) -> dict[str, str]:
-    """Input name -> where it comes from, as attestations write it: ``STEP_ID/PRODUCT`` or ``commit/ADDRESS/INPUT``."""
+    """Input name -> where it comes from, as attestations write it: ``STEP_ID/PRODUCT`` or ``commit/ADDRESS/INPUT``.
+
+    What a curation fetches from outside is no input, for its digests are parameters; its addresses stand here all the same.
+    """
     return {
         name: f"{source.step_id}/{source.product}" if isinstance(source, FromStep) else f"commit/{source.address}/{name}"
         for name, source in step.inputs.items()
-    }
+    } | (dict(_fetched(step)) if step.kind is StepKind.CURATE else {})
+
+
+def _fetched(step: Step) -> Iterator[tuple[str, str]]:
+    """``source-N`` of a Git repository, and ``source-N/M`` of a file behind a URL, each with its address."""
+    for index, source in enumerate(step.settings.get("sources", ())):
+        if "git" in source:
+            yield f"source-{index}", source["git"]["url"]
+        for number, file in enumerate(source.get("files", ())):
+            yield f"source-{index}/{number}", file["url"]
 
 
 def unchanged_steps(graph: Mapping[str, Step], base: Mapping[str, Step]) -> frozenset[str]:

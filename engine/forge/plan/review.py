@@ -227,7 +227,7 @@ def _checked(resource: Resource | None, kind: type[_Kind]) -> _Kind | None:
 
 
 def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> Iterator[Finding]:
-    now, before = ({source.path: source for source in item.spec.sources} if item else {} for item in (new, old))
+    now, before = ({source.place: source for source in item.spec.sources} if item else {} for item in (new, old))
     for path in sorted({*now, *before}):
         here, there = now.get(path), before.get(path)
         if here is None or there is None:

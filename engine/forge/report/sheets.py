@@ -34,7 +34,7 @@ def _data_sheet(facts: Facts, record: Record) -> DataSheet:
         source = listed[index] if index < len(listed) else None
         sources.append(
             DataSource(
-                path=source.path if source else "not in the released commit",
+                path=source.place if source else "not in the released commit",
                 license=source.license if source else "",
                 origin=source.origin if source else "",
                 documents_read=row.get("read", {}).get("documents"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
-    from forge.spec.data_recipe import DataRecipeSpec
+    from forge.spec.data_recipe import DataRecipeSpec, Source
     from forge.spec.model import BasedSpec, PretrainSpec
     from forge.spec.resource import Resource
 
@@ -47,8 +47,6 @@ class Compiled(NamedTuple):
 def compile_resource(resource: "Resource") -> Compiled:
     """Reduce a resource to what planning reads."""
     from forge.spec.fields import references_in
-    from forge.spec.meaning import NONE, meaningful
-    from forge.spec.resource import Model
 
     metadata = resource.metadata
     return Compiled(
@@ -58,7 +56,7 @@ def compile_resource(resource: "Resource") -> Compiled:
         references=tuple(target for _, target in references_in(resource.spec, ("spec",))),
         parameters=_canonical(_parameters(resource)),
         served=_canonical(_served(resource)),
-        settings=_json({"training": meaningful(resource.spec.training, NONE)} if isinstance(resource, Model) else {}),
+        settings=_json(_settings(resource)),
         facts=_json(_facts(resource)),
         previous=None if metadata.previous_name is None else f"{resource.kind}/{metadata.previous_name}",
         is_protected=metadata.protect,
@@ -122,6 +120,26 @@ def from_text(text: str) -> tuple[Compiled, ...]:
     return tuple(resources)
 
 
+def _settings(resource: "Resource") -> dict[str, Any]:
+    from forge.spec.meaning import NONE, meaningful
+    from forge.spec.resource import DataRecipe, Model
+
+    if isinstance(resource, Model):
+        return {"training": meaningful(resource.spec.training, NONE)}
+    if isinstance(resource, DataRecipe) and any(source.is_remote for source in resource.spec.sources):
+        return {"sources": [_address(source) for source in resource.spec.sources]}
+    return {}
+
+
+def _address(source: "Source") -> dict[str, Any]:
+    """Where a source is fetched from, and how much of it at most; empty for one of the repository itself."""
+    from forge.spec.meaning import NONE, meaningful
+
+    if source.git is not None:
+        return {"git": meaningful(source.git, NONE)}
+    return {"files": [meaningful(file, NONE) for file in source.files]} if source.files else {}
+
+
 def _parameters(resource: "Resource") -> dict[str, Any]:
     from forge.spec.meaning import REBUILD, meaningful
     from forge.spec.resource import Deployment
@@ -153,10 +171,11 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
             sources = resource.spec.sources
             refused = _refused_licenses(resource.spec)
             return {
-                "sources": [source.path for source in sources],
+                "sources": [source.path for source in sources],  # None: it comes from outside of the repository
                 "licenses": [source.license for source in sources],
                 **({"refused_licenses": refused} if refused else {}),
                 **({"suites": resource.spec.decontaminate_against} if resource.spec.decontaminate_against else {}),
+                **({} if (regions := resource.spec.allowed_regions) is None else {"regions": regions}),
             }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
@@ -48,6 +49,10 @@ def _parse_count(value: Any) -> Any:
 
 
 def _safe_path(value: str) -> str:
+    if "://" in value:  # its message shows no value: a URL may hold a password
+        raise PydanticCustomError(
+            "address", "a URL is no path of the repository: a source of data takes it in `files` or `git`"
+        )
     if value.startswith("/") or "\\" in value or ".." in value.split("/"):
         raise ValueError("expected a path inside the repository, relative to its root, with forward slashes")
     return value

@@ -1,0 +1,44 @@
+"""The inventory: what a curation fetched from outside of its repository, file by file; a by-product of the step.
+
+It is evidence and no input: the pinned digests in the parameters already decide every byte. A curation that fetches nothing
+leaves none.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forge.canonical import canonical_json
+
+BYPRODUCT = "inventory"
+INVENTORY_FILE = "inventory.json"
+
+
+class FetchedFile(BaseModel):
+    """One file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    source: int = Field(ge=0)
+    """The number of its source in the recipe."""
+    path: str
+    """In its repository; of a file behind a URL, its number among the source's."""
+    format: str
+    """How it was read: a format or the ending of a language (``spec.formats``)."""
+    language: str = ""
+    """Of source code, as GitHub's Linguist calls it."""
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Inventory(BaseModel):
+    """Everything that was fetched, in the order of reading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    schema_version: Literal[1] = 1
+    files: tuple[FetchedFile, ...]
+
+    def to_bytes(self) -> bytes:
+        """The canonical bytes."""
+        return canonical_json(self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": 1})

@@ -1,0 +1,373 @@
+"""Files of one commit of a Git repository that nobody here trusts.
+
+    fetch the commit alone -> list its tree -> choose by globs -> refuse what is no plain file -> write each file
+
+Invariant: the files depend on the commit and the globs alone. Only that commit is fetched (shallow), or taken from a pack
+that was kept; either way Git hashes every object anew (``index-pack``). Nothing is checked out and no program of the
+repository or of the user's configuration is run: no hooks, filters, submodules, credential helpers or remote helpers, and
+nobody is asked for anything. Names of the repository become names of no file here: files are numbered, and a name is text.
+Sizes, the number of entries (a tree may hold itself a billion times) and the time are bounded.
+"""
+
+import codecs
+import hashlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import pathspec
+
+from forge.errors import StepError
+from forge.spec.formats import LANGUAGES, format_of
+from forge.spec.remote import GitFiles
+from forge.steps.fetch.address import without_addresses
+from forge.steps.fetch.downloads import Downloads
+
+MAX_ENTRIES = 1_000_000
+MAX_SECONDS = 3600.0
+_MAX_NAMED = 10
+_MAX_PATH_BYTES = 4096
+_MAX_ROW_BYTES = 1024 * 1024
+"""Of the listing: folders nested so deep are no repository's."""
+_CHUNK_BYTES = 1024 * 1024
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_TEXT = {*LANGUAGES, "txt", "md", "markdown"}
+_PASSED_ON = (
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "TMPDIR",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+)
+_SSH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ForwardAgent=no"
+
+
+@dataclass(frozen=True)
+class GitFile:
+    """One file that was written."""
+
+    name: str
+    """In the folder that it was written to."""
+    path: str
+    """In its repository."""
+    format: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    mode: str
+    name: str
+    """Of the object."""
+    size: int
+    path: bytes
+
+
+def fetch_commit(
+    source: GitFiles, target: Path, scratch: Path, place: str, downloads: Downloads, progress: Callable[[int], None]
+) -> list[GitFile]:
+    """Write the files that the globs choose to ``target``, in the order of their paths; Git works in ``scratch``.
+
+    ``place`` says in messages which source it is. Raises StepError for a commit that cannot be had, for what is chosen and is
+    no plain file of a known format, and for sizes beyond the source's.
+    """
+    git = _Git(scratch, f"{place} ({source.place})")
+    git.prepare(source.commit)
+    _have(git, source, downloads, progress)
+    chosen = _chosen(git, source)
+    return _write(git, chosen, target, progress)
+
+
+class _Git:
+    """A bare repository of this attempt's own, and the one way in which Git is run."""
+
+    def __init__(self, scratch: Path, what: str) -> None:
+        self.folder, self.what = scratch / "repository.git", what
+        self.packs = self.folder / "objects" / "pack"
+        self._home = scratch / "home"
+        self._began = time.monotonic()
+
+    def prepare(self, commit: str) -> None:
+        """Make the repository anew, for the kind of object names that the commit has."""
+        self._home.mkdir(parents=True)
+        credentials = os.environ.get("NETRC")
+        if credentials:
+            (self._home / ".netrc").symlink_to(credentials)
+        names = "sha256" if len(commit) == 64 else "sha1"
+        self.run("init", "--quiet", "--bare", "--template=", f"--object-format={names}", str(self.folder), at=None)
+
+    def run(
+        self, *command: str, watch: Callable[[], None] = lambda: None, data: Path | None = None, at: Path | None = Path()
+    ) -> str:
+        """What Git prints; raises StepError with what it says is wrong. ``data`` is a file that it reads."""
+        with self.started(command, data, at) as process:
+            while True:
+                try:
+                    output, errors = process.communicate(timeout=0.2)
+                    break
+                except subprocess.TimeoutExpired:
+                    watch()
+                    self.check_time()
+        if process.returncode:
+            raise _GitError(without_addresses(errors.decode(errors="replace")))
+        return output.decode(errors="replace").strip()
+
+    def check_time(self) -> None:
+        """Raise StepError when all of this takes too long."""
+        if time.monotonic() - self._began > MAX_SECONDS:
+            raise StepError(f"{self.what}: not there after {MAX_SECONDS:.0f} seconds; fetch less of it, or mirror it nearby")
+
+    @contextmanager
+    def started(
+        self, command: Sequence[str], data: Path | None = None, at: Path | None = Path()
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A Git process that ends with the block, however that ends."""
+        where = [] if at is None else [f"--git-dir={self.folder}"]
+        settings = (
+            "core.hooksPath=/dev/null", "credential.helper=", "core.askPass=", "fetch.unpackLimit=1", "gc.auto=0",
+            "maintenance.auto=false", "http.followRedirects=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60",
+            "core.bigFileThreshold=16m", "submodule.recurse=false", "protocol.version=2", "transfer.bundleURI=false",
+        )  # fmt: skip
+        options = [part for setting in settings for part in ("-c", setting)]
+        with open(os.devnull if data is None else data, "rb") as given:  # noqa: PTH123 (devnull is no path of ours)
+            try:
+                process = subprocess.Popen(
+                    ["git", *options, *where, *command],
+                    stdin=subprocess.PIPE if data is None and "--batch" in command else given,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE if "--batch" not in command else subprocess.DEVNULL,
+                    env=self._environment(),
+                    cwd=self._home,
+                )
+            except FileNotFoundError as error:
+                raise StepError(f"{self.what}: Git is not installed where steps run: install it, and apply again") from error
+        try:
+            with process:
+                try:
+                    yield process
+                except BaseException:
+                    process.kill()
+                    raise
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        certificates = os.environ.get("SSL_CERT_FILE")
+        return {
+            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+            **({"GIT_SSL_CAINFO": certificates} if certificates else {}),
+            "HOME": str(self._home),
+            "LC_ALL": "C",
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": os.devnull,
+            "GIT_ATTR_NOSYSTEM": "1",
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": "https:ssh:file",
+            "GIT_SSH_COMMAND": _SSH,
+            "GIT_SSH_VARIANT": "ssh",
+        }
+
+
+class _GitError(StepError):
+    """Git ended with a fault; whoever ran it says what that means."""
+
+
+def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[[int], None]) -> None:
+    """The commit and all it holds as objects of the repository."""
+    name = f"git-{source.commit}.pack"
+    kept = downloads.find(name)
+    if kept is not None:
+        try:
+            git.run("index-pack", "--stdin", data=kept)
+            git.run("cat-file", "-e", f"{source.commit}^{{tree}}")
+        except _GitError:
+            downloads.drop(name)  # not what its name says: fetched anew
+            for path in git.packs.iterdir():
+                path.unlink()
+        else:
+            return
+
+    def watch() -> None:
+        size = sum(path.stat().st_size for path in git.packs.glob("*pack*") if path.exists())
+        progress(size)
+        if size > source.max_bytes:
+            raise StepError(
+                f"{git.what}: more than {source.max_bytes:,} bytes to fetch: raise its `max_bytes` if that is right"
+            )
+
+    try:
+        git.run(
+            "fetch", "--quiet", "--depth=1", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--keep", "--",
+            source.url, source.commit, watch=watch,
+        )  # fmt: skip
+        kind = git.run("cat-file", "-t", source.commit)
+    except _GitError as error:
+        raise StepError(
+            f"{git.what} cannot be fetched: {error}; check the address, that the host still has this commit and that this "
+            "machine may read it (docs/data.md says where credentials come from), then apply again"
+        ) from error
+    watch()
+    if kind != "commit":
+        commit = git.run("rev-parse", f"{source.commit}^{{commit}}") if kind == "tag" else ""
+        raise StepError(f"{git.what} names a {kind}, not a commit: pin the commit{f' {commit}' if commit else ''}")
+    packs = list(git.packs.glob("*.pack"))
+    if len(packs) == 1:
+        downloads.keep(name, packs[0])
+
+
+def _chosen(git: _Git, source: GitFiles) -> list[_Entry]:
+    """The entries that the globs choose, by path; raises StepError that names what cannot be used."""
+    wanted, unwanted = (
+        pathspec.PathSpec.from_lines("gitignore", [f"/{glob}" for glob in globs]) for globs in (source.include, source.exclude)
+    )
+    chosen: list[_Entry] = []
+    faults: list[str] = []
+    size = 0
+    for entry in _entries(git, source.commit):
+        try:
+            path = entry.path.decode()
+        except UnicodeDecodeError:
+            path = entry.path.decode(errors="backslashreplace")
+        if entry.mode == "160000" and any(glob.startswith(f"{path}/") for glob in source.include):
+            faults.append(f"{path!r} is a submodule, which is a repository of its own: make it a source of its own")
+        as_one_line = path if path.isprintable() else "".join(sign if sign.isprintable() else "?" for sign in path)
+        if not wanted.match_file(as_one_line) or unwanted.match_file(as_one_line):  # no glob matches over a line's end
+            continue
+        fault = _fault(entry, path)
+        if fault is not None:
+            faults.append(f"{path!r} {fault}")
+        chosen.append(entry)
+        size += entry.size
+        if size > source.max_bytes:
+            raise StepError(
+                f"{git.what}: the files that `include` matches have more than {source.max_bytes:,} bytes: match fewer, or "
+                "raise `max_bytes` if that is right"
+            )
+    _raise(git, faults)
+    if not chosen:
+        globs = ", ".join(source.include)
+        raise StepError(f"{git.what}: none of its files matches `include` ({globs}) and not `exclude`: correct the globs")
+    return sorted(chosen, key=lambda entry: entry.path)
+
+
+def _raise(git: _Git, faults: list[str]) -> None:
+    if faults:
+        more = f" (and {len(faults) - _MAX_NAMED} more)" if len(faults) > _MAX_NAMED else ""
+        raise StepError(
+            f"{git.what}: {len(faults)} of the files that `include` matches cannot be used; list them in `exclude`, or narrow "
+            "`include`:" + "".join(f"\n  {fault}" for fault in faults[:_MAX_NAMED]) + more
+        )
+
+
+def _fault(entry: _Entry, path: str) -> str | None:
+    """Why a chosen entry cannot be used, as far as the listing says."""
+    if entry.mode == "120000":
+        return "is a symbolic link, which leads to another file or out of the repository"
+    if entry.mode == "160000":
+        return "is a submodule, which is a repository of its own: make it a source of its own"
+    if not entry.mode.startswith("100"):
+        return f"has the mode {entry.mode}, which no plain file has"
+    if format_of(path) is None:
+        return "has an ending that says neither a format nor a language"
+    return _fault_of_name(entry, path)
+
+
+def _fault_of_name(entry: _Entry, path: str) -> str | None:
+    parts = path.split("/")
+    if {"", ".", ".."} & set(parts) or ".git" in (part.lower() for part in parts) or "\\" in path:
+        return "is a path that no repository should hold"
+    if not path.isprintable() or entry.path != path.encode() or len(entry.path) > _MAX_PATH_BYTES:
+        return "is a name with control characters, no UTF-8, or too long"
+    return None
+
+
+def _entries(git: _Git, commit: str) -> Iterator[_Entry]:
+    """All files of the commit's tree, as Git lists them."""
+    with git.started(["ls-tree", "-r", "-z", "-l", "--full-tree", commit]) as process:
+        if process.stdout is None:
+            raise TypeError("the listing was asked for without a pipe")
+        rest, count = b"", 0
+        while block := process.stdout.read1(_CHUNK_BYTES):  # type: ignore[attr-defined]
+            git.check_time()
+            *rows, rest = (rest + block).split(b"\0")
+            count += len(rows)
+            if count > MAX_ENTRIES or len(rest) > _MAX_ROW_BYTES:
+                raise StepError(f"{git.what}: its tree has more than {MAX_ENTRIES:,} entries: fetch a smaller repository")
+            for row in rows:
+                head, _, path = row.partition(b"\t")
+                mode, _, name, size = head.decode().split()
+                yield _Entry(mode, name, 0 if size == "-" else int(size), path)
+        errors = process.stderr.read() if process.stderr is not None else b""
+        if process.wait():
+            raise StepError(f"{git.what}: its tree cannot be listed: {without_addresses(errors.decode(errors='replace'))}")
+
+
+def _write(git: _Git, entries: list[_Entry], target: Path, progress: Callable[[int], None]) -> list[GitFile]:
+    """Write each file; raises StepError that names those whose content cannot be used."""
+    written: list[GitFile] = []
+    faults: list[str] = []
+    size = 0
+    with git.started(["cat-file", "--batch"]) as process:
+        if process.stdin is None or process.stdout is None:
+            raise TypeError("the files were asked for without pipes")
+        for number, entry in enumerate(entries):
+            process.stdin.write(f"{entry.name}\n".encode())
+            process.stdin.flush()
+            head = process.stdout.readline().split()
+            if head != [entry.name.encode(), b"blob", str(entry.size).encode()]:
+                raise StepError(f"{git.what}: {entry.path.decode()!r} is not in what was fetched: the repository lacks objects")
+            path = entry.path.decode()
+            kind = format_of(path) or ""
+            name = f"{number:06d}.{kind}"
+            digest, fault = _copy(process.stdout, target / name, entry.size, kind in _TEXT)
+            process.stdout.read(1)  # the newline after each object
+            if fault is not None:
+                faults.append(f"{path!r} {fault}")
+            written.append(GitFile(name, path, kind, entry.size, digest))
+            size += entry.size
+            progress(size)
+            git.check_time()
+    _raise(git, faults)
+    return written
+
+
+def _copy(stream: IO[bytes], target: Path, size: int, is_text: bool) -> tuple[str, str | None]:
+    """Copy so many bytes; returns their sha256, and why they cannot be used."""
+    digest, decoder = hashlib.sha256(), codecs.getincrementaldecoder("utf-8")()
+    fault: str | None = None
+    left = size
+    with target.open("wb") as written:
+        while left:
+            chunk = stream.read(min(left, _CHUNK_BYTES))
+            if not chunk:
+                raise StepError("Git ended in the middle of a file: apply again")
+            if left == size and chunk.startswith(_LFS_POINTER):
+                fault = "is a pointer of Git LFS: what it names is not fetched; give those files as `files`, by their URLs"
+            left -= len(chunk)
+            if is_text and fault is None:
+                fault = _no_text(decoder, chunk, is_last=not left)
+            digest.update(chunk)
+            written.write(chunk)
+    return digest.hexdigest(), fault
+
+
+def _no_text(decoder: codecs.IncrementalDecoder, chunk: bytes, is_last: bool) -> str | None:
+    if b"\0" in chunk:
+        return "holds bytes of value 0, as no text does"
+    try:
+        decoder.decode(chunk, is_last)
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    return None
