@@ -177,6 +177,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         TUNED + "conversations.license": "CC-BY-4.0",
         TUNED + "conversations.origin": "elsewhere",
         TUNED + "conversations.validation_fraction": 0.3,
+        TUNED + "conversations.regions": ["eu"],
         TUNED + "adapter.lora.rank": 4,
         TUNED + "adapter.lora.alpha": 4.0,
         TUNED + "adapter.lora.dropout": 0.2,

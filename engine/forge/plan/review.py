@@ -49,6 +49,8 @@ class FindingKind(StrEnum):
     """A model begins with other weights, or those in the repository come from elsewhere or stand under another licence."""
     PERSONAL_DATA = "personal data"
     """What is removed from the documents of a recipe changes."""
+    RESIDENCY = "residency"
+    """The regions where data may be change."""
     DECONTAMINATION = "decontamination"
     """A recipe is cleaned of a suite from now on, or no longer."""
     ACCESS = "access policy"
@@ -244,6 +246,8 @@ def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> It
         yield from _fields(FindingKind.PERSONAL_DATA, address, old.spec.pii.model_dump(), new.spec.pii.model_dump())
         allowed, allows = ({"allow_licenses": item.spec.allow_licenses} for item in (old, new))
         yield from _fields(FindingKind.LICENSE, address, allowed, allows)
+        regions, may_be = ({"regions": item.spec.allowed_regions} for item in (old, new))
+        yield from _fields(FindingKind.RESIDENCY, address, regions, may_be)
         for suite in sorted({*new.spec.decontaminate_against} ^ {*old.spec.decontaminate_against}):
             is_new = suite in new.spec.decontaminate_against
             yield Finding(

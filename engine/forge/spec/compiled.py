@@ -217,7 +217,9 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
     else:
         facts |= {"folder": base.path.strip("/"), "license": base.license, "positions": None}
     if isinstance(spec, SftSpec):
-        return {**facts, "conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
+        regions = spec.conversations.regions
+        facts |= {"conversations": spec.conversations.path, "conversations_license": spec.conversations.license}
+        return facts if regions is None else {**facts, "regions": sorted(regions)}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 
 

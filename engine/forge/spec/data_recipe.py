@@ -5,20 +5,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from forge.spec.fields import ContentOf, EvalSuiteRef, Name, Part, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, Part, Regions, RepoPath
 from forge.spec.licenses import checked_license
 from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.remote import GitFiles, RemoteFile
-
-
-def _regions(value: list[str]) -> list[str]:
-    if len(set(value)) < len(value):
-        raise ValueError("a region stands twice")
-    return value
-
-
-Regions = Annotated[list[Name], Field(min_length=1), AfterValidator(_regions)]
-"""Labels of places, each one where data may be; forge.toml says which one the store and the executor are in."""
 
 
 class Source(Part):

@@ -75,6 +75,16 @@ SecretRef = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)
 """Where a secret is found, never the secret: ``env:NAME`` or ``file:PATH``."""
 
 
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("a region stands twice")
+    return value
+
+
+Regions = Annotated[list[Name], Field(min_length=1), AfterValidator(_each_once)]
+"""Labels of places, each one where data may be; forge.toml says which one the store and the executor are in."""
+
+
 class ReferenceTo:
     """Annotation that a string names another resource of this kind."""
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, RepoPath, TokenizerRef
-from forge.spec.meaning import EXTEND, NONE, REBUILD
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, ModelRef, Part, Regions, RepoPath, TokenizerRef
+from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -231,6 +231,8 @@ class Conversations(Part):
     """Where they come from, in words or as a URL."""
     validation_fraction: Annotated[float, Field(gt=0, lt=1), REBUILD] = 0.1
     """Of the conversations, by a hash of their text: equal ones never stand on both sides."""
+    regions: Annotated[Regions | None, GOVERN] = None
+    """Where they, and the model that learns from them, may be stored and worked at; None: anywhere."""
 
 
 class Lora(Part):
