@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from forge.spec.fields import Count, Part
@@ -185,8 +185,15 @@ class GitFiles(Part):
         return f"{self.url} at {self.commit[:12]}"
 
 
+def _format_may_be_left_out(schema: dict[str, Any]) -> None:
+    """For editors: ``_complete`` writes it where the URL says it."""
+    schema["required"].remove("format")
+
+
 class RemoteFile(Part):
     """A file behind a URL, pinned by its digest."""
+
+    model_config = ConfigDict(json_schema_extra=_format_may_be_left_out)
 
     url: Annotated[str, AfterValidator(_file_address), NONE]
     """Any fsspec URL of ``SCHEMES``. The digest is the identity: another address for the same bytes changes nothing."""

@@ -178,6 +178,25 @@ def test_sizes_are_bounded_before_anything_is_unpacked(tmp_path: Path) -> None:
         fetch(tmp_path, str(tmp_path / "bomb"), sha, max_bytes=1_000_000)
 
 
+def test_folders_nested_beyond_reason_are_refused(tmp_path: Path) -> None:
+    origin = tmp_path / "origin"
+    repository(origin, {"a.py": b"1\n"})
+    root = tree(origin, [("100644", b"f.py", blob(origin, b"1\n"))])
+    for _ in range(30):
+        root = tree(origin, [("40000", b"d" * 200, root)])
+    with pytest.raises(StepError, match=r"a path of 6,0\d\d bytes"):
+        fetch(tmp_path, str(origin), commit_of(origin, root))
+
+
+def test_a_pack_that_comes_faster_than_it_is_watched_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "_SLACK_BYTES", 1000)
+    sha = repository(tmp_path / "origin", {"noise.py": os.urandom(3_000_000)})
+    with pytest.raises(StepError, match="more than 100,000 bytes to fetch"):
+        fetch(tmp_path, str(tmp_path / "origin"), sha, max_bytes=100_000)
+    packs = [path for path in tmp_path.glob("fetched-*/work/repository.git/objects/pack/*") if path.stat().st_size > 101_000]
+    assert packs == []
+
+
 def test_globs_that_match_nothing_are_told(tmp_path: Path) -> None:
     sha = repository(tmp_path / "origin", CODE)
     with pytest.raises(StepError, match=r"none of its files matches `include` \(\*\*/\*\.go\)"):
@@ -221,7 +240,7 @@ def test_nobody_is_asked_for_a_password(tmp_path: Path) -> None:
         "    def log_message(self, *a): pass\n"
         "s = http.server.HTTPServer(('127.0.0.1', 0), H); threading.Thread(target=s.serve_forever, daemon=True).start()\n"
         "from forge.steps.fetch import git; import subprocess\n"
-        "g = git._Git(Path(sys.argv[1]), 'x'); g.prepare('1' * 40)\n"
+        "g = git._Git(Path(sys.argv[1]), 'x', 10**9); g.prepare('1' * 40)\n"
         "env = {**g._environment(), 'GIT_ALLOW_PROTOCOL': 'http'}; g._environment = lambda: env\n"
         "try: g.run('fetch', '--', f'http://127.0.0.1:{s.server_port}/x', '1' * 40)\n"
         "except git.StepError as e: print('refused', e)\n"

@@ -6,10 +6,14 @@ holds other bytes. So several steps may fill the folder at once, and anybody may
 
 import os
 import shutil
-import tempfile
+import time
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+_PARTIAL = "partial-"
+_ABANDONED_SECONDS = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -24,18 +28,27 @@ class Downloads:
         return path if path is not None and path.is_file() and not path.is_symlink() else None
 
     def keep(self, name: str, path: Path) -> None:
-        """Keep a copy of a file whose bytes were compared with the digest in its name."""
+        """Keep a file whose bytes were compared with the digest in its name; nobody writes to ``path`` any more."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(prefix="partial-", dir=self.folder)
-        os.close(handle)
+        self._sweep()
+        temporary = self.folder / f"{_PARTIAL}{uuid.uuid4().hex}"
         try:
-            shutil.copyfile(path, temporary)
-            Path(temporary).replace(self.folder / name)
+            try:
+                os.link(path, temporary)
+            except OSError:  # another file system: the bytes have to be written once more
+                shutil.copyfile(path, temporary)
+            temporary.replace(self.folder / name)
         finally:
-            with suppress(FileNotFoundError):  # it was moved into its place
-                Path(temporary).unlink()
+            temporary.unlink(missing_ok=True)
+
+    def _sweep(self) -> None:
+        """Remove what steps that were killed left half written."""
+        for path in self.folder.glob(f"{_PARTIAL}*") if self.folder is not None else ():
+            with suppress(FileNotFoundError):  # another step was faster
+                if path.stat().st_mtime < time.time() - _ABANDONED_SECONDS:
+                    path.unlink()
 
     def drop(self, name: str) -> None:
         """Forget a file that holds other bytes than its name says."""

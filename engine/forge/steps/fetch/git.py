@@ -12,10 +12,11 @@ Sizes, the number of entries (a tree may hold itself a billion times) and the ti
 import codecs
 import hashlib
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -35,6 +36,7 @@ _MAX_PATH_BYTES = 4096
 _MAX_ROW_BYTES = 1024 * 1024
 """Of the listing: folders nested so deep are no repository's."""
 _CHUNK_BYTES = 1024 * 1024
+_SLACK_BYTES = 64 * 1024 * 1024
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TEXT = {*LANGUAGES, "txt", "md", "markdown"}
 _PASSED_ON = (
@@ -81,7 +83,7 @@ def fetch_commit(
     ``place`` says in messages which source it is. Raises StepError for a commit that cannot be had, for what is chosen and is
     no plain file of a known format, and for sizes beyond the source's.
     """
-    git = _Git(scratch, f"{place} ({source.place})")
+    git = _Git(scratch, f"{place} ({source.place})", source.max_bytes)
     git.prepare(source.commit)
     _have(git, source, downloads, progress)
     chosen = _chosen(git, source)
@@ -91,11 +93,12 @@ def fetch_commit(
 class _Git:
     """A bare repository of this attempt's own, and the one way in which Git is run."""
 
-    def __init__(self, scratch: Path, what: str) -> None:
+    def __init__(self, scratch: Path, what: str, max_bytes: int) -> None:
         self.folder, self.what = scratch / "repository.git", what
         self.packs = self.folder / "objects" / "pack"
         self._home = scratch / "home"
         self._began = time.monotonic()
+        self._most = max_bytes + _SLACK_BYTES
 
     def prepare(self, commit: str) -> None:
         """Make the repository anew, for the kind of object names that the commit has."""
@@ -151,6 +154,9 @@ class _Git:
                 )
             except FileNotFoundError as error:
                 raise StepError(f"{self.what}: Git is not installed where steps run: install it, and apply again") from error
+        if hasattr(resource, "prlimit"):  # Linux's: no file that it writes gets larger, however fast it comes
+            with suppress(ProcessLookupError):
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self._most, self._most))
         try:
             with process:
                 try:
@@ -214,6 +220,7 @@ def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[
         )  # fmt: skip
         kind = git.run("cat-file", "-t", source.commit)
     except _GitError as error:
+        watch()  # it may have ended because it was too large
         raise StepError(
             f"{git.what} cannot be fetched: {error}; check the address, that the host still has this commit and that this "
             "machine may read it (docs/data.md says where credentials come from), then apply again"
@@ -236,6 +243,10 @@ def _chosen(git: _Git, source: GitFiles) -> list[_Entry]:
     faults: list[str] = []
     size = 0
     for entry in _entries(git, source.commit):
+        if len(entry.path) > _MAX_PATH_BYTES:
+            raise StepError(
+                f"{git.what}: it has a path of {len(entry.path):,} bytes, as no repository should: take another one"
+            )
         try:
             path = entry.path.decode()
         except UnicodeDecodeError:
@@ -288,8 +299,8 @@ def _fault_of_name(entry: _Entry, path: str) -> str | None:
     parts = path.split("/")
     if {"", ".", ".."} & set(parts) or ".git" in (part.lower() for part in parts) or "\\" in path:
         return "is a path that no repository should hold"
-    if not path.isprintable() or entry.path != path.encode() or len(entry.path) > _MAX_PATH_BYTES:
-        return "is a name with control characters, no UTF-8, or too long"
+    if not path.isprintable() or entry.path != path.encode():
+        return "is a name with control characters, or no UTF-8"
     return None
 
 
