@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 from tests.conftest import commit_all, git
+from tests.steps.conftest import request_of
 from tests.steps.fetch.repository import repository as other_repository
+
+from forge.executors.local import _environment
 
 RECIPE = """\
 apiVersion: forge/v1
@@ -93,6 +96,9 @@ def test_what_was_fetched_is_signed_with_its_digests_and_verifies(
     (action,) = [item for item in status["actions"] if item["id"] == "curate/small"]
     digest = action["products"]["documents"]
     assert "holds" in forge(folder, "verify", digest).stdout
+    for data in (b"x = 3\n", ROWS):  # a file of the other repository, and one behind a URL
+        told = forge(folder, "impact", f"sha256:{hashlib.sha256(data).hexdigest()}").stdout
+        assert "curate/small" in told
     kept = {path.name for path in (folder / ".forge" / "downloads").iterdir()}
     assert kept == {f"git-{sha}.pack", f"sha256-{hashlib.sha256(ROWS).hexdigest()}"}
     # another address: nothing to do, and what was signed at the old one still holds
@@ -100,3 +106,15 @@ def test_what_was_fetched_is_signed_with_its_digests_and_verifies(
     write(folder, tmp_path / "moved", sha, tmp_path / "rows")
     assert forge(folder, "plan", "--exit-code", *TARGET).returncode == 0
     assert "holds" in forge(folder, "verify", digest).stdout
+
+
+def test_only_a_step_that_fetches_gets_credentials_and_no_step_gets_an_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_SECRET_ACCESS_KEY", "NETRC", "https_proxy", "SSH_AUTH_SOCK", "FORGE_CONFIG_HOME", "GIT_SSH_COMMAND"):
+        monkeypatch.setenv(name, "x")
+    plain = request_of(tmp_path, "curate", {}, {})
+    fetching = plain.model_copy(update={"downloads": str(tmp_path)})
+    added = set(_environment(fetching, tmp_path)) - set(_environment(plain, tmp_path))
+    assert added >= {"AWS_SECRET_ACCESS_KEY", "NETRC", "https_proxy"}
+    assert not added & {"SSH_AUTH_SOCK", "FORGE_CONFIG_HOME", "GIT_SSH_COMMAND"}

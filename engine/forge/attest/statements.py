@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from forge.canonical import canonical_json, digest_of_json, hex_of
 from forge.contract.checkpoints import BYPRODUCT
+from forge.contract.inventory import pinned
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release, Retirement, Withdrawal
@@ -252,13 +253,9 @@ def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[
 
 def _fetched(record: Record, addresses: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """What a curation read from outside of its commit: each Git commit, and each file by its digest."""
-    for index, source in enumerate(record.parameters.get("sources", ()) if record.step is StepKind.CURATE else ()):
-        if "git" in source:
-            name = f"source-{index}"
-            yield {"name": name, **_uri(name, addresses), "digest": {"gitCommit": source["git"]["commit"]}}
-        for number, file in enumerate(source.get("files", ())):
-            name = f"source-{index}/{number}"
-            yield {"name": name, **_uri(name, addresses), "digest": {"sha256": file["sha256"]}}
+    if record.step is StepKind.CURATE:
+        for name, digest in pinned(record.parameters):
+            yield {"name": name, **_uri(name, addresses), "digest": digest}
 
 
 def _uri(name: str, addresses: Mapping[str, str]) -> dict[str, str]:

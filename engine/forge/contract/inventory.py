@@ -4,11 +4,12 @@ It is evidence and no input: the pinned digests in the parameters already decide
 leaves none.
 """
 
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forge.canonical import canonical_json
+from forge.canonical import PREFIX, canonical_json
 
 BYPRODUCT = "inventory"
 INVENTORY_FILE = "inventory.json"
@@ -42,3 +43,25 @@ class Inventory(BaseModel):
     def to_bytes(self) -> bytes:
         """The canonical bytes."""
         return canonical_json(self.model_dump(mode="json", exclude_defaults=True) | {"schema_version": 1})
+
+
+def pinned(parameters: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, str]]]:
+    """What a curation's parameters pin: ``source-N`` and its ``gitCommit``, ``source-N/M`` and its ``sha256``.
+
+    Parameters of a record may be anybody's: what is malformed pins nothing, and is a finding elsewhere.
+    """
+    sources = parameters.get("sources")
+    for index, source in enumerate(sources if isinstance(sources, list) else ()):
+        if not isinstance(source, dict):
+            continue
+        git, files = source.get("git"), source.get("files")
+        if isinstance(git, dict) and isinstance(git.get("commit"), str):
+            yield f"source-{index}", {"gitCommit": git["commit"]}
+        for number, file in enumerate(files if isinstance(files, list) else ()):
+            if isinstance(file, dict) and isinstance(file.get("sha256"), str):
+                yield f"source-{index}/{number}", {"sha256": file["sha256"]}
+
+
+def pinned_files(parameters: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """``source-N/M`` and digest of each file that a curation's parameters pin by its bytes."""
+    return ((name, PREFIX + digest["sha256"]) for name, digest in pinned(parameters) if "sha256" in digest)
