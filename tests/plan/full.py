@@ -21,7 +21,7 @@ LATER: dict[str, dict[str, Any]] = {
         "spec.filters.fineweb_quality": {"short_line_characters": 29},
         "spec.allow_licenses": ["CC-BY-4.0"],
         "spec.decontaminate_against": ["EvalSuite/b"],
-    }
+    },
 }
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
 _TERMS = {"license": "CC-BY-4.0", "origin": "somewhere"}
@@ -42,6 +42,8 @@ REMOTE: dict[str, dict[str, Any]] = {
     },
 }
 """Sources from outside of the repository, every field written."""
+MIXTURE: list[dict[str, Any]] = [{"data": "DataRecipe/b", "fraction": 0.25, "max_epochs": 2.0}]
+"""Data that is mixed in, every field written."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -319,6 +321,13 @@ def remote_documents() -> Documents:
     """The full documents, with a recipe that reads from outside of the repository alone."""
     documents = full_documents()
     documents["DataRecipe/a"]["spec"]["sources"] = copy.deepcopy(list(REMOTE.values()))
+    return documents
+
+
+def mixed_documents() -> Documents:
+    """The full documents, with a model that is trained on two recipes."""
+    documents = full_documents()
+    documents["Model/a"]["spec"]["mixture"] = copy.deepcopy(MIXTURE)
     return documents
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, REMOTE, desired_from, full_documents, own_keys
+from tests.plan.full import LATER, MIXTURE, REMOTE, desired_from, full_documents, own_keys
 
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
@@ -168,6 +168,9 @@ CHANGES: dict[str, dict[str, Any]] = {
             }
         ),
         PRETRAINED + "resources.count": 1,
+        PRETRAINED + "mixture[].data": "DataRecipe/c",
+        PRETRAINED + "mixture[].fraction": 0.5,
+        PRETRAINED + "mixture[].max_epochs": 3.0,
         CONTINUED + "resources.count": 1,
         TUNED + "base{ModelBase}.model": "Model/a",
         TUNED + "base{FolderBase}.path": "models/other",
@@ -270,6 +273,7 @@ ONE_VALUE = {
 MOVES_STEPS = {
     ("Model", PRETRAINED + "data"): {"tokenize/b.a", "train/a"},
     ("Model", PRETRAINED + "tokenizer"): {"tokenize/a.b", "train/a"},
+    ("Model", PRETRAINED + "mixture[].data"): {"tokenize/b.a", "train/a"},
     ("Model", CONTINUED + "data"): {"tokenize/b.a", "tokenize/c.a", "train/c"},
     ("Model", CONTINUED + "replay.data"): {"tokenize/b.a", "tokenize/d.a", "train/c"},
     ("Model", CONTINUED + "base{FolderBase}.path"): {"tokenize/c.base.d", "train/d"},
@@ -344,6 +348,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     for part, source in REMOTE.items():
         if path.startswith(f"spec.sources[].{part}"):
             document["spec"]["sources"] = [copy.deepcopy(source)]
+    if path.startswith(PRETRAINED + "mixture"):
+        document["spec"]["mixture"] = copy.deepcopy(MIXTURE)
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     before = desired_from(documents)

@@ -6,7 +6,7 @@ from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.plan.full import desired_from, full_documents, later_documents, own_keys, remote_documents
+from tests.plan.full import desired_from, full_documents, later_documents, mixed_documents, own_keys, remote_documents
 from tests.plan.world import World, desired_of
 
 from forge.canonical import canonical_json, digest_of_bytes
@@ -31,6 +31,7 @@ def test_no_upgrade_changes_a_step_key() -> None:
     later = own_keys(desired_from(later_documents()))
     found |= {f"later fields written: {kind.lower()}": later[step] for kind, step in (("DataRecipe", "curate/a"),)}
     found["sources from outside written: curate/a"] = own_keys(desired_from(remote_documents()))["curate/a"]
+    found["a mixture written: train/a"] = own_keys(desired_from(mixed_documents()))["train/a"]
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 
 

@@ -106,6 +106,15 @@ def test_a_replay_mixture_has_the_regions_that_its_parts_have_in_common() -> Non
     assert regions_of(full(d=["eu"]), "train/d") is None
 
 
+def test_data_that_is_mixed_in_binds_the_model_too() -> None:
+    documents = full_documents()
+    documents["DataRecipe/b"]["spec"]["regions"] = ["eu"]
+    documents["Model/a"]["spec"]["mixture"] = [{"data": "DataRecipe/b", "fraction": 0.25}]
+    desired = desired_from(documents)
+    assert regions_of(desired, "train/a") == {"eu"}
+    assert regions_of(desired, "tokenize/a") is None
+
+
 def test_parts_without_a_common_region_can_be_trained_nowhere() -> None:
     desired = full(c=["eu"], d=["us"])
     plan = World().plan(desired)

@@ -163,6 +163,10 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
         tokenize = _tokenize(model, replay, root, parts)
         inputs["replay"] = FromStep(tokenize.id, "tokens")
         yield tokenize
+    for index, data in enumerate(facts.get("mixture", ())):
+        tokenize = _tokenize(model, data, root, parts)
+        inputs[f"mixture-{index}"] = FromStep(tokenize.id, "tokens")
+        yield tokenize
     yield _own_step(
         StepKind.TRAIN,
         model,

@@ -210,7 +210,8 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
         "sequence_length": spec.training.sequence_length,
     }
     if isinstance(spec, PretrainSpec):
-        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings}
+        facts |= {"tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings}
+        return {**facts, "mixture": [part.data for part in spec.mixture]} if spec.mixture else facts
     base = spec.base
     if isinstance(base, ModelBase):
         facts["base"] = base.model

@@ -123,6 +123,17 @@ class OneProcess(Part):
     count: Annotated[Literal[1], NONE] = 1
 
 
+class MixedIn(Part):
+    """Sequences of other data among those of a model's own."""
+
+    data: Annotated[DataRecipeRef, REBUILD]
+    """Tokenized with the model's tokenizer. Its validation split is not measured."""
+    fraction: Annotated[float, Field(gt=0, lt=1), REBUILD]
+    """Of all sequences of the training, evenly spread, whatever its length; what all parts leave is the model's own data."""
+    max_epochs: Annotated[float | None, Field(gt=0), REBUILD] = None
+    """The most passes over this data that the training may take; one that would take more is refused before it starts."""
+
+
 class PretrainSpec(Part):
     """A model that begins with random weights."""
 
@@ -134,11 +145,27 @@ class PretrainSpec(Part):
     chat_template: Annotated[str, REBUILD] = DEFAULT_CHAT_TEMPLATE
     """Jinja; exported with the weights. The default joins the messages' contents, as fits a base model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
+    mixture: Annotated[list[MixedIn], Field(max_length=15), REBUILD] = []
+    """Other data that is mixed in, besides ``data``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        named = [self.data, *(part.data for part in self.mixture)]
+        if len(set(named)) < len(named):
+            raise ValueError("mixture names a recipe twice, or the model's own data: each stands once, with one fraction")
+        fractions = [exact(part.fraction) for part in self.mixture]
+        if sum(fractions) >= 1:
+            raise ValueError(
+                f"the fractions of the mixture are {float(sum(fractions)):g} together: leave some for `data` itself"
+            )
+        if any(optimizer_sequences(self.training) * fraction < 1 for fraction in fractions):
+            raise ValueError("a fraction of the training's sequences is not one sequence: raise it, or leave that data out")
         return self
 
 

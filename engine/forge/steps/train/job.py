@@ -13,7 +13,7 @@ from forge.errors import StepError
 from forge.spec.extend import optimizer_steps, steps_before_decay
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Training, exact
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
-from forge.steps.train.mixture import num_replayed
+from forge.steps.train.mixture import Share, num_replayed
 
 SFT = "sft"
 OBJECTIVES = ("pretrain", "continue", SFT)
@@ -42,6 +42,8 @@ class TrainJob:
     """The folder of the weights to begin with; None: random ones."""
     replay_fraction: Fraction | None = None
     """Of the sequences; None: nothing is replayed."""
+    mixture: tuple[Share, ...] = ()
+    """Other data, of the inputs ``mixture-0`` and on."""
 
     @property
     def batch_sequences(self) -> int:
@@ -114,6 +116,7 @@ def read_job(request: StepRequest) -> TrainJob:
         architecture = Architecture.model_validate(parameters["architecture"]) if base is None else read_architecture(base)
         fraction = exact(parameters["replay"]["fraction"]) if "replay" in parameters else None
         training = Training.model_validate({**parameters["training"], **settings})
+        mixture = tuple(_share(part) for part in parameters.get("mixture", ()))
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -133,9 +136,15 @@ def read_job(request: StepRequest) -> TrainJob:
         continues=request.continues,
         base=base,
         replay_fraction=fraction,
+        mixture=mixture,
     )
     _check_split(job)
     return job
+
+
+def _share(part: dict[str, Any]) -> Share:
+    most = part.get("max_epochs")
+    return Share(exact(part["fraction"]), None if most is None else exact(most))
 
 
 def _laid_out(request: StepRequest, name: str) -> Path:
