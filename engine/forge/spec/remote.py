@@ -19,7 +19,7 @@ from forge.spec.meaning import NONE, REBUILD
 
 ADDRESS_FAULT = "address"
 """The type of a fault in an address: it may hold a secret, so that nobody shows what was found."""
-SCHEMES = ("https", "http", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "hf", "file", "memory")
+SCHEMES = ("https", "http", "s3", "gs", "gcs", "az", "abfs", "abfss", "hdfs", "webhdfs", "file", "memory")
 """What a file may be read through; fsspec's names."""
 _GIT_SCHEMES = ("https", "ssh", "file")
 _MAX_CHARACTERS = 1000

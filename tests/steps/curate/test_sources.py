@@ -17,6 +17,7 @@ from forge.steps.run import StepRun
 
 PROSE = b"A text about the wind that turns the mill, and about the miller who sleeps while it turns.\n"
 ROWS = b"".join(json.dumps({"id": str(n), "text": f"Row {n} of what lies far away."}).encode() + b"\n" for n in range(30))
+pytestmark = pytest.mark.usefixtures("own_environment")
 Where = tuple[dict[str, Any], dict[str, Any]]
 
 
@@ -107,11 +108,11 @@ def test_a_missing_remote_is_a_failure_of_the_step_in_its_own_words(tmp_path: Pa
 def test_a_recipe_that_fetches_nothing_keeps_its_environment_and_leaves_no_inventory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     folder = tmp_path / "own"
     folder.mkdir()
     (folder / "00000.jsonl").write_bytes(ROWS)
     parameters = {"sources": [{}], "split": {"validation_fraction": 0.3}}
     output = run(tmp_path / "one", (parameters, {}), {"source-0": folder})
     assert not (output / "inventory").exists()
-    assert os.environ["HF_TOKEN"] == "x"
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == "x"

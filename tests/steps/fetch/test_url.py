@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import pytest
@@ -141,6 +142,33 @@ def test_a_link_in_the_folder_of_downloads_is_not_followed(host: str, tmp_path: 
     assert not (tmp_path / "kept" / name).is_symlink()
 
 
+def test_a_host_that_sends_a_byte_a_minute_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter(range(0, 10**6, 60))
+    monkeypatch.setattr(fetching.time, "monotonic", lambda: float(next(times)))
+    slow = iter([b"x"] * 100)
+    with pytest.raises(StepError, match=r"6 bytes in 360 seconds: the host is too slow"):
+        fetching._copy(SimpleNamespace(read=lambda size: next(slow, b"")), tmp_path / "f", 100, "it", lambda size: None)
+
+
+def test_a_folder_of_downloads_that_is_emptied_meanwhile_is_no_fault(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    downloads = Downloads(tmp_path / "kept")
+    monkeypatch.setattr(Downloads, "find", lambda self, name: tmp_path / "kept" / "gone")
+    assert fetch(file(f"{host}/data.jsonl"), tmp_path / "f", downloads) == len(DATA)
+
+
+def test_what_a_killed_step_left_half_written_is_swept(host: str, tmp_path: Path) -> None:
+    for name, age in (("partial-old", 10**6), ("partial-new", 0)):
+        path = tmp_path / "kept" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+        os.utime(path, (path.stat().st_mtime - age,) * 2)
+    fetch(file(f"{host}/data.jsonl"), tmp_path / "f", Downloads(tmp_path / "kept"))
+    assert not (tmp_path / "kept" / "partial-old").exists()
+    assert (tmp_path / "kept" / "partial-new").exists()
+
+
 def test_other_backends_of_fsspec_are_read_too(tmp_path: Path) -> None:
     with fsspec.open("memory://bucket/data.jsonl", "wb") as written:
         written.write(DATA)
@@ -178,12 +206,12 @@ def test_addresses_are_taken_out_of_what_others_say(said: str) -> None:
     assert without_addresses("a\x1b[31m\nb\x07") == "a?[31m b?"
 
 
+@pytest.mark.usefixtures("own_environment")
 def test_credentials_leave_the_environment_before_documents_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = (
         "AWS_SECRET_ACCESS_KEY",
         "AZURE_STORAGE_KEY",
         "GOOGLE_APPLICATION_CREDENTIALS",
-        "HF_TOKEN",
         "https_proxy",
         "NETRC",
     )

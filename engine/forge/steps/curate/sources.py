@@ -4,6 +4,7 @@ Invariant: a source's files are numbered in their order and called by it, whatev
 Git repository is known by its path there, which the commit fixes. An address enters neither.
 """
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ def _fetch_git(run: StepRun, index: int, source: dict[str, Any], address: dict[s
     run.emit(message=f"sources[{index}]: fetching {wanted.place}")
     work = folder.with_name(f"git-{index}")
     files = fetch_commit(wanted, folder, work, f"sources[{index}]", _downloads(run), _teller(run, index))
+    shutil.rmtree(work)  # what was read of it has been copied
     listed = [
         FetchedFile(
             source=index, path=f.path, format=f.format, language=LANGUAGES.get(f.format, ""), size=f.size, sha256=f.sha256

@@ -31,7 +31,9 @@ from forge.steps.fetch.downloads import Downloads
 
 MAX_ENTRIES = 1_000_000
 MAX_SECONDS = 3600.0
-_MAX_NAMED = 10
+_MAX_NAMED = 20
+_MOST_FAULTS = 1000
+"""So many are enough to say that the globs are wrong."""
 _MAX_PATH_BYTES = 4096
 _MAX_ROW_BYTES = 1024 * 1024
 """Of the listing: folders nested so deep are no repository's."""
@@ -66,7 +68,7 @@ class GitFile:
     sha256: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Entry:
     mode: str
     name: str
@@ -198,8 +200,8 @@ def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[
         try:
             git.run("index-pack", "--stdin", data=kept)
             git.run("cat-file", "-e", f"{source.commit}^{{tree}}")
-        except _GitError:
-            downloads.drop(name)  # not what its name says: fetched anew
+        except (_GitError, FileNotFoundError):
+            downloads.drop(name)  # not what its name says, or just removed: fetched anew
             for path in git.packs.iterdir():
                 path.unlink()
         else:
@@ -259,6 +261,8 @@ def _chosen(git: _Git, source: GitFiles) -> list[_Entry]:
         fault = _fault(entry, path)
         if fault is not None:
             faults.append(f"{path!r} {fault}")
+        if len(faults) >= _MOST_FAULTS:
+            _raise(git, faults)
         chosen.append(entry)
         size += entry.size
         if size > source.max_bytes:

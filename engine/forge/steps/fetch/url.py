@@ -5,7 +5,9 @@ are asked for the plain bytes (no content encoding), as ``curl`` gets them.
 """
 
 import hashlib
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +20,9 @@ from forge.steps.fetch.downloads import Downloads
 _CHUNK_BYTES = 1024 * 1024
 _CONNECT_SECONDS = 30
 _SILENCE_SECONDS = 60
+_PATIENCE_SECONDS = 300.0
+_LEAST_SPEED = 1000
+"""Bytes per second, on the average, after that time: a host that sends a byte a minute holds no step for ever."""
 
 Progress = Callable[[int], None]
 """Is told the bytes so far."""
@@ -31,10 +36,11 @@ def fetch_file(file: RemoteFile, target: Path, place: str, downloads: Downloads,
     name = f"sha256-{file.sha256}"
     kept = downloads.find(name)
     if kept is not None:
-        with kept.open("rb") as source:
-            size, found = _copy(source, target, file.max_bytes, f"{place}, kept from an earlier download", progress)
-        if found == file.sha256:
-            return size
+        with suppress(FileNotFoundError):  # somebody emptied the folder just now
+            with kept.open("rb") as source:
+                size, found = _copy(source, target, file.max_bytes, f"{place}, kept from an earlier download", progress)
+            if found == file.sha256:
+                return size
         downloads.drop(name)
     what = f"{place} ({file.url})"
     try:
@@ -58,12 +64,17 @@ def fetch_file(file: RemoteFile, target: Path, place: str, downloads: Downloads,
 
 
 def _copy(source: Any, target: Path, most: int, what: str, progress: Progress) -> tuple[int, str]:
-    size, digest = 0, hashlib.sha256()
+    size, digest, began = 0, hashlib.sha256(), time.monotonic()
     with target.open("wb") as written:
         while chunk := source.read(_CHUNK_BYTES):
             size += len(chunk)
             if size > most:
                 raise StepError(f"{what}: more than {most:,} bytes: raise its `max_bytes` if that is right")
+            seconds = time.monotonic() - began
+            if seconds > _PATIENCE_SECONDS and size < _LEAST_SPEED * seconds:
+                raise StepError(
+                    f"{what}: {size:,} bytes in {seconds:.0f} seconds: the host is too slow; apply again, or mirror it"
+                )
             digest.update(chunk)
             written.write(chunk)
             progress(size)
