@@ -35,7 +35,7 @@ from forge.faults import reached
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
 _FOR_FETCHING = re.compile(
     r"(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|NETRC|AWS_[A-Z0-9_]+|AZURE_STORAGE_[A-Z0-9_]+"
-    r"|GOOGLE_APPLICATION_CREDENTIALS"
+    r"|GOOGLE_APPLICATION_CREDENTIALS|FORGE_GIT_CREDENTIALS"
 )
 """What a step that reads from outside of the repository gets besides: the way there, and credentials by the names that the
 backends read. It drops them before it reads a document. No agent of ssh: keys to sign with may be in it."""

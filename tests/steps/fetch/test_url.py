@@ -36,6 +36,8 @@ class _Host(http.server.BaseHTTPRequestHandler):
         match self.path:
             case "/data.jsonl":
                 self._answer(DATA)
+            case "/private.jsonl" if self.headers.get("Authorization", "").startswith("Basic "):
+                self._answer(DATA)
             case "/endless.jsonl":
                 self.send_response(200)
                 self.end_headers()
@@ -116,6 +118,14 @@ def test_a_refusal_is_told_without_what_a_redirect_carried(host: str, tmp_path: 
         fetch(file(f"{host}/moved.jsonl"), tmp_path / "f")
     assert "secret" not in str(caught.value)
     assert "hidden" not in str(caught.value)
+
+
+def test_a_password_comes_from_the_file_that_netrc_names(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StepError, match="HTTP status 403"):
+        fetch(file(f"{host}/private.jsonl"), tmp_path / "f")
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password hunter2\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert fetch(file(f"{host}/private.jsonl"), tmp_path / "f") == len(DATA)
 
 
 def test_a_host_that_is_not_there_is_one_message_with_a_remedy(tmp_path: Path) -> None:

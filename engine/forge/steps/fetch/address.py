@@ -8,7 +8,7 @@ import os
 import re
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S*|\S+:\S+@\S+|\?\S+=\S+")
-_CREDENTIALS = re.compile(r"AWS_\w+|AZURE_\w+|GOOGLE_APPLICATION_CREDENTIALS|NETRC|(?i:\w+_proxy)")
+_CREDENTIALS = re.compile(r"AWS_\w+|AZURE_\w+|GOOGLE_APPLICATION_CREDENTIALS|FORGE_GIT_CREDENTIALS|NETRC|(?i:\w+_proxy)")
 _MAX_CHARACTERS = 300
 
 

@@ -41,7 +41,11 @@ _CHUNK_BYTES = 1024 * 1024
 _SLACK_BYTES = 64 * 1024 * 1024
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TEXT = {*LANGUAGES, "txt", "md", "markdown"}
+_CREDENTIALS = "FORGE_GIT_CREDENTIALS"
+"""A file as ``git credential-store`` keeps it; it is only read: no host can have an entry of it erased by refusing it."""
+_HELPER = f'!f() {{ test "$1" = get && git credential-store --file "${_CREDENTIALS}" get; }}; f'
 _PASSED_ON = (
+    _CREDENTIALS,
     "PATH",
     "LD_LIBRARY_PATH",
     "TMPDIR",
@@ -105,9 +109,6 @@ class _Git:
     def prepare(self, commit: str) -> None:
         """Make the repository anew, for the kind of object names that the commit has."""
         self._home.mkdir(parents=True)
-        credentials = os.environ.get("NETRC")
-        if credentials:
-            (self._home / ".netrc").symlink_to(credentials)
         names = "sha256" if len(commit) == 64 else "sha1"
         self.run("init", "--quiet", "--bare", "--template=", f"--object-format={names}", str(self.folder), at=None)
 
@@ -143,7 +144,8 @@ class _Git:
             "maintenance.auto=false", "http.followRedirects=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60",
             "core.bigFileThreshold=16m", "submodule.recurse=false", "protocol.version=2", "transfer.bundleURI=false",
         )  # fmt: skip
-        options = [part for setting in settings for part in ("-c", setting)]
+        helper = (f"credential.helper={_HELPER}",) if _CREDENTIALS in os.environ else ()
+        options = [part for setting in (*settings, *helper) for part in ("-c", setting)]
         with open(os.devnull if data is None else data, "rb") as given:  # noqa: PTH123 (devnull is no path of ours)
             try:
                 process = subprocess.Popen(
