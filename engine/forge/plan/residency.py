@@ -42,11 +42,7 @@ class Restriction:
 
 def restrictions(graph: Mapping[str, Step], compiled: Mapping[str, Compiled]) -> dict[str, Restriction]:
     """By step id; steps that nothing restricts are left out."""
-    own = {
-        address: tuple(regions)
-        for address, item in compiled.items()
-        if item.kind in ("DataRecipe", "Model") and (regions := read_facts(item.facts).get("regions")) is not None
-    }
+    own = _declared(compiled)
     found: dict[str, Restriction] = {}
     for step in graph.values() if own else ():
         declared: dict[str, tuple[str, ...]] = {}
@@ -81,12 +77,21 @@ def residency_refusals(plan: Plan, desired: Desired, graph: Mapping[str, Step]) 
 def residency_warnings(desired: Desired) -> list[str]:
     """One sentence for each resource whose data may not be where forge.toml says that the store and the executor are."""
     found = []
-    for address, item in sorted(desired.compiled.items()):
-        regions = read_facts(item.facts).get("regions") if item.kind in ("DataRecipe", "Model") else None
-        if regions is not None:
-            restriction = Restriction(frozenset(regions), ((address, tuple(regions)),))
-            found += [f"residency: {restriction} {what}" for what, _ in _faults(restriction, desired.settings)]
+    for address, regions in sorted(_declared(desired.compiled).items()):
+        restriction = Restriction(frozenset(regions), ((address, regions),))
+        found += [f"residency: {restriction} {what}" for what, _ in _faults(restriction, desired.settings)]
     return found
+
+
+def _declared(compiled: Mapping[str, Compiled]) -> dict[str, tuple[str, ...]]:
+    """The regions that resources name, by address. Of ten thousand that name none, none is read."""
+    return {
+        address: tuple(regions)
+        for address, item in compiled.items()
+        if '"regions"' in item.facts
+        and item.kind in ("DataRecipe", "Model")
+        and (regions := read_facts(item.facts).get("regions")) is not None
+    }
 
 
 def _faults(restriction: Restriction, settings: Settings) -> Iterator[tuple[str, str]]:

@@ -75,8 +75,9 @@ class Descent:
             yield from self._named_by(source.bundle.digest, f"its input {name}")
             for path, file in source.bundle.files.items():
                 yield from self._named_by(file.sha256, file.origin or f"{name}/{path}")
-        for name, digest in pinned_files(step.parameters) if step.kind is StepKind.CURATE else ():
-            yield from self._named_by(digest, name)
+        if step.kind is StepKind.CURATE and '"sha256"' in step.canonical_parameters:
+            for name, digest in pinned_files(step.parameters):
+                yield from self._named_by(digest, name)
         for upstream in (decided[item.step_id] for item in step.inputs.values() if isinstance(item, FromStep)):
             if is_withdrawn(upstream):
                 cause = next(reason for reason in upstream.reasons if reason.kind is ReasonKind.WITHDRAWN)
