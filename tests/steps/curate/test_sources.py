@@ -3,6 +3,10 @@
 import hashlib
 import json
 import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +120,37 @@ def test_a_recipe_that_fetches_nothing_keeps_its_environment_and_leaves_no_inven
     output = run(tmp_path / "one", (parameters, {}), {"source-0": folder})
     assert not (output / "inventory").exists()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("kind", "scheme", "pinned"),
+    [("files", "http", {"sha256": "1" * 64, "format": "jsonl"}), ("git", "https", {"commit": "1" * 40, "include": ["*"]})],
+)
+def test_a_step_that_is_told_to_stop_while_a_host_keeps_it_waiting_stops_at_once(
+    tmp_path: Path, kind: str, scheme: str, pinned: dict[str, Any]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes a connection and never answers
+        address = {"url": f"{scheme}://127.0.0.1:{silent.getsockname()[1]}/x.jsonl"}
+        parameters = {"sources": [{kind: [pinned] if kind == "files" else pinned}], "split": {"validation_fraction": 0.3}}
+        folder = tmp_path / "waits"
+        folder.mkdir()
+        request = request_of(folder, "curate", parameters, {}).model_copy(
+            update={"settings": {"sources": [{kind: [address] if kind == "files" else address}]}}
+        )
+        (folder / "request.json").write_text(request.model_dump_json())
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "forge.steps", str(folder / "request.json")], stderr=subprocess.DEVNULL, env=environment
+        )
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        with connection:
+            began = time.monotonic()
+            process.terminate()
+            process.wait(timeout=30)
+            assert time.monotonic() - began < 12
+            connection.settimeout(10)
+            while connection.recv(4096):  # whoever held the other end has let go of it
+                pass
+    assert json.loads((folder / "failure.json").read_text())["cause"] == "stopped"
+    assert not list((folder / "scratch").glob("*/*"))

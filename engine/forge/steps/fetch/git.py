@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 import pathspec
+import psutil
 
 from forge.errors import StepError
 from forge.spec.formats import LANGUAGES, format_of
@@ -161,17 +162,12 @@ class _Git:
         if hasattr(resource, "prlimit"):  # Linux's: no file that it writes gets larger, however fast it comes
             with suppress(ProcessLookupError):
                 resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self._most, self._most))
-        try:
-            with process:
-                try:
-                    yield process
-                except BaseException:
-                    process.kill()
-                    raise
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+        with process:
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    _kill(process.pid)
 
     def _environment(self) -> dict[str, str]:
         certificates = os.environ.get("SSL_CERT_FILE")
@@ -188,6 +184,15 @@ class _Git:
             "GIT_SSH_COMMAND": _SSH,
             "GIT_SSH_VARIANT": "ssh",
         }
+
+
+def _kill(pid: int) -> None:
+    """End a Git process and those that it started, which would wait for a host on their own."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (*process.children(recursive=True), process):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 class _GitError(StepError):
