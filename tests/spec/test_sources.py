@@ -140,7 +140,7 @@ def test_what_is_refused_of_an_address_is_not_repeated(text: str, scheme: str) -
 @pytest.mark.parametrize("name", ["main", "v1.2", SHA[:12], SHA.upper(), SHA + "0", f"{SHA}^"])
 def test_a_branch_a_tag_and_a_short_name_are_refused_with_the_remedy(name: str) -> None:
     (found,) = faults(recipe(git_source(commit=name)))
-    assert "pin the full lower-case sha, which `git ls-remote URL BRANCH-OR-TAG` prints" in found
+    assert "pin the full lower-case sha, which `forge data pin URL BRANCH-OR-TAG` prints" in found
 
 
 @pytest.mark.parametrize("glob", ["!x", "/x", "../x", "a/../b", "-x", "", "a\\\\b"])
@@ -150,7 +150,7 @@ def test_globs_stay_in_the_repository(glob: str) -> None:
 
 def test_a_url_without_a_digest_is_refused_with_the_command_that_prints_it() -> None:
     (found,) = faults(recipe(file_source("https://example.org/x.jsonl", "")))
-    assert "pin it, `curl -fsSL URL | sha256sum` prints the digest" in found
+    assert "pin it, `forge data pin URL` prints the digest" in found
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def _commit(value: str) -> str:
     if not _COMMIT.fullmatch(value):
         raise ValueError(
             "a branch or a tag moves, and a short name may come to mean another commit: pin the full lower-case sha, which "
-            "`git ls-remote URL BRANCH-OR-TAG` prints"
+            "`forge data pin URL BRANCH-OR-TAG` prints"
         )
     return value
 
@@ -146,7 +146,7 @@ def _commit(value: str) -> str:
 def _sha256(value: str) -> str:
     found = _SHA256.fullmatch(value)
     if found is None:
-        raise ValueError("expected 64 lower-case hexadecimal digits, as `curl -fsSL URL | sha256sum` prints them")
+        raise ValueError("expected 64 lower-case hexadecimal digits, as `forge data pin URL` prints them")
     return found[1]
 
 
@@ -211,7 +211,7 @@ class RemoteFile(Part):
             return value
         if value.get("sha256") is None and "url" in value:
             raise ValueError(
-                "a URL without `sha256` may give other bytes tomorrow: pin it, `curl -fsSL URL | sha256sum` prints the digest"
+                "a URL without `sha256` may give other bytes tomorrow: pin it, `forge data pin URL` prints the digest"
             )
         if "format" in value or not isinstance(value.get("url"), str):
             return value

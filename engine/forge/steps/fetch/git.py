@@ -97,6 +97,22 @@ def fetch_commit(
     return _write(git, chosen, target, progress)
 
 
+def commit_of(url: str, name: str, scratch: Path) -> str:
+    """The commit that a branch or a tag of a repository names now; raises StepError where it has none of that name."""
+    git = _Git(scratch, url, 0)
+    git.prepare("")
+    try:
+        listed = git.run("ls-remote", "--exit-code", "--", url, name, f"{name}^{{}}", at=None)
+    except _GitError as error:
+        raise StepError(f"{url}: no branch or tag {name!r} can be read there: {error or 'it has none of that name'}") from error
+    found = {ref: sha for sha, _, ref in (line.partition("\t") for line in listed.splitlines())}
+    peeled = {ref.removesuffix("^{}"): sha for ref, sha in found.items() if ref.endswith("^{}")}  # what an annotated tag names
+    commits = {sha for ref, sha in {**found, **peeled}.items() if not ref.endswith("^{}")}
+    if len(commits) != 1:
+        raise StepError(f"{url}: {name!r} names {', '.join(sorted(found))}: write the whole name of one")
+    return commits.pop()
+
+
 class _Git:
     """A bare repository of this attempt's own, and the one way in which Git is run."""
 

@@ -43,16 +43,7 @@ def fetch_file(file: RemoteFile, target: Path, place: str, downloads: Downloads,
                 return size
         downloads.drop(name)
     what = f"{place} ({file.url})"
-    try:
-        with _opened(file.url, what) as source:
-            size, found = _copy(source, target, file.max_bytes, what, progress)
-    except StepError:
-        raise
-    except Exception as error:  # each backend has errors of its own; all of them mean that the file cannot be had
-        raise StepError(
-            f"{what} cannot be read: {type(error).__name__}: {_said(error)}; check that it is there, that this machine may "
-            "read it, and the network (docs/data.md says where credentials come from), then apply again"
-        ) from error
+    size, found = read_url(file.url, target, file.max_bytes, what, progress)
     if found != file.sha256:
         target.unlink()
         raise StepError(
@@ -61,6 +52,20 @@ def fetch_file(file: RemoteFile, target: Path, place: str, downloads: Downloads,
         )
     downloads.keep(name, target)
     return size
+
+
+def read_url(url: str, target: Path, most: int, what: str, progress: Progress) -> tuple[int, str]:
+    """Bring whatever is behind a URL to ``target``; returns its size and sha256. Raises StepError as ``fetch_file`` does."""
+    try:
+        with _opened(url, what) as source:
+            return _copy(source, target, most, what, progress)
+    except StepError:
+        raise
+    except Exception as error:  # each backend has errors of its own; all of them mean that the file cannot be had
+        raise StepError(
+            f"{what} cannot be read: {type(error).__name__}: {_said(error)}; check that it is there, that this machine may "
+            "read it, and the network (docs/data.md says where credentials come from), then apply again"
+        ) from error
 
 
 def _copy(source: Any, target: Path, most: int, what: str, progress: Progress) -> tuple[int, str]:
