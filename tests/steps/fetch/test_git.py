@@ -13,6 +13,7 @@ from tests.steps.fetch.repository import blob, commit, commit_of, git, repositor
 from forge.errors import StepError
 from forge.spec.remote import GitFiles
 from forge.steps.fetch import git as fetching
+from forge.steps.fetch import repository as repository_of_an_attempt
 from forge.steps.fetch.downloads import Downloads
 from forge.steps.fetch.git import GitFile, fetch_commit
 
@@ -189,7 +190,7 @@ def test_folders_nested_beyond_reason_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_pack_that_comes_faster_than_it_is_watched_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_SLACK_BYTES", 1000)
+    monkeypatch.setattr(repository_of_an_attempt, "_SLACK_BYTES", 1000)
     sha = repository(tmp_path / "origin", {"noise.py": os.urandom(3_000_000)})
     with pytest.raises(StepError, match="more than 100,000 bytes to fetch"):
         fetch(tmp_path, str(tmp_path / "origin"), sha, max_bytes=100_000)
@@ -239,8 +240,8 @@ def test_nobody_is_asked_for_a_password(tmp_path: Path) -> None:
         "        self.send_response(401); self.send_header('WWW-Authenticate', 'Basic'); self.end_headers()\n"
         "    def log_message(self, *a): pass\n"
         "s = http.server.HTTPServer(('127.0.0.1', 0), H); threading.Thread(target=s.serve_forever, daemon=True).start()\n"
-        "from forge.steps.fetch import git; import subprocess\n"
-        "g = git._Git(Path(sys.argv[1]), 'x', 10**9); g.prepare('1' * 40)\n"
+        "from forge.steps.fetch import repository as git\n"
+        "g = git.Repository(Path(sys.argv[1]), 'x', 10**9); g.prepare('1' * 40)\n"
         "env = {**g._environment(), 'GIT_ALLOW_PROTOCOL': 'http'}; g._environment = lambda: env\n"
         "try: g.run('fetch', '--', f'http://127.0.0.1:{s.server_port}/x', '1' * 40)\n"
         "except git.StepError as e: print('refused', e)\n"

@@ -11,27 +11,21 @@ Sizes, the number of entries (a tree may hold itself a billion times) and the ti
 
 import codecs
 import hashlib
-import os
-import resource
-import subprocess
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import pathspec
-import psutil
 
 from forge.errors import StepError
 from forge.spec.formats import LANGUAGES, format_of
 from forge.spec.remote import GitFiles
 from forge.steps.fetch.address import without_addresses
 from forge.steps.fetch.downloads import Downloads
+from forge.steps.fetch.repository import GitError, Repository
 
 MAX_ENTRIES = 1_000_000
-MAX_SECONDS = 3600.0
 _MAX_NAMED = 20
 _MOST_FAULTS = 1000
 """So many are enough to say that the globs are wrong."""
@@ -39,25 +33,8 @@ _MAX_PATH_BYTES = 4096
 _MAX_ROW_BYTES = 1024 * 1024
 """Of the listing: folders nested so deep are no repository's."""
 _CHUNK_BYTES = 1024 * 1024
-_SLACK_BYTES = 64 * 1024 * 1024
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _TEXT = {*LANGUAGES, "txt", "md", "markdown"}
-_CREDENTIALS = "FORGE_GIT_CREDENTIALS"
-"""A file as ``git credential-store`` keeps it; it is only read: no host can have an entry of it erased by refusing it."""
-_HELPER = f'!f() {{ test "$1" = get && git credential-store --file "${_CREDENTIALS}" get; }}; f'
-_PASSED_ON = (
-    _CREDENTIALS,
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "TMPDIR",
-    "HTTPS_PROXY",
-    "https_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-)
-_SSH = "ssh -o BatchMode=yes -o StrictHostKeyChecking=yes -o ConnectTimeout=30 -o ServerAliveInterval=15 -o ForwardAgent=no"
 
 
 @dataclass(frozen=True)
@@ -90,7 +67,7 @@ def fetch_commit(
     ``place`` says in messages which source it is. Raises StepError for a commit that cannot be had, for what is chosen and is
     no plain file of a known format, and for sizes beyond the source's.
     """
-    git = _Git(scratch, f"{place} ({source.place})", source.max_bytes)
+    git = Repository(scratch, f"{place} ({source.place})", source.max_bytes)
     git.prepare(source.commit)
     _have(git, source, downloads, progress)
     chosen = _chosen(git, source)
@@ -99,11 +76,11 @@ def fetch_commit(
 
 def commit_of(url: str, name: str, scratch: Path) -> str:
     """The commit that a branch or a tag of a repository names now; raises StepError where it has none of that name."""
-    git = _Git(scratch, url, 0)
+    git = Repository(scratch, url, 0)
     git.prepare("")
     try:
         listed = git.run("ls-remote", "--exit-code", "--", url, name, f"{name}^{{}}", at=None)
-    except _GitError as error:
+    except GitError as error:
         raise StepError(f"{url}: no branch or tag {name!r} can be read there: {error or 'it has none of that name'}") from error
     found = {ref: sha for sha, _, ref in (line.partition("\t") for line in listed.splitlines())}
     peeled = {ref.removesuffix("^{}"): sha for ref, sha in found.items() if ref.endswith("^{}")}  # what an annotated tag names
@@ -113,109 +90,7 @@ def commit_of(url: str, name: str, scratch: Path) -> str:
     return commits.pop()
 
 
-class _Git:
-    """A bare repository of this attempt's own, and the one way in which Git is run."""
-
-    def __init__(self, scratch: Path, what: str, max_bytes: int) -> None:
-        self.folder, self.what = scratch / "repository.git", what
-        self.packs = self.folder / "objects" / "pack"
-        self._home = scratch / "home"
-        self._began = time.monotonic()
-        self._most = max_bytes + _SLACK_BYTES
-
-    def prepare(self, commit: str) -> None:
-        """Make the repository anew, for the kind of object names that the commit has."""
-        self._home.mkdir(parents=True)
-        names = "sha256" if len(commit) == 64 else "sha1"
-        self.run("init", "--quiet", "--bare", "--template=", f"--object-format={names}", str(self.folder), at=None)
-
-    def run(
-        self, *command: str, watch: Callable[[], None] = lambda: None, data: Path | None = None, at: Path | None = Path()
-    ) -> str:
-        """What Git prints; raises StepError with what it says is wrong. ``data`` is a file that it reads."""
-        with self.started(command, data, at) as process:
-            while True:
-                try:
-                    output, errors = process.communicate(timeout=0.2)
-                    break
-                except subprocess.TimeoutExpired:
-                    watch()
-                    self.check_time()
-        if process.returncode:
-            raise _GitError(without_addresses(errors.decode(errors="replace")))
-        return output.decode(errors="replace").strip()
-
-    def check_time(self) -> None:
-        """Raise StepError when all of this takes too long."""
-        if time.monotonic() - self._began > MAX_SECONDS:
-            raise StepError(f"{self.what}: not there after {MAX_SECONDS:.0f} seconds; fetch less of it, or mirror it nearby")
-
-    @contextmanager
-    def started(
-        self, command: Sequence[str], data: Path | None = None, at: Path | None = Path()
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """A Git process that ends with the block, however that ends."""
-        where = [] if at is None else [f"--git-dir={self.folder}"]
-        settings = (
-            "core.hooksPath=/dev/null", "credential.helper=", "core.askPass=", "fetch.unpackLimit=1", "gc.auto=0",
-            "maintenance.auto=false", "http.followRedirects=false", "http.lowSpeedLimit=1000", "http.lowSpeedTime=60",
-            "core.bigFileThreshold=16m", "submodule.recurse=false", "protocol.version=2", "transfer.bundleURI=false",
-        )  # fmt: skip
-        helper = (f"credential.helper={_HELPER}",) if _CREDENTIALS in os.environ else ()
-        options = [part for setting in (*settings, *helper) for part in ("-c", setting)]
-        with open(os.devnull if data is None else data, "rb") as given:  # noqa: PTH123 (devnull is no path of ours)
-            try:
-                process = subprocess.Popen(
-                    ["git", *options, *where, *command],
-                    stdin=subprocess.PIPE if data is None and "--batch" in command else given,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE if "--batch" not in command else subprocess.DEVNULL,
-                    env=self._environment(),
-                    cwd=self._home,
-                )
-            except FileNotFoundError as error:
-                raise StepError(f"{self.what}: Git is not installed where steps run: install it, and apply again") from error
-        if hasattr(resource, "prlimit"):  # Linux's: no file that it writes gets larger, however fast it comes
-            with suppress(ProcessLookupError):
-                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (self._most, self._most))
-        with process:
-            try:
-                yield process
-            finally:
-                if process.poll() is None:
-                    _kill(process.pid)
-
-    def _environment(self) -> dict[str, str]:
-        certificates = os.environ.get("SSL_CERT_FILE")
-        return {
-            **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-            **({"GIT_SSL_CAINFO": certificates} if certificates else {}),
-            "HOME": str(self._home),
-            "LC_ALL": "C",
-            "GIT_CONFIG_NOSYSTEM": "1",
-            "GIT_CONFIG_GLOBAL": os.devnull,
-            "GIT_ATTR_NOSYSTEM": "1",
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "https:ssh:file",
-            "GIT_SSH_COMMAND": _SSH,
-            "GIT_SSH_VARIANT": "ssh",
-        }
-
-
-def _kill(pid: int) -> None:
-    """End a Git process and those that it started, which would wait for a host on their own."""
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        for each in (*process.children(recursive=True), process):
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
-
-
-class _GitError(StepError):
-    """Git ended with a fault; whoever ran it says what that means."""
-
-
-def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[[int], None]) -> None:
+def _have(git: Repository, source: GitFiles, downloads: Downloads, progress: Callable[[int], None]) -> None:
     """The commit and all it holds as objects of the repository."""
     name = f"git-{source.commit}.pack"
     kept = downloads.find(name)
@@ -223,7 +98,7 @@ def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[
         try:
             git.run("index-pack", "--stdin", data=kept)
             git.run("cat-file", "-e", f"{source.commit}^{{tree}}")
-        except (_GitError, FileNotFoundError):
+        except (GitError, FileNotFoundError):
             downloads.drop(name)  # not what its name says, or just removed: fetched anew
             for path in git.packs.iterdir():
                 path.unlink()
@@ -244,7 +119,7 @@ def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[
             source.url, source.commit, watch=watch,
         )  # fmt: skip
         kind = git.run("cat-file", "-t", source.commit)
-    except _GitError as error:
+    except GitError as error:
         watch()  # it may have ended because it was too large
         raise StepError(
             f"{git.what} cannot be fetched: {error}; check the address, that the host still has this commit and that this "
@@ -259,7 +134,7 @@ def _have(git: _Git, source: GitFiles, downloads: Downloads, progress: Callable[
         downloads.keep(name, packs[0])
 
 
-def _chosen(git: _Git, source: GitFiles) -> list[_Entry]:
+def _chosen(git: Repository, source: GitFiles) -> list[_Entry]:
     """The entries that the globs choose, by path; raises StepError that names what cannot be used."""
     wanted, unwanted = (
         pathspec.PathSpec.from_lines("gitignore", [f"/{glob}" for glob in globs]) for globs in (source.include, source.exclude)
@@ -300,7 +175,7 @@ def _chosen(git: _Git, source: GitFiles) -> list[_Entry]:
     return sorted(chosen, key=lambda entry: entry.path)
 
 
-def _raise(git: _Git, faults: list[str]) -> None:
+def _raise(git: Repository, faults: list[str]) -> None:
     if faults:
         more = f" (and {len(faults) - _MAX_NAMED} more)" if len(faults) > _MAX_NAMED else ""
         raise StepError(
@@ -331,7 +206,7 @@ def _fault_of_name(entry: _Entry, path: str) -> str | None:
     return None
 
 
-def _entries(git: _Git, commit: str) -> Iterator[_Entry]:
+def _entries(git: Repository, commit: str) -> Iterator[_Entry]:
     """All files of the commit's tree, as Git lists them."""
     with git.started(["ls-tree", "-r", "-z", "-l", "--full-tree", commit]) as process:
         if process.stdout is None:
@@ -352,7 +227,7 @@ def _entries(git: _Git, commit: str) -> Iterator[_Entry]:
             raise StepError(f"{git.what}: its tree cannot be listed: {without_addresses(errors.decode(errors='replace'))}")
 
 
-def _write(git: _Git, entries: list[_Entry], target: Path, progress: Callable[[int], None]) -> list[GitFile]:
+def _write(git: Repository, entries: list[_Entry], target: Path, progress: Callable[[int], None]) -> list[GitFile]:
     """Write each file; raises StepError that names those whose content cannot be used."""
     written: list[GitFile] = []
     faults: list[str] = []
