@@ -2,6 +2,7 @@
 
 import hashlib
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.plan.full import desired_from, full_documents
@@ -55,6 +56,25 @@ def test_a_name_a_digest_a_file_and_a_key_reach_everything_after_them() -> None:
     assert cause == Cause(digest("one line"), "curate/a", "in-0/corpus/one.jsonl")
     signers = Known(signers={chain[1].key: frozenset({"5" * 64})})
     assert descend(records, "key:" + "5" * 64, known=signers) == everything[1:]
+
+
+def test_a_file_that_was_fetched_is_found_by_its_pin_and_a_file_of_a_commit_by_the_inventory() -> None:
+    pins = {"sources": [{}, {"files": [{"sha256": "1" * 64}]}, {"git": {"commit": "2" * 40}}]}
+    fetched = record("curated", [], ["documents"], byproducts={"inventory": digest("inventory")})
+    fetched = fetched.model_copy(update={"parameters": pins})
+    reader = record("trained", ["documents"], ["weights"], step=StepKind.TRAIN)
+    known = Known(files={digest("inventory"): {"sha256:" + "3" * 64: "source-2/a.py"}})
+    for name in ("1", "3"):
+        assert descend([fetched, reader], "sha256:" + name * 64, known=known) == ["curate/curated", "train/trained"]
+    assert descend([fetched, reader], "sha256:" + "2" * 64, known=known) == []
+
+
+@pytest.mark.parametrize(
+    "sources", [5, None, [5], [{"files": 5}], [{"files": [5, {}]}], [{"git": "x"}], [{"git": {"commit": 5}}], {"git": 1}]
+)
+def test_parameters_that_nobody_can_read_pin_nothing(sources: object) -> None:
+    curated = record("curated", [], ["documents"]).model_copy(update={"parameters": {"sources": sources}})
+    assert descend([curated], "sha256:" + "1" * 64) == []
 
 
 def test_an_artifact_with_a_clean_maker_does_not_descend() -> None:

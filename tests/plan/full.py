@@ -32,6 +32,26 @@ LATER: dict[str, dict[str, Any]] = {
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
 LATER_OF_CHATS = {"pii": {"emails": True}, "decontaminate_against": ["EvalSuite/b"], "decontamination_ngram": 12}
 """The same for what Model/e and Model/g learn to answer from."""
+_TERMS = {"license": "CC-BY-4.0", "origin": "somewhere"}
+REMOTE: dict[str, dict[str, Any]] = {
+    "git": {
+        "git": {
+            "url": "https://example.org/one.git",
+            "commit": "1" * 40,
+            "include": ["**/*.py"],
+            "exclude": ["tests/**"],
+            "max_bytes": "1M",
+        },
+        **_TERMS,
+    },
+    "files": {
+        "files": [{"url": "https://example.org/a.jsonl", "sha256": "1" * 64, "format": "parquet", "max_bytes": "1M"}],
+        **_TERMS,
+    },
+}
+"""Sources from outside of the repository, every field written."""
+MIXTURE: list[dict[str, Any]] = [{"data": "DataRecipe/b", "fraction": 0.25, "max_epochs": 2.0}]
+"""Data that is mixed in, every field written."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -316,6 +336,20 @@ def nanotron_documents() -> Documents:
     return documents
 
 
+def remote_documents() -> Documents:
+    """The full documents, with a recipe that reads from outside of the repository alone."""
+    documents = full_documents()
+    documents["DataRecipe/a"]["spec"]["sources"] = copy.deepcopy(list(REMOTE.values()))
+    return documents
+
+
+def mixed_documents() -> Documents:
+    """The full documents, with a model that is trained on two recipes."""
+    documents = full_documents()
+    documents["Model/a"]["spec"]["mixture"] = copy.deepcopy(MIXTURE)
+    return documents
+
+
 def desired_from(documents: Documents) -> Desired:
     """Desired state of some documents; a bundle's bytes are the glob that names them."""
     resources: dict[str, Any] = {}
@@ -327,7 +361,8 @@ def desired_from(documents: Documents) -> Desired:
     bundles = {}
     for address, resource in resources.items():
         for index, source in enumerate(resource.spec.sources if resource.kind == "DataRecipe" else ()):
-            bundles[address, f"source-{index}"] = _bundle(source.path)
+            if source.path is not None:
+                bundles[address, f"source-{index}"] = _bundle(source.path)
         if address in ("Model/d", "Model/f", "Model/h"):
             bundles |= {(address, name): _bundle(f"{resource.spec.base.path} {name}") for name in ("base", "tokenizer")}
         if address in {f"Model/{name}" for name in "efgh"}:

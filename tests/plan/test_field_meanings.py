@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, desired_from, full_documents, nanotron_documents, own_keys
+from tests.plan.full import LATER, MIXTURE, REMOTE, desired_from, full_documents, nanotron_documents, own_keys
 
+from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
+from forge.spec.compiled import read_facts
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import RESOURCE_TYPES
 from forge.spec.supply_chain import STEP_NAMES
@@ -63,6 +65,7 @@ def of_each_chat() -> dict[str, Any]:
         "CHATS.license": "CC-BY-4.0",
         "CHATS.origin": "elsewhere",
         "CHATS.validation_fraction": 0.3,
+        "CHATS.regions": ["eu"],
         **{f"CHATS.pii.{kind}": True for kind in ("emails", "ip_addresses", "ibans", "credit_cards", "phone_numbers")},
         "CHATS.decontaminate_against": ["EvalSuite/b"],
         "CHATS.decontamination_ngram": 12,
@@ -78,6 +81,17 @@ def of_each_chat() -> dict[str, Any]:
 LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
 CHANGES: dict[str, dict[str, Any]] = {
     "DataRecipe": {
+        "spec.regions": ["eu", "us"],
+        "spec.sources[].regions": ["us"],
+        "spec.sources[].git.url": "ssh://git@example.org/moved.git",
+        "spec.sources[].git.commit": "2" * 40,
+        "spec.sources[].git.include": ["**/*.rs"],
+        "spec.sources[].git.exclude": [],
+        "spec.sources[].git.max_bytes": "2M",
+        "spec.sources[].files[].url": "s3://bucket/b.jsonl",
+        "spec.sources[].files[].sha256": "2" * 64,
+        "spec.sources[].files[].format": "jsonl",
+        "spec.sources[].files[].max_bytes": "2M",
         "spec.sources[].url_key": "link",
         "spec.sources[].license_key": "terms",
         "spec.allow_licenses": ["CC-BY-4.0", "MIT"],
@@ -205,6 +219,9 @@ CHANGES: dict[str, dict[str, Any]] = {
         PRETRAINED + "backend": "torch",
         PRETRAINED + "nanotron.tensor_parallel": 2,
         PRETRAINED + "nanotron.pipeline_parallel": 2,
+        PRETRAINED + "mixture[].data": "DataRecipe/c",
+        PRETRAINED + "mixture[].fraction": 0.5,
+        PRETRAINED + "mixture[].max_epochs": 3.0,
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -292,6 +309,7 @@ ONE_VALUE = {
 MOVES_STEPS = {
     ("Model", PRETRAINED + "data"): {"tokenize/b.a", "train/a"},
     ("Model", PRETRAINED + "tokenizer"): {"tokenize/a.b", "train/a"},
+    ("Model", PRETRAINED + "mixture[].data"): {"tokenize/b.a", "train/a"},
     ("Model", CONTINUED + "data"): {"tokenize/b.a", "tokenize/c.a", "train/c"},
     ("Model", CONTINUED + "replay.data"): {"tokenize/b.a", "tokenize/d.a", "train/c"},
     ("Model", CONTINUED + "base{FolderBase}.path"): {"tokenize/c.base.d", "train/d"},
@@ -301,25 +319,28 @@ MOVES_STEPS = {
 """References that name other steps, so that steps of that name come and go with them; Model/b keeps asking for tokenize/a."""
 
 TRAVELS_BESIDE = {
-    ("Model", path)
-    for path in (
-        *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
-        *(
-            objective + path
-            for objective in (PRETRAINED, CONTINUED)
-            for path in (
-                "training.parallelism.data",
-                "training.parallelism.tensor",
-                "training.activation_checkpointing",
-                "training.compile",
-                "training.max_loss_rise",
-                "resources.accelerator",
-                "resources.count",
-            )
-        ),
-        PRETRAINED + "nanotron.tensor_parallel",
-        PRETRAINED + "nanotron.pipeline_parallel",
-    )
+    *(
+        ("Model", path)
+        for path in (
+            *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
+            *(
+                objective + path
+                for objective in (PRETRAINED, CONTINUED)
+                for path in (
+                    "training.parallelism.data",
+                    "training.parallelism.tensor",
+                    "training.activation_checkpointing",
+                    "training.compile",
+                    "training.max_loss_rise",
+                    "resources.accelerator",
+                    "resources.count",
+                )
+            ),
+            PRETRAINED + "nanotron.tensor_parallel",
+            PRETRAINED + "nanotron.pipeline_parallel",
+        )
+    ),
+    *(("DataRecipe", f"spec.sources[].{part}") for part in ("git.url", "git.max_bytes", "files[].url", "files[].max_bytes")),
 }
 """Fields of meaning NONE that reach the step all the same."""
 
@@ -382,6 +403,11 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
             _place(document, part.split("."))[part.rsplit(".", 1)[1]] = copy.deepcopy(written)
     if "training.parallelism" in path:
         document["spec"]["training"]["parallelism"] = {}
+    for part, source in REMOTE.items():
+        if path.startswith(f"spec.sources[].{part}"):
+            document["spec"]["sources"] = [copy.deepcopy(source)]
+    if path.startswith(PRETRAINED + "mixture"):
+        document["spec"]["mixture"] = copy.deepcopy(MIXTURE)
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
@@ -439,16 +465,21 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
     own = {step.replace("/a", f"/{name_at(path)}", 1) for step in OWN_STEP.get((kind, meaning), ())}
     expected = set() if meaning in (NONE, GOVERN) else own
     assert differing(own_keys(before), own_keys(after)) == MOVES_STEPS.get((kind, path), expected)
-    governs = (before.charter, before.withdrawn) != (after.charter, after.withdrawn)
+    governs = _judged_by(before) != _judged_by(after)
     assert governs is (meaning is GOVERN)
     beside = [
         {step.id: (step.settings, step.processes, step.accelerator) for step in build_graph(desired).values()}
         for desired in (before, after)
     ]
     if (kind, path) in TRAVELS_BESIDE:
-        assert differing(*beside) == {f"train/{name_at(path)}"}
+        assert differing(*beside) == {"curate/a" if kind == "DataRecipe" else f"train/{name_at(path)}"}
     elif (kind, path) not in MOVES_STEPS:
         assert beside[0] == beside[1]
+
+
+def _judged_by(desired: Desired) -> Any:
+    regions = [read_facts(item.facts).get("regions") for item in desired.compiled.values()]
+    return desired.charter, desired.withdrawn, regions
 
 
 def test_a_changed_name_takes_its_steps_along_and_says_what_they_were_called() -> None:

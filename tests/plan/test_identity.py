@@ -6,7 +6,15 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.plan.full import desired_from, full_documents, later_documents, nanotron_documents, own_keys
+from tests.plan.full import (
+    desired_from,
+    full_documents,
+    later_documents,
+    mixed_documents,
+    nanotron_documents,
+    own_keys,
+    remote_documents,
+)
 from tests.plan.world import World, desired_of
 
 from forge.canonical import canonical_json, digest_of_bytes
@@ -34,6 +42,8 @@ def test_no_upgrade_changes_a_step_key() -> None:
     found["documents apart: train/a"] = own_keys(desired_from(later_documents("spec.training")))["train/a"]
     found["experts written: train/a"] = own_keys(desired_from(later_documents("spec.architecture")))["train/a"]
     found["trained by nanotron: train/a"] = own_keys(desired_from(nanotron_documents()))["train/a"]
+    found["sources from outside written: curate/a"] = own_keys(desired_from(remote_documents()))["curate/a"]
+    found["a mixture written: train/a"] = own_keys(desired_from(mixed_documents()))["train/a"]
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 
 

@@ -95,6 +95,15 @@ def test_every_descendant_is_blocked_although_it_is_in_sync(world: World) -> Non
             assert (reason.kind, reason.subject, reason.new) == (ReasonKind.WITHDRAWN, subject, "no. 0")
 
 
+def test_a_file_that_is_fetched_is_withdrawn_by_its_pinned_digest() -> None:
+    pinned = f'files: [{{url: "https://example.org/a.jsonl", sha256: {"a" * 64}}}]'
+    specs = [text.replace("path: corpus/*.jsonl.gz", pinned) for text in SPECS.values()]
+    assert World().plan(commit_of(specs, withdrawn=withdrawing("sha256:" + "2" * 64))).blocked == ()
+    plan = World().plan(commit_of(specs, withdrawn=withdrawing("sha256:" + "a" * 64)))
+    assert "source-0/0" in str(of(plan, "curate/small").reasons[0])
+    assert set(ALL) == set(held(plan))
+
+
 def test_what_a_key_signed_is_withdrawn_with_all_that_follows(world: World) -> None:
     world.signers = {world.newest["tokenize/small"].key: "5" * 64}
     assert held(world.plan(commit_of(withdrawn=withdrawing(KEY)))) == ALL[2:]

@@ -1,10 +1,11 @@
 """Ways to run a step: as a process through its request file, as the control plane does, or in this process for bad input."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,15 @@ def make_run(tmp_path: Path) -> MakeRun:
         return StepRun(request_of(folder, step, parameters, inputs), folder)
 
     return make
+
+
+@pytest.fixture
+def own_environment() -> Iterator[None]:
+    """For steps that forget credentials in this process: the environment is as before afterwards."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

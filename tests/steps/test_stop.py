@@ -155,6 +155,6 @@ def test_a_fault_without_a_request_to_stop_keeps_its_cause(tmp_path: Path) -> No
 
 def test_only_training_and_curation_have_byproducts() -> None:
     assert {kind: definition.byproducts for kind, definition in STEPS.items() if definition.byproducts} == {
-        StepKind.CURATE: ("survey",),
+        StepKind.CURATE: ("survey", "inventory"),
         StepKind.TRAIN: ("checkpoint",),
     }

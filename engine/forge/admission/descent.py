@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
+from forge.contract.inventory import pinned_files
+from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.plan.withdrawn import KEY, addresses_of
 
@@ -116,6 +118,9 @@ def _names(record: Record, wanted: AbstractSet[str], known: Known) -> Iterator[C
     for keyid in sorted(known.signers.get(record.key, ())):
         if KEY + keyid in wanted:
             yield Cause(KEY + keyid, name, "this key signed its record")
+    for place, digest in pinned_files(record.parameters) if record.step is StepKind.CURATE else ():
+        if digest in wanted:
+            yield Cause(digest, name, place)
     artifacts = [*record.inputs.items(), *record.products.items(), *record.byproducts.items()]
     if record.continued is not None:
         artifacts.append(("the checkpoint that it went on from", record.continued.checkpoint))

@@ -7,8 +7,12 @@ is named, so that an answer never looks more complete than it is.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from forge.admission.descent import Descent, Known
-from forge.canonical import digest_of_bytes
+from forge.canonical import PREFIX, digest_of_bytes
+from forge.contract.inventory import BYPRODUCT as INVENTORY
+from forge.contract.inventory import INVENTORY_FILE, Inventory
 from forge.contract.record import Record, Release, Retirement
 from forge.errors import RepoError, StoreError
 from forge.ledger.entry import sequence_path
@@ -76,7 +80,21 @@ def _files(records: Sequence[Record], repository: Repository, store: Store, unre
                 if files is None:
                     unread.append(digest)
                 found[digest] = files or {}
+    for record in records:
+        digest = record.byproducts.get(INVENTORY, "")
+        if digest and digest not in found:
+            found[digest] = _fetched(digest, store, unread)
     return found
+
+
+def _fetched(digest: str, store: Store, unread: list[str]) -> dict[str, str]:
+    """The files that a curation fetched, as its inventory lists them."""
+    try:
+        inventory = Inventory.model_validate_json(store.read_file(digest, INVENTORY_FILE))
+    except (StoreError, ValidationError):
+        unread.append(digest)
+        return {}
+    return {PREFIX + file.sha256: f"source-{file.source}/{file.path}" for file in inventory.files}
 
 
 def _files_of_commit(record: Record, name: str, repository: Repository) -> dict[str, str] | None:

@@ -7,13 +7,15 @@ in-toto statement v1 with SLSA provenance v1, SLSA verification summary v1, test
 v0.2 (docs/attestations.md lists every field).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import ValidationError
 
 from forge.canonical import canonical_json, digest_of_json, hex_of
 from forge.contract.checkpoints import BYPRODUCT
+from forge.contract.inventory import pinned
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record, Release, Retirement, Withdrawal
@@ -246,7 +248,25 @@ def digest_of_record(record: Record) -> str:
 def _dependencies(record: Record, predecessors: Mapping[str, str]) -> list[dict[str, Any]]:
     commit = {"name": "commit", "digest": {"gitCommit": record.commit}}
     inputs = [{"name": predecessors[name], "digest": _sha256(digest)} for name, digest in sorted(record.inputs.items())]
-    return [commit, *inputs, *_continued(record), *_lock(record)]
+    return [commit, *inputs, *_fetched(record, predecessors), *_continued(record), *_lock(record)]
+
+
+def _fetched(record: Record, addresses: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What a curation read from outside of its commit: each Git commit, and each file by its digest."""
+    if record.step is StepKind.CURATE:
+        for name, digest in pinned(record.parameters):
+            yield {"name": name, **_uri(name, addresses), "digest": digest}
+
+
+def _uri(name: str, addresses: Mapping[str, str]) -> dict[str, str]:
+    """The address as a URI; an absolute path and ``USER@HOST:PATH`` are none, and become one."""
+    address = addresses.get(name)
+    if address is None:
+        return {}
+    if "://" not in address:
+        host, _, path = address.partition(":")
+        address = f"file://{quote(address)}" if address.startswith("/") else f"ssh://{host}/{quote(path.lstrip('/'))}"
+    return {"uri": address if "/" in name else f"git+{address}"}
 
 
 def _lock(record: Record) -> list[dict[str, Any]]:

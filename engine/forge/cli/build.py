@@ -177,8 +177,9 @@ def plan(
 def _warn(desired: "Desired", *, aloud: bool) -> list[str]:
     """What is valid and may still not be meant; ``aloud`` says it on stderr."""
     from forge.plan.contamination import contamination_warnings
+    from forge.plan.residency import residency_warnings
 
-    found = contamination_warnings(desired.compiled)
+    found = [*contamination_warnings(desired.compiled), *residency_warnings(desired)]
     for message in found if aloud else ():
         typer.echo(f"warning: {message}", err=True)
     return found

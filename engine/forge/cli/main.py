@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forge import __version__
-from forge.cli import assess, build, impact, log, operate, report, runs, serving, trust
+from forge.cli import assess, build, data, impact, log, operate, report, runs, serving, trust
 from forge.errors import ForgeError
 
 _GIT_ENVIRONMENT = (
@@ -52,6 +52,7 @@ app.command(short_help="Approve a plan, or what an environment is to serve.")(tr
 app.command(short_help="List what descends from something, down to answered requests.")(impact.impact)
 app.command(short_help="Say whether a recipe's documents are usable for training.")(assess.assess)
 app.command(short_help="Write what a reviewer reads about a release.")(report.report)
+app.add_typer(data.data, name="data")
 app.add_typer(trust.keys, name="keys")
 app.add_typer(log.log, name="log")
 app.command(short_help="Verify a release, then serve it.")(serving.serve)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forge.contract.checkpoints import BYPRODUCT
+from forge.contract.inventory import BYPRODUCT as INVENTORY
 from forge.contract.survey import BYPRODUCT as SURVEY
 
 
@@ -62,7 +63,7 @@ class StepDefinition:
 
 
 STEPS: dict[StepKind, StepDefinition] = {
-    StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD, byproducts=(SURVEY,)),
+    StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD, byproducts=(SURVEY, INVENTORY)),
     StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
     StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
     StepKind.TRAIN: StepDefinition(2, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,)),

@@ -98,6 +98,8 @@ class StepRequest(Message):
     """A folder that attempts at the same key share: a train step keeps its checkpoints there."""
     attempt: int = Field(ge=1)
     resources: Resources = Resources()
+    downloads: str | None = Field(default=None, exclude_if=not_)
+    """A folder for what a curation fetches, which steps of all keys on a machine share; None: nothing is kept."""
     continues: InputArtifact | None = Field(default=None, exclude_if=not_)
     """A train step may go on from this checkpoint of another key, of which it makes sure that its run is the exact
     continuation; not part of the key, because the weights are the same without it."""

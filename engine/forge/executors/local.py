@@ -8,6 +8,7 @@ same user; its environment is an allow-list, and its home an empty folder.
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,6 +33,12 @@ from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
 _PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
+_FOR_FETCHING = re.compile(
+    r"(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|NETRC|AWS_[A-Z0-9_]+|AZURE_STORAGE_[A-Z0-9_]+"
+    r"|GOOGLE_APPLICATION_CREDENTIALS|FORGE_GIT_CREDENTIALS"
+)
+"""What a step that reads from outside of the repository gets besides: the way there, and credentials by the names that the
+backends read. It drops them before it reads a document. No agent of ssh: keys to sign with may be in it."""
 LOG_FILE = "step.log"
 """What the process wrote to stdout and stderr."""
 _PROCESS_FILE = "process.json"
@@ -154,6 +161,7 @@ def _environment(request: StepRequest, home: Path) -> dict[str, str]:
     threads = str(request.resources.threads)
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        **({name: value for name, value in os.environ.items() if _FOR_FETCHING.fullmatch(name)} if request.downloads else {}),
         "HOME": str(home),
         "HF_HOME": str(home / "huggingface"),
         "HF_HUB_OFFLINE": "1",

@@ -6,7 +6,7 @@ is made of, and reads them back only when somebody asks: most steps of a large p
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -110,10 +110,11 @@ def build_graph(desired: Desired) -> dict[str, Step]:
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
     inputs = _suites(recipe, parts)
     facts = read_facts(recipe.facts)
-    for index in range(len(facts["sources"])):
+    for index, path in enumerate(facts["sources"]):
         name = f"source-{index}"
-        inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
-    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs),)
+        if path is not None:  # else its digests are parameters, and the step fetches it
+            inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
+    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs, json_settings=recipe.settings),)
 
 
 def _suites(reader: Compiled, parts: _Parts) -> dict[str, Input]:
@@ -166,6 +167,10 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     if replay is not None:
         tokenize = _tokenize(model, replay, root, parts)
         inputs["replay"] = FromStep(tokenize.id, "tokens")
+        yield tokenize
+    for index, data in enumerate(facts.get("mixture", ())):
+        tokenize = _tokenize(model, data, root, parts)
+        inputs[f"mixture-{index}"] = FromStep(tokenize.id, "tokens")
         yield tokenize
     yield _own_step(
         StepKind.TRAIN,
@@ -265,11 +270,23 @@ def _earlier(first: Compiled, second: Compiled) -> list[tuple[str, str]]:
 
 
 def producers_of(step: Step) -> dict[str, str]:
-    """Input name -> where it comes from, as attestations write it: ``STEP_ID/PRODUCT`` or ``commit/ADDRESS/INPUT``."""
+    """Input name -> where it comes from, as attestations write it: ``STEP_ID/PRODUCT`` or ``commit/ADDRESS/INPUT``.
+
+    What a curation fetches from outside is no input, for its digests are parameters; its addresses stand here all the same.
+    """
     return {
         name: f"{source.step_id}/{source.product}" if isinstance(source, FromStep) else f"commit/{source.address}/{name}"
         for name, source in step.inputs.items()
-    }
+    } | (dict(_fetched(step)) if step.kind is StepKind.CURATE else {})
+
+
+def _fetched(step: Step) -> Iterator[tuple[str, str]]:
+    """``source-N`` of a Git repository, and ``source-N/M`` of a file behind a URL, each with its address."""
+    for index, source in enumerate(step.settings.get("sources", ())):
+        if "git" in source:
+            yield f"source-{index}", source["git"]["url"]
+        for number, file in enumerate(source.get("files", ())):
+            yield f"source-{index}/{number}", file["url"]
 
 
 def unchanged_steps(graph: Mapping[str, Step], base: Mapping[str, Step]) -> frozenset[str]:

@@ -26,6 +26,7 @@ from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, ve
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.residency import residency_refusals
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.extend import kept_tokens, why_not_extended
@@ -44,7 +45,8 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
         actions.extend(about_resources(desired, graph, recorded))
         actions.extend(about_withdrawals(desired, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    return replace(plan, refusals=tuple(refusals_of(plan, desired, recorded)), approvals=plan_approvals_needed(plan, desired))
+    refusals = (*refusals_of(plan, desired, recorded), *residency_refusals(plan, desired, graph))
+    return replace(plan, refusals=refusals, approvals=plan_approvals_needed(plan, desired))
 
 
 def _waves(graph: Mapping[str, Step], chosen: set[str] | None) -> list[list[Step]]:

@@ -50,6 +50,8 @@ class FindingKind(StrEnum):
     """A model begins with other weights, or those in the repository come from elsewhere or stand under another licence."""
     PERSONAL_DATA = "personal data"
     """What is removed from the documents of a recipe, or from conversations or preferences, changes."""
+    RESIDENCY = "residency"
+    """The regions where data may be change."""
     DECONTAMINATION = "decontamination"
     """A recipe, or conversations or preferences, are cleaned of a suite from now on, or no longer."""
     ACCESS = "access policy"
@@ -236,7 +238,7 @@ def _checked(resource: Resource | None, kind: type[_Kind]) -> _Kind | None:
 
 
 def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> Iterator[Finding]:
-    now, before = ({source.path: source for source in item.spec.sources} if item else {} for item in (new, old))
+    now, before = ({source.place: source for source in item.spec.sources} if item else {} for item in (new, old))
     for path in sorted({*now, *before}):
         here, there = now.get(path), before.get(path)
         if here is None or there is None:
@@ -252,6 +254,8 @@ def _of_data(address: str, new: DataRecipe | None, old: DataRecipe | None) -> It
     if new is not None and old is not None:
         allowed, allows = ({"allow_licenses": item.spec.allow_licenses} for item in (old, new))
         yield from _fields(FindingKind.LICENSE, address, allowed, allows)
+        regions, may_be = ({"regions": item.spec.allowed_regions} for item in (old, new))
+        yield from _fields(FindingKind.RESIDENCY, address, regions, may_be)
         yield from _of_cleaning(address, new.spec, old.spec)
 
 

@@ -8,6 +8,7 @@ not visible here: a file in it is found by admission (``forge.admission.withdraw
 
 from collections.abc import Iterator, Mapping
 
+from forge.contract.inventory import pinned_files
 from forge.contract.kinds import StepKind
 from forge.contract.record import Made, Record
 from forge.plan.action import Action, ActionKind, Withdraw
@@ -74,6 +75,9 @@ class Descent:
             yield from self._named_by(source.bundle.digest, f"its input {name}")
             for path, file in source.bundle.files.items():
                 yield from self._named_by(file.sha256, file.origin or f"{name}/{path}")
+        if step.kind is StepKind.CURATE and '"sha256"' in step.canonical_parameters:
+            for name, digest in pinned_files(step.parameters):
+                yield from self._named_by(digest, name)
         for upstream in (decided[item.step_id] for item in step.inputs.values() if isinstance(item, FromStep)):
             if is_withdrawn(upstream):
                 cause = next(reason for reason in upstream.reasons if reason.kind is ReasonKind.WITHDRAWN)

@@ -122,6 +122,7 @@ def _request(place: Place, action: Action, step: Step, space: Workspace) -> Step
         parameters=dict(step.parameters),
         settings=dict(step.settings),
         inputs=inputs,
+        downloads=str(place.work.parent / "downloads") if "sources" in step.settings else None,
         continues=_checkpoint(place, action, step, space),
         output=str(space.attempt(attempt) / "output"),
         scratch=str(space.scratch),

@@ -232,6 +232,8 @@ class _Bundles:
         for number, item in enumerate(compiled):
             if item.kind == "DataRecipe":
                 for index, pattern in enumerate(read_facts(item.facts)["sources"]):
+                    if pattern is None:
+                        continue
                     paths = self._paths(number, [pattern], ("spec", "sources", index, "path"))
                     names = {f"{place:05d}{_suffix(path)}": path for place, path in enumerate(paths)}
                     wanted.append(((item.address, f"source-{index}"), number, names))

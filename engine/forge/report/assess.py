@@ -99,7 +99,7 @@ def worth(tokens: float, epochs: float) -> float:
 def _source(source: Source, counted: SourceReport, lengths: Mapping[str, int], allowed: list[str] | None) -> SourceQuality:
     fault = _license_fault(source, allowed)
     return SourceQuality(
-        path=source.path,
+        path=source.place,
         license=source.license,
         license_fault=fault.message if fault is not None else "",
         origin=source.origin,

@@ -193,8 +193,13 @@ def _planned(model: Model, name: str) -> int | None:
     replay = getattr(model.spec, "replay", None)
     if not isinstance(total, int):
         return None
-    replayed = round(total * replay.fraction) if replay is not None else 0
-    return replayed if name == "replay" else total - replayed
+    parts: dict[str, float] = {
+        f"mixture-{index}": part.fraction for index, part in enumerate(getattr(model.spec, "mixture", ()))
+    }
+    if replay is not None:
+        parts["replay"] = replay.fraction
+    read = {part: round(total * fraction) for part, fraction in parts.items()}
+    return read.get(name, total - sum(read.values()))
 
 
 def _evaluated(models: set[str], desired: Desired) -> dict[str, tuple[str, ...]]:

@@ -34,7 +34,7 @@ def _data_sheet(facts: Facts, record: Record) -> DataSheet:
         source = listed[index] if index < len(listed) else None
         sources.append(
             DataSource(
-                path=source.path if source else "not in the released commit",
+                path=source.place if source else "not in the released commit",
                 license=source.license if source else "",
                 origin=source.origin if source else "",
                 documents_read=row.get("read", {}).get("documents"),
@@ -132,6 +132,7 @@ def _training(facts: Facts, record: Record) -> Section:
                 record,
             ),
             *((_begun(facts, record, base)) if base else ()),
+            *_mixed_in(facts, record),
             facts.proved("Weights", record.products.get("weights"), record, "provenance", "weights-signature"),
         ),
     )
@@ -169,6 +170,16 @@ def _begun(facts: Facts, record: Record, base: str) -> tuple[Fact, ...]:
         facts.proved("Replayed against forgetting", replay_text(facts, record), record),
         facts.proved("Validation loss on the replayed data, of the base and now", f"{shown(before)}, {shown(after)}", record),
     )
+
+
+def _mixed_in(facts: Facts, record: Record) -> tuple[Fact, ...]:
+    """What was read besides the model's own data; nothing where nothing was."""
+    parts = record.parameters.get("mixture", [])
+    told = []
+    for index, part in enumerate(parts):
+        tokens, data = record.metrics.get(f"mixture_{index}_tokens"), record.inputs.get(f"mixture-{index}", "unknown data")
+        told.append(f"{shown(tokens)} tokens of {data} ({part.get('fraction')} of the sequences)")
+    return (facts.proved("Mixed in", "; ".join(told), record),) if told else ()
 
 
 def _flops(record: Record) -> str | None:

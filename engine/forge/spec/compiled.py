@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
-    from forge.spec.data_recipe import DataRecipeSpec
+    from forge.spec.data_recipe import DataRecipeSpec, Source
     from forge.spec.model import BasedSpec, PretrainSpec
     from forge.spec.resource import Resource
 
@@ -47,7 +47,6 @@ class Compiled(NamedTuple):
 def compile_resource(resource: "Resource") -> Compiled:
     """Reduce a resource to what planning reads."""
     from forge.spec.fields import references_in
-    from forge.spec.resource import Model
 
     metadata = resource.metadata
     return Compiled(
@@ -57,7 +56,7 @@ def compile_resource(resource: "Resource") -> Compiled:
         references=tuple(target for _, target in references_in(resource.spec, ("spec",))),
         parameters=_canonical(_parameters(resource)),
         served=_canonical(_served(resource)),
-        settings=_json(_settings(resource.spec) if isinstance(resource, Model) else {}),
+        settings=_json(_settings(resource)),
         facts=_json(_facts(resource)),
         previous=None if metadata.previous_name is None else f"{resource.kind}/{metadata.previous_name}",
         is_protected=metadata.protect,
@@ -121,6 +120,30 @@ def from_text(text: str) -> tuple[Compiled, ...]:
     return tuple(resources)
 
 
+def _settings(resource: "Resource") -> dict[str, Any]:
+    """What a step is told beside its parameters: how often to validate, how to spread a training, where to fetch from."""
+    from forge.spec.meaning import NONE, meaningful
+    from forge.spec.model import PretrainSpec
+    from forge.spec.resource import DataRecipe, Model
+
+    if isinstance(resource, Model):
+        layout = resource.spec.nanotron if isinstance(resource.spec, PretrainSpec) else None
+        spread = {} if layout is None else {"nanotron": meaningful(layout, NONE)}
+        return {"training": meaningful(resource.spec.training, NONE), **spread}
+    if isinstance(resource, DataRecipe) and any(source.is_remote for source in resource.spec.sources):
+        return {"sources": [_address(source) for source in resource.spec.sources]}
+    return {}
+
+
+def _address(source: "Source") -> dict[str, Any]:
+    """Where a source is fetched from, and how much of it at most; empty for one of the repository itself."""
+    from forge.spec.meaning import NONE, meaningful
+
+    if source.git is not None:
+        return {"git": meaningful(source.git, NONE)}
+    return {"files": [meaningful(file, NONE) for file in source.files]} if source.files else {}
+
+
 def _parameters(resource: "Resource") -> dict[str, Any]:
     from forge.spec.meaning import REBUILD, meaningful
     from forge.spec.resource import Deployment
@@ -128,18 +151,6 @@ def _parameters(resource: "Resource") -> dict[str, Any]:
     if isinstance(resource, Deployment):  # a suite is named by its address: a report says which it is
         return {"gates": [{"suite": gate.suite, **meaningful(gate, REBUILD)} for gate in resource.spec.gates]}
     return meaningful(resource.spec, REBUILD)
-
-
-def _settings(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
-    """How often to validate and to checkpoint; and where nanotron trains, what it spreads a copy of the model over."""
-    from forge.spec.meaning import NONE, meaningful
-    from forge.spec.model import PretrainSpec
-
-    layout = spec.nanotron if isinstance(spec, PretrainSpec) else None
-    return {
-        "training": meaningful(spec.training, NONE),
-        **({} if layout is None else {"nanotron": meaningful(layout, NONE)}),
-    }
 
 
 def _served(resource: "Resource") -> dict[str, Any]:
@@ -164,10 +175,11 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
             sources = resource.spec.sources
             refused = _refused_licenses(resource.spec)
             return {
-                "sources": [source.path for source in sources],
+                "sources": [source.path for source in sources],  # None: it comes from outside of the repository
                 "licenses": [source.license for source in sources],
                 **({"refused_licenses": refused} if refused else {}),
                 **({"suites": resource.spec.decontaminate_against} if resource.spec.decontaminate_against else {}),
+                **({} if (regions := resource.spec.allowed_regions) is None else {"regions": regions}),
             }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
@@ -203,7 +215,8 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
     }
     if isinstance(spec, PretrainSpec):
         experts = {} if spec.architecture.experts is None else {"experts": spec.architecture.experts.num_local_experts}
-        return {**facts, "tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings, **experts}
+        facts |= {"tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings, **experts}
+        return {**facts, "mixture": [part.data for part in spec.mixture]} if spec.mixture else facts
     base = spec.base
     if isinstance(base, ModelBase):
         facts["base"] = base.model
@@ -213,6 +226,7 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
         name, chats = chats_of(spec)
         facts |= {"chats": name, "chats_path": chats.path, "chats_license": chats.license}
         facts["tunes"] = None if spec.adapter is None else list(spec.adapter.lora.targets)
+        facts |= {} if chats.regions is None else {"regions": sorted(chats.regions)}
         return {**facts, **({"suites": chats.decontaminate_against} if chats.decontaminate_against else {})}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
 

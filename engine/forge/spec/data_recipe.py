@@ -1,23 +1,29 @@
 """DataRecipe: which files, under which licence, become training documents, and what is filtered on the way."""
 
+from collections.abc import Iterable
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from forge.spec.fields import ContentOf, EvalSuiteRef, Part, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, Part, Regions, RepoPath
 from forge.spec.licenses import checked_license
-from forge.spec.meaning import NONE, REBUILD
+from forge.spec.meaning import GOVERN, NONE, REBUILD
+from forge.spec.remote import GitFiles, RemoteFile
 
 
 class Source(Part):
-    """Files in the repository that hold documents.
+    """Files that hold documents: of this repository (``path``), of a commit of another (``git``), or behind URLs (``files``).
 
     ``.jsonl`` and ``.jsonl.gz``: one JSON object a line; ``.parquet``: one document a row; ``.txt``, ``.md``, ``.html``,
-    ``.pdf`` and ``.docx``: one document a file.
+    ``.pdf``, ``.docx`` and source code (``spec.formats``): one document a file.
     """
 
-    path: Annotated[RepoPath, ContentOf(), REBUILD]
+    path: Annotated[RepoPath | None, ContentOf(), REBUILD] = None
     """A glob from the repository's root. The files' bytes, order and suffixes, not their names, are the identity."""
+    git: Annotated[GitFiles | None, REBUILD] = None
+    files: Annotated[list[RemoteFile], REBUILD] = []
+    regions: Annotated[Regions | None, GOVERN] = None
+    """Where these documents may be stored and worked at; None: wherever the recipe's may."""
     text_key: Annotated[str, REBUILD] = "text"
     id_key: Annotated[str, REBUILD] = "id"
     url_key: Annotated[str | None, REBUILD] = None
@@ -28,6 +34,29 @@ class Source(Part):
     """SPDX expression of the licence that the documents stand under; with ``license_key``, of all of them together."""
     origin: Annotated[str, Field(min_length=1), NONE]
     """Where the documents come from, in words or as a URL."""
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> Self:
+        written = [name for name in ("path", "git", "files") if getattr(self, name)]
+        if len(written) != 1:
+            found = ", ".join(f"`{name}`" for name in written) or "none of them"
+            raise ValueError(f"expected one of `path`, `git` and `files`, found {found}")
+        if len({file.sha256 for file in self.files}) < len(self.files):
+            raise ValueError("`files` names the same bytes twice: list each file once")
+        return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether its files come from outside of the repository."""
+        return self.path is None
+
+    @property
+    def place(self) -> str:
+        """How plans and reports call where its files are."""
+        if self.git is not None:
+            return self.git.place
+        more = f" and {len(self.files) - 1} more" if len(self.files) > 1 else ""
+        return self.path or f"{self.files[0].url}{more}"
 
 
 class GopherQuality(Part):
@@ -161,6 +190,8 @@ class DataRecipeSpec(Part):
     sources: Annotated[list[Source], Field(min_length=1), REBUILD]
     allow_licenses: Annotated[list[Annotated[str, AfterValidator(checked_license)]] | None, REBUILD] = None
     """SPDX licences that documents may stand under; a source, or a document, under none of them is refused."""
+    regions: Annotated[Regions | None, GOVERN] = None
+    """Where documents and what is derived of them may be stored and worked at (docs/data.md, "Residency"); None: anywhere."""
     filters: Annotated[Filters, REBUILD] = Filters()
     dedup: Annotated[Dedup, REBUILD] = Dedup()
     pii: Annotated[Pii, REBUILD] = Pii()
@@ -179,4 +210,17 @@ class DataRecipeSpec(Part):
             raise ValueError("`dedup.url` needs a source that says its `url_key`, and none does")
         if len(set(self.decontaminate_against)) < len(self.decontaminate_against):
             raise ValueError("`decontaminate_against` names a suite twice")
+        if self.allowed_regions == []:
+            raise ValueError("no region is allowed by `regions` of the recipe and of all its sources: split the recipe")
         return self
+
+    @property
+    def allowed_regions(self) -> list[str] | None:
+        """Regions in which all of its data may be, sorted; None: anywhere."""
+        return common_regions([self.regions, *(source.regions for source in self.sources)])
+
+
+def common_regions(declared: Iterable[list[str] | None]) -> list[str] | None:
+    """The regions that all declarations have in common, sorted; None where none restricts anything."""
+    sets = [set(item) for item in declared if item is not None]
+    return sorted(set.intersection(*sets)) if sets else None

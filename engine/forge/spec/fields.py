@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 _COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
@@ -48,6 +49,10 @@ def _parse_count(value: Any) -> Any:
 
 
 def _safe_path(value: str) -> str:
+    if "://" in value:  # its message shows no value: a URL may hold a password
+        raise PydanticCustomError(
+            "address", "a URL is no path of the repository: a source of data takes it in `files` or `git`"
+        )
     if value.startswith("/") or "\\" in value or ".." in value.split("/"):
         raise ValueError("expected a path inside the repository, relative to its root, with forward slashes")
     return value
@@ -68,6 +73,16 @@ RepoPath = Annotated[str, Field(min_length=1), AfterValidator(_safe_path)]
 
 SecretRef = Annotated[str, Field(pattern=r"^(env:[A-Za-z_][A-Za-z0-9_]*|file:.+)$")]
 """Where a secret is found, never the secret: ``env:NAME`` or ``file:PATH``."""
+
+
+def _each_once(value: list[str]) -> list[str]:
+    if len(set(value)) < len(value):
+        raise ValueError("a region stands twice")
+    return value
+
+
+Regions = Annotated[list[Name], Field(min_length=1), AfterValidator(_each_once)]
+"""Labels of places, each one where data may be; forge.toml says which one the store and the executor are in."""
 
 
 class ReferenceTo:

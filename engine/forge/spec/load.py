@@ -120,6 +120,7 @@ def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[
         case _:
             message = fault["msg"].removeprefix("Value error, ")
             shown = isinstance(fault["input"], str | int | float | None) and "PRIVATE KEY" not in str(fault["input"])
+            shown = shown and fault["type"] != "address"
             given = f", found {fault['input']!r}" if shown else ""  # a secret that was put in a spec goes into no log as well
             return document.diagnostic(location, f"`{name}`: {message}{given}" if name else message)
 

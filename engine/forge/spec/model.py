@@ -8,8 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from forge.spec.data_recipe import Pii
-from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, RepoPath, TokenizerRef
-from forge.spec.meaning import EXTEND, NONE, REBUILD
+from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, Regions, RepoPath, TokenizerRef
+from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 
 DEFAULT_CHAT_TEMPLATE = (
@@ -191,6 +191,17 @@ class OneProcess(Part):
     count: Annotated[Literal[1], NONE] = 1
 
 
+class MixedIn(Part):
+    """Sequences of other data among those of a model's own."""
+
+    data: Annotated[DataRecipeRef, REBUILD]
+    """Tokenized with the model's tokenizer. Its validation split is not measured."""
+    fraction: Annotated[float, Field(gt=0, lt=1), REBUILD]
+    """Of all sequences of the training, evenly spread, whatever its length; what all parts leave is the model's own data."""
+    max_epochs: Annotated[float | None, Field(gt=0), REBUILD] = None
+    """The most passes over this data that the training may take; one that would take more is refused before it starts."""
+
+
 def _check_grid(training: LargeTraining, resources: ModelResources) -> None:
     """Refuse processes that do not fill a grid of data x tensor."""
     if resources.count % training.parallelism.tensor:
@@ -215,6 +226,8 @@ class PretrainSpec(Part):
     nanotron: Annotated[NanotronLayout | None, NONE] = None
     """For ``backend: nanotron``; None: every process holds a copy of the model."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
+    mixture: Annotated[list[MixedIn], Field(max_length=15), REBUILD] = []
+    """Other data that is mixed in, besides ``data``."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -224,6 +237,8 @@ class PretrainSpec(Part):
             reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
             if reason:
                 raise ValueError(reason)
+            if self.mixture:
+                raise ValueError("`backend: nanotron` reads one recipe: leave mixture out, or train with the torch backend")
         elif self.nanotron is not None:
             raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
         _check_grid(self.training, self.resources)
@@ -233,6 +248,20 @@ class PretrainSpec(Part):
         for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
             if getattr(self.architecture, name) % slices:
                 raise ValueError(f"architecture.{name} must be a multiple of training.parallelism.tensor ({slices})")
+        return self
+
+    @model_validator(mode="after")
+    def _mixes(self) -> Self:
+        named = [self.data, *(part.data for part in self.mixture)]
+        if len(set(named)) < len(named):
+            raise ValueError("mixture names a recipe twice, or the model's own data: each stands once, with one fraction")
+        fractions = [exact(part.fraction) for part in self.mixture]
+        if sum(fractions) >= 1:
+            raise ValueError(
+                f"the fractions of the mixture are {float(sum(fractions)):g} together: leave some for `data` itself"
+            )
+        if any(optimizer_sequences(self.training) * fraction < 1 for fraction in fractions):
+            raise ValueError("a fraction of the training's sequences is not one sequence: raise it, or leave that data out")
         return self
 
 
@@ -329,6 +358,9 @@ class CommittedChats(Part):
     """Suites whose items nothing may repeat; their files are inputs of the training."""
     decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
     """As in recipes: so many consecutive words shared with an item, or all of an item's that has at least eight."""
+
+    regions: Annotated[Regions | None, GOVERN] = None
+    """Where they, and the model that learns from them, may be stored and worked at; None: anywhere."""
 
     @model_validator(mode="after")
     def _names_each_suite_once(self) -> Self:

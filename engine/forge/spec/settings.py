@@ -15,6 +15,10 @@ _MOST_LINES = 1000
 """A longer file is told its faults without lines: finding one reads the beginning of the file again and again."""
 
 
+Region = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+"""A label of a place, such as ``eu``: the same words as in the ``regions`` of data."""
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 
@@ -31,6 +35,8 @@ class StoreSection(_Section):
 
     url: Annotated[str, Field(pattern="^[^~]")] = ".forge/store"
     """A folder relative to the repository's root, or any fsspec URL."""
+    region: Region | None = None
+    """Where it is: data that names ``regions`` is kept in a store in one of them alone. None: in none."""
 
 
 class LedgerSection(_Section):
@@ -49,6 +55,8 @@ class LocalExecutorSection(_Section):
     slots: Annotated[int, Field(ge=1, le=1024)] = 1
     """Processes of steps that run at once, where the steps do not wait for each other: a training with `resources.count: 2`
     takes two. One that takes more than there are runs alone; one that does not fit yet lets smaller ones pass."""
+    region: Region | None = None
+    """Where it is: data that names ``regions`` is worked at by an executor in one of them alone. None: in none."""
 
 
 class LeaseSection(_Section):

@@ -1,7 +1,8 @@
 """Sources -> training and validation documents, and a report of what was left out and why.
 
-    read -> empty? -> filters -> evaluation items? -> redaction -> control tokens -> split   (in several processes)
-         -> equal and near-equal documents -> the documents that stay   (all documents, in reading order)
+    fetch what lies elsewhere
+    -> read -> empty? -> filters -> evaluation items? -> redaction -> control tokens -> split   (in several processes)
+    -> equal and near-equal documents -> the documents that stay   (all documents, in reading order)
 
 Invariant: the documents depend on the sources' bytes, their order and the recipe, and on nothing else: neither on the number of
 processes nor on what else the machine does. Between the two passes documents lie in the scratch folder; memory
@@ -21,6 +22,7 @@ from forge.steps.curate.duplicates import KEPT, Duplicates
 from forge.steps.curate.processes import judged
 from forge.steps.curate.redact import PII_TYPES
 from forge.steps.curate.report import Tally
+from forge.steps.curate.sources import SourceFiles, collect
 from forge.steps.curate.spool import Spool
 from forge.steps.curate.survey import SurveyTaker
 from forge.steps.curate.worker import Worker
@@ -30,7 +32,7 @@ _EVENT_EVERY = 10_000
 
 
 def run(run: StepRun) -> Metrics:
-    """Write the products ``documents`` and ``report``, and the by-product ``survey``.
+    """Write the products ``documents`` and ``report``, and the by-products ``survey`` and, of what was fetched, ``inventory``.
 
     Raises StepError for sources that cannot be used.
     """
@@ -59,7 +61,7 @@ def run(run: StepRun) -> Metrics:
 def _curate(run: StepRun, tally: Tally, survey: SurveyTaker, scratch: Path) -> None:
     spool, duplicates = Spool(scratch), Duplicates(scratch, Dedup.model_validate(run.parameters.get("dedup", {})))
     try:
-        _judge(run, tally, survey, spool, duplicates)
+        _judge(run, collect(run, scratch), tally, survey, spool, duplicates)
         run.emit(message="filtered; looking for equal and near-equal documents", fraction=0.8)
         removed, rules = duplicates.removals()
         _write(run, tally, survey, spool, removed, rules)
@@ -68,15 +70,17 @@ def _curate(run: StepRun, tally: Tally, survey: SurveyTaker, scratch: Path) -> N
         duplicates.close()
 
 
-def _judge(run: StepRun, tally: Tally, survey: SurveyTaker, spool: Spool, duplicates: Duplicates) -> None:
+def _judge(
+    run: StepRun, sources: list[SourceFiles], tally: Tally, survey: SurveyTaker, spool: Spool, duplicates: Duplicates
+) -> None:
     """First pass: each document by itself."""
-    folders = [run.input(f"source-{index}") for index in range(tally.sources)]
+    folders, names = [source.folder for source in sources], [source.names for source in sources]
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     processes = min(run.request.resources.threads, size // BLOCK_BYTES + 1)
     documents_read = 0
     suites = [run.input(f"suite-{index}") for index in range(len(run.parameters.get("decontaminate_against", [])))]
     worker = Worker(run.parameters, suites)  # here, so that a fault of the recipe is told before anything is started
-    for block in judged(read_blocks(folders, worker.keys), worker, processes):
+    for block in judged(read_blocks(folders, worker.keys, names), worker, processes):
         tally.read[block.source] += block.read
         tally.removed[block.source].update(block.removed)
         survey.samples.merge(block.samples)

@@ -11,7 +11,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -60,15 +60,23 @@ class Block:
     """The number of the first row."""
     file: Path | None = None
     """A file that is one document."""
+    name: str = ""
+    """What that document is called within its source; empty: as the file is."""
 
 
-def read_blocks(folders: list[Path], keys: list[SourceKeys]) -> Iterator[Block]:
-    """All documents of all sources in order. Raises StepError that names the file and line of what cannot be read."""
+def read_blocks(
+    folders: list[Path], keys: list[SourceKeys], names: Sequence[Mapping[str, str]] | None = None
+) -> Iterator[Block]:
+    """All documents of all sources in order. Raises StepError that names the file and line of what cannot be read.
+
+    ``names``: for each source what its files are called, where that is not their name in the folder.
+    """
     for source, folder in enumerate(folders):
+        called = names[source] if names is not None else {}
         for path in source_files(folder):
-            place = f"sources[{source}], file {path.name}"
+            place = f"sources[{source}], file {called.get(path.name, path.name)}"
             if path.suffix in READERS:
-                yield Block(source, place, file=path)
+                yield Block(source, place, file=path, name=called.get(path.name, ""))
                 continue
             if path.suffix == ".parquet":
                 own = keys[source]
@@ -95,7 +103,7 @@ def read_blocks(folders: list[Path], keys: list[SourceKeys]) -> Iterator[Block]:
 def read_documents(block: Block, keys: SourceKeys) -> list[Document]:
     """The documents of a block; raises StepError that names the file and line of what is none."""
     if block.file is not None:
-        return [Document(f"{block.source}/{block.file.name}", text_of(block.file, block.place))]
+        return [Document(f"{block.source}/{block.name or block.file.name}", text_of(block.file, block.place))]
     documents = []
     for where, row in _rows(block):
         text, name = _field(row, keys.text, "text_key", where), _field(row, keys.id, "id_key", where)

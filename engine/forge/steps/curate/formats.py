@@ -1,9 +1,9 @@
-"""Files that are one document each -> their text: plain text, Markdown, HTML, PDF and Word documents.
+"""Files that are one document each -> their text: plain text, Markdown, HTML, PDF, Word documents and source code.
 
 Invariant: a file gives its text or stops the step with one message that names it; nothing is fetched, and nothing outside of
-the file is read. Text and Markdown stay as they are; of HTML the main content is taken (trafilatura), of PDF the text of its
-pages (pypdf; a scanned page has none), of DOCX the paragraphs and tables (python-docx). The bytes that a file may
-unfold to are bounded before anything is unfolded.
+the file is read. Text, Markdown and source code stay as they are; of HTML the main content is taken (trafilatura), of PDF
+the text of its pages (pypdf; a scanned page has none), of DOCX the paragraphs and tables (python-docx). The bytes that a
+file may unfold to are bounded before anything is unfolded.
 """
 
 import logging
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from forge.errors import StepError
+from forge.spec.formats import LANGUAGES
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
 MAX_UNFOLDED_BYTES = 256 * 1024 * 1024
@@ -121,5 +122,6 @@ READERS: dict[str, Callable[[Path, str], str]] = {
     ".htm": _html,
     ".pdf": _pdf,
     ".docx": _docx,
+    **{f".{ending}": _plain for ending in LANGUAGES},
 }
 """Suffix -> how to read it."""

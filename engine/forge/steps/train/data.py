@@ -8,7 +8,7 @@ Rules:
    on batch size, nor on the number of processes.
 3. The tokens that do not fill a window (fewer than one window) are left out at another place each epoch: an epoch's
    windows start at an offset of its own.
-4. Where other data is replayed, ``mixture`` says which positions are of which data; each is read in its own order.
+4. Where other data is replayed or mixed in, ``mixture`` says which positions are of which data; each is read in its own order.
 5. Where documents are kept apart, a document begins with the end-of-text token of the one before it, which is what its first
    token is predicted from; at the beginning of a window whatever document reaches into it begins anew.
 6. Validation reads its own file from end to end; each document ends with the end-of-text token, which is therefore also
@@ -18,7 +18,7 @@ Rules:
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from forge.errors import StepError
-from forge.steps.train.mixture import place_of
+from forge.steps.train.mixture import kind_of, place_of
 
 META_FILE = "meta.json"
 _DTYPES: dict[str, np.dtype[Any]] = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}
@@ -67,9 +67,25 @@ class TokenFile:
     split: Split
     vocab_size: int
     eos_token_id: int
+    mixed_in: "tuple[MixedIn, ...]" = ()
+    """Other streams whose sequences stand among this one's, when a training reads it."""
+
+    @cached_property
+    def fractions(self) -> tuple[Fraction, ...]:
+        """Of all sequences, for each stream that is mixed in."""
+        return tuple(part.fraction for part in self.mixed_in)
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class MixedIn:
+    """Other data among a model's own."""
+
+    tokens: TokenFile
+    fraction: Fraction
+    """Of the sequences of both and of all others that are mixed in."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +145,11 @@ def count_windows(tokens: TokenFile, sequence_length: int) -> int:
     return windows
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=40)
 def epoch_order(seed: int, epoch: int, windows: int, spare_tokens: int) -> tuple[NDArray[np.int64], int]:
     """The permutation of an epoch's windows and the offset of its first one, 0..spare_tokens.
 
-    The cache holds the epochs that a batch of two kinds of data can straddle; callers do not write to the array.
+    The cache holds the epochs that a batch of all kinds of data of a mixture can straddle; callers do not write to the array.
     """
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
     offset = int(generator.integers(spare_tokens + 1))
@@ -160,6 +176,9 @@ def training_batch(
         if replay is not None:
             place = place_of(index, replay.fraction)
             file, number = replay.tokens if place.is_replayed else tokens, place.position
+        if file.mixed_in:
+            kind, number = kind_of(number, file.fractions)
+            file = file if kind is None else file.mixed_in[kind].tokens
         start = window_start(len(file), sequence_length, seed, number)
         rows.append(file.tokens[start : start + sequence_length + 1].astype(np.int64))
         _check_ids(rows[-1], file)

@@ -14,7 +14,7 @@ from forge.spec.extend import optimizer_steps, steps_before_decay
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining, Training, exact
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
-from forge.steps.train.mixture import num_replayed
+from forge.steps.train.mixture import Share, num_replayed
 
 TUNED = ("sft", "dpo")
 """Objectives that learn from conversations or preferences (``steps.finetune``)."""
@@ -46,6 +46,8 @@ class TrainJob:
     """Of the sequences; None: nothing is replayed."""
     nanotron: NanotronLayout | None = None
     """How nanotron spreads a copy of the model, where it is the one that trains; None: this package's own loop does."""
+    mixture: tuple[Share, ...] = ()
+    """Other data, of the inputs ``mixture-0`` and on."""
 
     @property
     def copies(self) -> int:
@@ -142,6 +144,7 @@ def read_job(request: StepRequest) -> TrainJob:
         checked = of_all.model_validate({**parameters["training"], **settings})
         training = LargeTraining.model_validate(checked.model_dump())
         layout = _layout(request)
+        mixture = tuple(_share(part) for part in parameters.get("mixture", ()))
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -162,6 +165,7 @@ def read_job(request: StepRequest) -> TrainJob:
         base=base,
         replay_fraction=fraction,
         nanotron=layout,
+        mixture=mixture,
     )
     _check_split(job)
     return job
@@ -173,6 +177,11 @@ def _layout(request: StepRequest) -> NanotronLayout | None:
     if backend not in ("torch", "nanotron"):
         raise StepError(f"{request.subject}: backend {backend!r} is unknown to this engine; expected torch or nanotron")
     return NanotronLayout.model_validate(request.settings.get("nanotron", {})) if backend == "nanotron" else None
+
+
+def _share(part: dict[str, Any]) -> Share:
+    most = part.get("max_epochs")
+    return Share(exact(part["fraction"]), None if most is None else exact(most))
 
 
 def _laid_out(request: StepRequest, name: str) -> Path:
@@ -192,6 +201,8 @@ def _check_split(job: TrainJob) -> None:
         reason = why_not_nanotron(job.architecture, job.training, job.nanotron, job.processes)
         if reason:
             raise StepError(f"{job.subject}: {reason}")
+        if job.mixture:
+            raise StepError(f"{job.subject}: `backend: nanotron` reads one recipe, and the request has a mixture of them")
         return
     slices = job.training.parallelism.tensor
     if job.processes % slices:

@@ -29,6 +29,7 @@ from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
 from forge.steps.train.keeping import Keeper
 from forge.steps.train.loop import Outcome, Trainer
+from forge.steps.train.mixing import metrics_of_mixture, open_mixture
 from forge.steps.train.optimizer import build_optimizer
 from forge.steps.train.sharding import spread, whole_tensors
 from forge.steps.train.start import initial_model
@@ -42,7 +43,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     job = read_job(run.request)
     make_deterministic(job)
     keep_freed_memory()
-    corpus = open_corpus(run.input("tokens"))
+    corpus = open_mixture(run, job)
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
@@ -64,7 +65,8 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
             keeper.leave(run.byproduct(BYPRODUCT), lambda text: emit(message=text))
             if outcome.continued is not None:
                 run.continued = outcome.continued
-    return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
+    metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
+    return {**metrics, **metrics_of_mixture(job, corpus)}
 
 
 def open_replay(folder: Path, corpus: Corpus, job: TrainJob) -> Corpus:
