@@ -170,7 +170,7 @@ def test_the_order_of_the_experts_changes_nothing(order: list[int], seed: int) -
         x_bsh = torch.randn(2, 9, 16, generator=torch.Generator().manual_seed(seed))
         found, routing = other(x_bsh)
         expected, before = layer(x_bsh)
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)  # a token adds what its experts give in their order
     assert torch.equal(routing.assignments, before.assignments[list(order)])
 
 

@@ -29,8 +29,8 @@ class LossWatch:
             raise StepError(
                 f"{self._job.subject}: at step {step + 1} of {self._job.total_steps} the loss is {loss:.4f}, for the second "
                 f"time more than training.max_loss_rise ({limit}) above the lowest mean of {STEPS_OF_A_MEAN} steps before "
-                f"({lowest:.4f}; learning rate {rate:.3g}). The weights before this step are kept in the last checkpoint; lower "
-                "optimizer.lr, lengthen schedule.warmup_tokens, look at the data of this step, or raise max_loss_rise"
+                f"({lowest:.4f}; learning rate {rate:.3g}). The weights before this step are kept in the last checkpoint; "
+                "lower optimizer.lr, lengthen schedule.warmup_tokens, look at the data of this step, or raise max_loss_rise"
             )
         self._recent.append(loss)
         if len(self._recent) < STEPS_OF_A_MEAN:
