@@ -4,10 +4,12 @@ The command, from the root of this repository:
 
     python models/examples/handbook-answers/make_chats.py
 
-It writes models/examples/handbook-answers/chats/which-manual.jsonl and models/examples/handbook-preferred/pairs/which-
-manual.jsonl. A question is the title of a section; the answer is the manual that has it; what is rejected is another manual.
-Equal corpora give equal files: what is chosen is chosen by hash. Only manuals under GPL-2.0-or-later are used, so that one
-licence covers each file, and only titles that one manual alone has, so that no question has two answers."""
+It writes models/examples/handbook-answers/chats/which-manual.jsonl and
+models/examples/handbook-preferred/pairs/which-manual.jsonl. A question is the title of a section; the answer is the manual that
+has it; what is rejected is another manual. Equal corpora give equal files: what is chosen is chosen by hash. Only manuals under
+GPL-2.0-or-later are used, so that one licence covers each file, and only titles that one manual alone has, so that no question
+has two answers.
+"""
 
 import gzip
 import json
