@@ -129,7 +129,7 @@ def test_a_key_that_was_never_run(forged: Forge) -> None:
     """Trainer's key: a shorter run that would be legal, and is not recorded."""
     short = forged.short()
     training = {**short.parameters["training"], "tokens": 20_000}
-    key = step_key(StepKind.TRAIN, 1, {**short.parameters, "training": training}, short.inputs)
+    key = step_key(StepKind.TRAIN, short.step_version, {**short.parameters, "training": training}, short.inputs)
     longer = forged.longer(Continued(key=key, checkpoint=CHECKPOINT, tokens=20_000))
     assert f"no record of step key {key}" in forged.said(longer)
 
@@ -200,7 +200,7 @@ def test_a_run_that_was_stopped_to_be_continued_is_named_by_its_attempt(
     """No attack, where the cause is the stop: a commit raised the tokens of a step that was running."""
     record = record_of(forged.folder, "train/small")
     parameters = {**record.parameters, "training": {**record.parameters["training"], "tokens": 60_000}}
-    key = step_key(StepKind.TRAIN, 1, parameters, record.inputs)
+    key = step_key(StepKind.TRAIN, record.step_version, parameters, record.inputs)
     attempt = Attempt(
         key=key,
         step=StepKind.TRAIN,
