@@ -26,6 +26,8 @@ def start(folder: Path, config_home: Path, *arguments: str) -> "subprocess.Popen
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # A test run in the background ignores SIGINT, and so would what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
     )
 
 

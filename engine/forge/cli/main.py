@@ -96,6 +96,11 @@ def run() -> None:
         os.environ.pop(name, None)
     try:
         app(standalone_mode=True)
+    except (
+        KeyboardInterrupt
+    ):  # before the command line is read: from then on typer answers it, with the same words and exit code
+        print("Aborted.", file=sys.stderr)
+        sys.exit(130)
     except ForgeError as error:
         sys.stdout.flush()
         print(error, file=sys.stderr)
