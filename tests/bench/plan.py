@@ -1,4 +1,4 @@
-"""How fast planning is: the whole table of issue-sized repositories, medians of five, as Markdown.
+"""How fast planning is: the whole table of large repositories, medians of five, as Markdown.
 
     python tests/bench/plan.py [--resources 10000] [--large 100000] [--scratch FOLDER] [--without-dvc]
 

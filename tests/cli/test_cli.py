@@ -189,6 +189,14 @@ def test_schemas_accept_the_specs_and_refuse_a_typo(repository: Path, config_hom
             jsonschema.validate({**spec, "specs": {}}, schema)
 
 
+def test_a_linked_work_tree_has_schemas_of_its_own(repository: Path, config_home: Path, tmp_path: Path) -> None:
+    linked = tmp_path / "linked"
+    git(repository, "worktree", "add", "--detach", str(linked))
+    run_forge(linked, config_home, "schema")
+    assert (linked / ".forge" / "schemas" / "Model.json").is_file()
+    assert git(linked, "status", "--short") == ""
+
+
 def test_this_repository_is_a_valid_configuration_and_its_specs_name_their_schemas(config_home: Path) -> None:
     assert "resources are valid" in run_forge(ROOT, config_home, "validate", "--worktree").stdout
     run_forge(ROOT, config_home, "schema")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import forge_folder, reader_of, repository_of, scope_of
+from forge.cli.place import own_folder, reader_of, repository_of, scope_of
 from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -267,7 +267,8 @@ def schema(
     from forge.spec.schema import schemas
 
     with repository_of(context) as repository:
-        folder = out or forge_folder(repository) / "schemas"
+        # Specs name it by its place beside them, so a linked work tree needs its own.
+        folder = out or own_folder(repository.root) / "schemas"
     folder.mkdir(parents=True, exist_ok=True)
     for kind, content in schemas().items():
         (folder / f"{kind}.json").write_text(json.dumps(content, indent=2) + "\n")

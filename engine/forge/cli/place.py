@@ -165,8 +165,13 @@ def work_folder(repository: "Repository") -> Path:
 
 
 def forge_folder(repository: "Repository") -> Path:
-    """``.forge``, which ignores itself: nothing in it is ever committed."""
-    folder = repository.home / ".forge"
+    """The ``.forge`` that all work trees share: steps at work, the agent's state."""
+    return own_folder(repository.home)
+
+
+def own_folder(top: Path) -> Path:
+    """``.forge`` below some folder, which ignores itself: nothing in it is ever committed."""
+    folder = top / ".forge"
     folder.mkdir(exist_ok=True)
     if not (folder / ".gitignore").exists():
         (folder / ".gitignore").write_text("*\n")
