@@ -5,6 +5,7 @@ Also: the example's gate stops a model that learnt nothing, and one that learnt 
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import ROOT, commit_all, git, run_forge
+from tests.outside.desk import Desk
+from tests.outside.node import FOLDER
+
+from forge.attest.trust import read_trust_root
+from forge.ledger.ledger import Ledger
+from forge.repo.repository import Repository
+from forge.store.store import Store
 
 pytestmark = pytest.mark.e2e
 
@@ -74,6 +82,43 @@ def test_nothing_that_was_started_is_left(main_job: str, clone: Path) -> None:
 
 def test_a_second_apply_finds_everything_in_sync(main_job: str, clone: Path, config_home: Path) -> None:
     assert "10 in sync" in run_forge(clone, config_home, "apply").stdout
+
+
+def test_a_reviewer_without_forge_reaches_the_verdict_on_the_example(
+    main_job: str, clone: Path, config_home: Path, tmp_path: Path
+) -> None:
+    """The bundle's script, then the README's last step: the weights that serve, whole and with one byte changed."""
+    desk, received, root = Desk(tmp_path / "desk"), tmp_path / "received", read_trust_root(config_home).digest
+    run_forge(clone, config_home, "report", "release/local", "--out", str(tmp_path / "report"))
+    received.mkdir()
+    for name in ("verify.sh", "bundle.tar.gz"):
+        shutil.copy(tmp_path / "report" / name, received)
+    (received / "node_modules").symlink_to(FOLDER / "node_modules")
+    script = desk(received, f"sh verify.sh {root} bundle.tar.gz")
+    assert script.returncode == 0, script.stdout + script.stderr
+    assert script.stdout.endswith("VERDICT release/local: the chain holds (DEVELOPMENT trust root)\n")
+
+    weights, bundle = tmp_path / "weights", received / "bundle"
+    weights.mkdir()
+    record = Ledger(Repository(clone), "refs/forge/ledger").snapshot().latest("train/handbook")
+    assert record is not None
+    Store(".forge/store", clone).lay_out(record.products["weights"], weights)
+    (line,) = [
+        line for line in (bundle / "work" / "sigstore.list").read_text().splitlines() if "train-handbook.weights" in line
+    ]
+    signature, key = (bundle / word for word in line.split()[:2])
+    hashed = f"sha256sum --check --strict --quiet {bundle / 'weights.sha256'}"
+    signed = f"model_signing verify key {weights} --signature {signature} --public_key {key}"
+    for command in (hashed, signed):
+        done = desk(weights, command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    tensors = bytearray((weights / "model.safetensors").read_bytes())
+    tensors[-1] ^= 1
+    (weights / "model.safetensors").chmod(0o644)
+    (weights / "model.safetensors").write_bytes(tensors)
+    assert "model.safetensors: FAILED" in desk(weights, hashed).stdout
+    assert "model.safetensors" in desk(weights, signed).stderr
+    assert desk(weights, signed).returncode == 1
 
 
 @pytest.mark.parametrize(

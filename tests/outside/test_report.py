@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +14,8 @@ from typing import Any
 import pytest
 from tests.conftest import git, new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
-from tests.outside.node import FOLDER, node
+from tests.outside.desk import Desk
+from tests.outside.node import FOLDER
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
@@ -53,25 +53,10 @@ def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Pa
 
 
 @pytest.fixture
-def reviewer(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run a shell command in a folder, in an environment that has the outside verifiers and no Forge."""
-    tools = tmp_path / "tools"
-    tools.mkdir()
-    verify = Path(sys.executable).with_name("in-toto-verify")
-    for name, command in (("in-toto-verify", [sys.executable, "-I", str(verify)]), ("node", node())):
-        (tools / name).write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n')
-        (tools / name).chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-
-    def run(folder: Path, command: str, root: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": f"{tools}:/usr/local/bin:/usr/bin:/bin", "HOME": str(home), "TRUST_ROOT": root}
-        return subprocess.run(
-            ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
-        )
-
-    assert run(tmp_path, 'command -v forge || test -n "$PYTHONPATH"', "").returncode, "the reviewer has Forge"
-    return run
+def reviewer(tmp_path: Path) -> Desk:
+    desk = Desk(tmp_path / "desk")
+    assert desk(tmp_path, 'command -v forge || test -n "$PYTHONPATH"').returncode, "the reviewer has Forge"
+    return desk
 
 
 @pytest.fixture
@@ -91,7 +76,7 @@ def commands(readme: Path) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```$", readme.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-def followed(run: Callable[..., subprocess.CompletedProcess[str]], folder: Path, root: str) -> tuple[bool, str]:
+def followed(run: Desk, folder: Path, root: str) -> tuple[bool, str]:
     """The README's commands, one block after the other: whether all end with 0, and what they said."""
     said = []
     found = commands(folder / "README.md")
@@ -123,7 +108,7 @@ def test_the_script_runs_the_commands_of_the_readme() -> None:
 def test_the_script_unpacks_checks_and_says_the_verdict(
     released: Path, governed: Governed, reviewer: Any, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "desk"
+    folder = tmp_path / "received"
     folder.mkdir()
     for name in ("verify.sh", "bundle.tar.gz"):
         shutil.copy(released.parent / "report" / name, folder)
@@ -301,7 +286,7 @@ def test_the_script_refuses_an_archive_that_leads_elsewhere(name: str, reviewer:
         member.type, member.linkname = (
             (tarfile.SYMTYPE, "/etc") if name.endswith("link") else (tarfile.LNKTYPE, "bundle/README.md")
         )
-    folder = tmp_path / "desk"
+    folder = tmp_path / "received"
     folder.mkdir()
     poisoned(folder / "bundle.tar.gz", member)
     (folder / "verify.sh").write_bytes(tool("verify.sh"))
