@@ -29,6 +29,12 @@ from tests.bench import generator
 FORGE = Path(sys.executable).with_name("forge")
 LOCK = Path(__file__).resolve().parents[2] / "locks" / "bench.txt"
 RUNS = 5
+PEAK = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, check=True)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)
+"""
+"""In a small process of its own: what a child reports as its peak is at least what its parent held when it was started."""
 CHANGED = 10
 MOST_PARSES = 20
 STAGES = 1000
@@ -228,10 +234,8 @@ def run(command: list[str | Path], folder: Path) -> float:
 
 def peak(folder: Path) -> int:
     """MiB that ``forge plan`` takes at most."""
-    process = subprocess.Popen([FORGE, "plan"], cwd=folder, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return usage.ru_maxrss // 1024
+    command = [sys.executable, "-c", PEAK, str(FORGE), "plan"]
+    return int(subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout)
 
 
 def median(work: Callable[[], float]) -> float:
