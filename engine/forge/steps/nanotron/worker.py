@@ -22,6 +22,7 @@ from forge.steps.nanotron.loader import Machine, load, machine_for
 from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity
 from forge.steps.nanotron.wheel import provenance
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train.allocator import memory_named
 from forge.steps.train.data import Corpus, TokensMeta, count_windows, open_corpus, validation_batches
 from forge.steps.train.distributed import World, open_world, text_of_main
 from forge.steps.train.export import check_tokenizer, export_weights
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # nanotron can be imported only after the loader ran
 
 _CONFIG_FILE = "nanotron.yaml"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LESS_MEMORY = "spread the model by nanotron.tensor_parallel or pipeline_parallel (the same one, but from the first step)"
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
@@ -56,7 +58,9 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     check_spread(job, corpus.meta)
     machine = machine_for(job.accelerator, job.training.precision)
     # nanotron's asynchronous tensor parallelism counts on it, and CUDA reads it when it starts.
-    with _environment({"CUDA_DEVICE_MAX_CONNECTIONS": "1"}), open_world(job.accelerator, job.processes, meeting_point) as world:
+    variables = _environment({"CUDA_DEVICE_MAX_CONNECTIONS": "1"})
+    grid = open_world(job.accelerator, job.processes, meeting_point)
+    with memory_named(job.subject, _LESS_MEMORY), variables, grid as world:
         load(machine)
         from forge.steps.nanotron.engine import Engine
         from forge.steps.nanotron.loop import Loop

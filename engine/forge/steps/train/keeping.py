@@ -31,7 +31,7 @@ from forge.steps.train.checkpoint import (
     load_newest,
     read_state,
     remove_before,
-    save_checkpoint,
+    save_named,
 )
 from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.distributed import World, text_of_main
@@ -203,13 +203,7 @@ class Keeper:
         for name, tensor in self._flat().items():
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = tensor
-        try:
-            return save_checkpoint(folder, self._state(progress), groups)
-        except OSError as error:
-            raise StepError(
-                f"{self._job.subject}: the checkpoint of step {progress.step} cannot be written to {folder}: {error}; the one "
-                "before it is kept, and the next attempt goes on from there"
-            ) from error
+        return save_named(self._job.subject, folder, self._state(progress), groups)
 
     def _flat(self) -> dict[str, torch.Tensor]:
         """Everything that the next step depends on, as ``<group>.<name>``; the model's own tensors, not copies."""
