@@ -117,7 +117,7 @@ def test_an_allocation_that_the_machine_refuses_is_a_matter_of_resources(new_att
 
 
 def test_a_killed_rank_is_named_and_the_run_goes_on_from_its_checkpoint(new_attempt: Make) -> None:
-    fields = {"training": {"tokens": 256 * 3000}, "processes": 2}
+    fields = {"training": {"tokens": 256 * 160}, "processes": 2}
     settings = {"checkpoint_every_tokens": 256 * 20, "parallelism": {"data": "fsdp2"}}
     attempt = new_attempt(settings=settings, **fields)
     process = attempt.start()
@@ -136,4 +136,8 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_from_its_checkpoint(new_atte
     assert attempt.failure()["cause"] == "resource"
     assert "rank 1 of 2 was killed" in attempt.failure()["message"]
     newest = max(attempt.checkpoints.glob("step-????????-attempt-1"))
-    assert load_checkpoint(newest).state.step > 0
+    step = load_checkpoint(newest).state.step
+    again, whole = (new_attempt(name, number=2, settings=settings, **fields) for name in ("run", "whole"))
+    assert again.run()["resumed_from_step"] == step > 0
+    whole.run()
+    assert again.weights_digest() == whole.weights_digest()
