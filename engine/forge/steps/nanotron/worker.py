@@ -27,6 +27,7 @@ from forge.steps.train.data import Corpus, TokensMeta, count_windows, open_corpu
 from forge.steps.train.distributed import World, open_world, text_of_main
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
+from forge.steps.train.keeping import device_name
 from forge.steps.train.loop import Outcome
 from forge.steps.train.start import initial_model
 from forge.steps.train.worker import main, make_deterministic
@@ -68,7 +69,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
         engine = Engine(_write_config(run.folder, job, corpus.meta, world), world, job.architecture)
         engine.load(initial_model(job, corpus.meta.vocab_size).state_dict())
         emit = run.emit if world.is_main else _discard
-        loop = Loop(job, corpus, world, engine, bit_environment(job, machine), run.scratch, emit)
+        loop = Loop(job, corpus, world, engine, bit_environment(job, machine, world.device), run.scratch, emit)
         outcome = loop.fit(run.stop)
         run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
         weights = engine.weights()
@@ -83,14 +84,14 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), "logits_difference": difference, **provenance()}
 
 
-def bit_environment(job: TrainJob, machine: Machine) -> dict[str, str]:
+def bit_environment(job: TrainJob, machine: Machine, device: torch.device) -> dict[str, str]:
     """What the bits of a step depend on beside its key: the torch backend's list, nanotron and how it spreads the model."""
     layout = job.nanotron
     spread = (1, 1) if layout is None else (layout.tensor_parallel, layout.pipeline_parallel)
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": job.accelerator,
+        "device": device_name(device),
         "threads": str(job.threads),
         "processes": str(job.processes),
         "backend": provenance()["backend"],

@@ -247,12 +247,17 @@ def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device),
+        "device": device_name(world.device),
         "threads": str(job.threads),
         "processes": str(job.processes),
         **({"topology": job.topology} if job.processes > 1 else {}),
         **({"compile": "true"} if job.training.compile else {}),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What computes, as a checkpoint names it: the model of an accelerator, for another one rounds otherwise."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def topology_of(environment: dict[str, str]) -> str:
