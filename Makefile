@@ -41,8 +41,8 @@ bench: setup-dev ## Measure what the README quotes
 	$(BIN)/python tests/bench/nanotron.py
 	$(BIN)/python tests/bench/curate.py
 
-bench-gpu: setup-dev ## The same of training on CUDA devices; says so in one line where there is none
-	$(BIN)/python tests/bench/train_gpu.py
+bench-gpu: ## Training on CUDA devices, with the packages of PYTHON=.. (docs/training.md): .venv has a CPU's torch
+	PYTHONPATH=engine:. $(PYTHON) tests/bench/train_gpu.py
 
 schemas: setup ## JSON Schemas for editors, in .forge/schemas; and of what is signed, in docs/schemas
 	$(BIN)/forge schema

@@ -1,11 +1,13 @@
 """Training speed on CUDA devices: a Llama of 1.1 B parameters, sequences of 2,048, bfloat16; rate, MFU, memory, stalls.
 
 Run as ``python tests/bench/train_gpu.py [--processes N] [--data fsdp2] [--tensor N] [--micro N] [--steps N] [--no-compile]``.
-It needs no ledger and no network: tokens are drawn by chance, and the tokenizer only has to fit them. What runs is the train
-step as the executor starts it, with its checkpoints. Without a CUDA device it says so in one line and measures nothing.
+``make bench-gpu PYTHON=..`` runs it with any interpreter that has what docs/training.md names. It needs no ledger and no
+network: tokens are drawn by chance, and the tokenizer only has to fit them. What runs is the train step as the executor starts
+it, with its checkpoints. Without a CUDA device it says so in one line and measures nothing.
 
 MFU = tokens/s * (6*N + 12*L*H*S) / (989e12 * devices): PaLM's count (attention in full), the H200's datasheet figure for dense
-bfloat16. Steps count from the fifth on, by the times of their events; what checkpoints held the training up is told apart.
+bfloat16. Steps count from the fifth on, by the times of their events; what checkpoints held the training up is told apart, and
+a run in which fewer than two of them fell between those steps measures nothing.
 """
 
 import argparse
@@ -15,8 +17,16 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":  # before any of it is imported, here or by the train step
+    needed = ("numpy", "psutil", "pydantic", "rfc8785", "safetensors", "tokenizers", "torch")
+    if missing := [name for name in needed if find_spec(name) is None]:
+        sys.exit(f"train_gpu: {sys.executable} lacks {', '.join(missing)}: install them there, or name another by PYTHON=..")
+    if find_spec("forge") is None:
+        sys.exit("train_gpu: Forge is not on the path: run `make bench-gpu`, or set PYTHONPATH=engine:.")
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, models
@@ -28,6 +38,8 @@ from forge.spec.model import Architecture
 PEAK_FLOPS = 989e12
 """Of one H100 or H200, dense bfloat16, as its datasheet says."""
 WARM_STEPS = 5
+LEAST_CHECKPOINTS = 2
+STEPS_OF_A_RUN = 60
 GOALS = {"tokens_per_second": 55_000, "mfu": 0.50, "stall": 0.02}
 
 
@@ -75,12 +87,17 @@ def measure(scale: Scale, folder: Path) -> dict[str, float]:
 
 
 def figures_of(scale: Scale, events: list[dict[str, Any]], metrics: dict[str, Any]) -> dict[str, float]:
-    """What the table says, from a run's events."""
+    """What the table says, from a run's events; raises ``RuntimeError`` where too few checkpoints are among them."""
     steps = [event for event in events if "learning_rate" in event and event["step"] >= WARM_STEPS]
     first, last = steps[0], steps[-1]
     stalls = [
         event for event in events if "checkpoint_stall_seconds" in event and first["time"] < event["time"] <= last["time"]
     ]
+    if len(stalls) < LEAST_CHECKPOINTS:
+        raise RuntimeError(
+            f"{len(stalls)} checkpoints were written between steps {first['step']} and {last['step']}, and a stall is measured "
+            f"over {LEAST_CHECKPOINTS} or more: train more steps (--steps)"
+        )
     stalled, seconds = sum(event["checkpoint_stall_seconds"] for event in stalls), last["time"] - first["time"]
     rate = (last["tokens"] - first["tokens"]) / max(1e-9, seconds - stalled)
     per_token = flops_per_token(Architecture(**scale.architecture), scale.vocab_size, scale.sequence_length)
@@ -92,6 +109,11 @@ def figures_of(scale: Scale, events: list[dict[str, Any]], metrics: dict[str, An
         "stalled_seconds": stalled / max(1, len(stalls)),
         "train_loss": metrics["train_loss"],
     }
+
+
+def checkpoint_steps_of(steps: int) -> int:
+    """Steps between two checkpoints: one is due after each quarter of a run, and two are in place before its last step."""
+    return max(1, steps // 4)
 
 
 def request_of(scale: Scale, folder: Path) -> dict[str, Any]:
@@ -182,16 +204,20 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data", choices=("ddp", "fsdp2"), default="ddp")
     parser.add_argument("--tensor", type=int, default=1)
     parser.add_argument("--micro", type=int, default=16)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=STEPS_OF_A_RUN)
     parser.add_argument("--no-compile", action="store_true")
     given = parser.parse_args(arguments)
     batch = 4 * given.micro * (given.processes // given.tensor)
     scale = Scale(
-        BILLION, 32_000, 2048, batch, given.micro, given.steps, given.steps // 2, "cuda", given.processes, given.data,
-        given.tensor, not given.no_compile,
+        BILLION, 32_000, 2048, batch, given.micro, given.steps, checkpoint_steps_of(given.steps), "cuda", given.processes,
+        given.data, given.tensor, not given.no_compile,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as folder:
-        found = measure(scale, Path(folder))
+        try:
+            found = measure(scale, Path(folder))
+        except RuntimeError as error:
+            print(f"train_gpu: {error}", file=sys.stderr)
+            return 1
     number = num_parameters(Architecture(**scale.architecture), scale.vocab_size)
     device = f"{given.processes} x {torch.cuda.get_device_name()}"
     print(f"{number / 1e9:.2f} B parameters, {device}, {scale.data}; MFU by {FLOPS_FORMULA}, of 989 TFLOP/s")

@@ -3,17 +3,47 @@
 import io
 import json
 
+import pytest
 from rich.console import Console
 from tests.plan.world import World, desired_of
 
 from forge.contract.messages import Event
 from forge.plan.action import Action, ActionKind
+from forge.ui import progress
 from forge.ui.progress import LiveDisplay, PlainDisplay, event_text
+from forge.ui.series import MFU_FORMULA
 
 
 def test_an_event_in_one_line() -> None:
     event = Event(time=0, step=12, tokens=98304, loss=3.14159, tokens_per_second=16_600.0, bits_per_byte=1.92)
     assert event_text(event) == "step 12, 98.3 k tokens, loss 3.142, 1.920 bits/byte, 16.6 k tokens/s"
+
+
+def test_memory_is_told_and_mfu_where_the_peak_is_known() -> None:
+    event = Event(time=0, step=12, tokens_per_second=100.0, flops_per_second=4.0e11, memory_bytes=3 << 29)
+    assert event_text(event) == "step 12, 100 tokens/s, 1.5 GiB of memory"
+    assert event_text(event, 1e12) == "step 12, 100 tokens/s, MFU 40.0%, 1.5 GiB of memory"
+
+
+@pytest.mark.parametrize("kind", [PlainDisplay, LiveDisplay])
+def test_a_display_tells_mfu_and_once_its_formula(
+    kind: type[PlainDisplay] | type[LiveDisplay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_SECONDS", 0.0)
+    out = io.StringIO()
+    world = World()
+    plan = world.plan(desired_of())
+    shown = kind(Console(file=out, width=200, force_terminal=kind is LiveDisplay, soft_wrap=True))
+    shown.planned(plan)
+    shown.started(plan.actions[0], adopted=False)
+    event = Event(time=0, step=1, fraction=0.5, flops_per_second=4.0e11)
+    shown.progressed(plan.actions[0], event)
+    assert "MFU" not in out.getvalue()
+    for _ in range(2):
+        shown.progressed(plan.actions[0], event, 1e12)
+    shown.close()
+    assert "MFU 40.0%" in out.getvalue()
+    assert out.getvalue().count(MFU_FORMULA) == 1
 
 
 def display_all(console: Console, kind: type[PlainDisplay] | type[LiveDisplay]) -> None:

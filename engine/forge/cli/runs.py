@@ -114,9 +114,8 @@ def _curves(repository: "Repository", names: list[str]) -> "dict[str, dict[str, 
         if not attempts:
             _folder(find_runs(known, name)[0])
         request = request_of(attempts[-1])
-        place = settings.accelerators.get(request.resources.accelerator)
-        peak = place.peak_flops_per_second if place is not None else None
-        series = series_of([read_events(_folder(run)) for run in attempts], peak and peak * request.resources.processes)
+        peak = settings.peak_flops_per_second(request.resources.accelerator, request.resources.processes)
+        series = series_of([read_events(_folder(run)) for run in attempts], peak)
         if not series:
             raise UsageError(f"{attempts[-1].step_id} reports no figures over tokens: only trainings do")
         curves[f"{attempts[-1].step_id} {attempts[-1].id.partition('-')[0]}"] = dict(series)

@@ -2,12 +2,13 @@
 
 import datetime
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from forge.contract.checkpoints import BYPRODUCT, CHECKPOINT_GLOB, newest_checkpoint
 from forge.contract.kinds import STEPS
-from forge.contract.messages import FailureCause, InputArtifact, Resources, StepRequest, StepResult
+from forge.contract.messages import Event, FailureCause, InputArtifact, Resources, StepRequest, StepResult
 from forge.contract.record import Attempt
 from forge.errors import RefusedError, StoreError
 from forge.executors import local
@@ -78,7 +79,7 @@ def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Obse
                     "does not say what it works at: end it, or wait for its end"
                 )
             observer.started(action, adopted=True)
-            job = local.adopt(space, lambda event: observer.progressed(action, event))
+            job = local.adopt(space, _teller(place, action, request, observer))
             return AtWork(action, step, request, space, job, lease, began)
         if request is not None and space.finished() is not None:
             observer.started(action, adopted=True)
@@ -86,8 +87,14 @@ def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Obse
         request = _request(place, action, step, space)
         observer.started(action, adopted=False)
         note_open(place.work, lease.key, step.id, place.desired.commit or "")
-        job = local.launch(request, space, lock, lambda event: observer.progressed(action, event))
+        job = local.launch(request, space, lock, _teller(place, action, request, observer))
     return AtWork(action, step, request, space, job, lease, began)
+
+
+def _teller(place: Place, action: Action, request: StepRequest, observer: Observer) -> Callable[[Event], None]:
+    """Pass events on, with the peak of what the step runs on."""
+    peak = place.desired.settings.peak_flops_per_second(request.resources.accelerator, request.resources.processes)
+    return lambda event: observer.progressed(action, event, peak)
 
 
 def store_bundle(place: Place, source: FromCommit) -> None:

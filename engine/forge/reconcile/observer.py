@@ -16,8 +16,8 @@ class Observer(Protocol):
     def started(self, action: Action, *, adopted: bool) -> None:
         """A step begins; ``adopted`` when its process was already running."""
 
-    def progressed(self, action: Action, event: Event) -> None:
-        """A step said something."""
+    def progressed(self, action: Action, event: Event, peak_flops_per_second: float | None = None) -> None:
+        """A step said something; the peak is that of all it runs on, None where forge.toml names none."""
 
     def finished(self, action: Action, record: Record) -> None:
         """A step is recorded."""

@@ -138,6 +138,11 @@ class Settings(_Section):
     budgets: BudgetsSection = BudgetsSection()
     accelerators: dict[str, AcceleratorSection] = {}
 
+    def peak_flops_per_second(self, accelerator: str, count: int) -> float | None:
+        """Of so many accelerators of a type; None where the file names no peak of it."""
+        entry = self.accelerators.get(accelerator)
+        return None if entry is None or entry.peak_flops_per_second is None else entry.peak_flops_per_second * count
+
 
 def read_settings(data: bytes, engine_version: str) -> Settings:
     """Parse forge.toml; raises UsageError with every fault and its line, or for an engine that the file does not accept."""

@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 import traceback
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from forge import __version__
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.messages import FAILURE_FILE, RESULT_FILE, FailureCause, Message, StepFailure, StepRequest, StepResult
-from forge.errors import ForgeError
+from forge.errors import ForgeError, StepError
 from forge.steps.environment import hardware, installed
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.run import Metrics, StepRun
@@ -29,11 +29,14 @@ _MODULES = {
     StepKind.CURATE: ("forge.steps.curate", ("datatrove",)),
     StepKind.TOKENIZER: ("forge.steps.tokenizer", ("sentencepiece", "tokenizers", "transformers")),
     StepKind.TOKENIZE: ("forge.steps.tokenize", ("datatrove", "tokenizers")),
-    StepKind.TRAIN: ("forge.steps.train", ("torch", "transformers", "safetensors", "trl", "peft", "accelerate")),
+    StepKind.TRAIN: ("forge.steps.train", ("torch", "safetensors")),
     StepKind.EVALUATE: ("forge.steps.evaluate", ("lm-eval", "torch", "transformers")),
     StepKind.GATE: ("forge.steps.gate", ()),
     StepKind.RELEASE: ("forge.steps.release", ()),
 }
+_OF_TUNING = ("transformers", "trl", "peft", "accelerate")
+_OF_NANOTRON = ("transformers",)
+"""nanotron names itself, by its files (``nanotron.wheel``)."""
 _TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
 
 
@@ -92,6 +95,7 @@ def _run(request: StepRequest, folder: Path, stop: StopRequest) -> StepResult:
     output = Path(request.output)
     output.mkdir(parents=True, exist_ok=True)
     run = StepRun(request, folder, stop)
+    environment = _environment(request, libraries)  # before the work: what is missing is refused, and costs nothing
     metrics: Metrics = importlib.import_module(module).run(run)
     result = StepResult(
         key=request.key,
@@ -100,7 +104,7 @@ def _run(request: StepRequest, folder: Path, stop: StopRequest) -> StepResult:
         metrics=metrics,
         started=started,
         finished=_now(),
-        environment=_environment(request, libraries) | run.environment,
+        environment=environment | run.environment,
         byproducts={name: name for name in STEPS[request.step].byproducts if (output / name).is_dir()},
         continued=run.continued,
         lock=installed(),
@@ -136,13 +140,30 @@ def _cause_of(error: BaseException) -> FailureCause:
 
 
 def _environment(request: StepRequest, libraries: tuple[str, ...]) -> dict[str, str]:
+    """What made the products; raises ``StepError`` where a library that the step rests on is not installed."""
+    if request.step is StepKind.TRAIN and request.parameters.get("objective") in ("sft", "dpo"):
+        libraries += _OF_TUNING
+    elif request.step is StepKind.TRAIN and request.parameters.get("backend") == "nanotron":
+        libraries += _OF_NANOTRON
+    versions: dict[str, str] = {}
+    missing = []
+    for library in libraries:
+        try:
+            versions[library] = version(library)
+        except PackageNotFoundError:
+            missing.append(library)
+    if missing:
+        raise StepError(
+            f"{request.subject}: this {request.step} step needs {', '.join(missing)}, not installed for {sys.executable}: run "
+            f"`{sys.executable} -m pip install {' '.join(missing)}`, in the versions of pyproject.toml's extra cpu"
+        )
     return {
         "forge": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": str(request.resources.threads),
         "processes": str(request.resources.processes),
-        **{library: version(library) for library in libraries},
+        **versions,
     }
 
 

@@ -13,6 +13,7 @@ from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.render import duration, quantity
 from forge.reconcile.observer import Observer
+from forge.ui.series import MFU_FORMULA, mfu
 
 _PLAIN_EVERY_SECONDS = 10.0
 
@@ -30,8 +31,8 @@ def display() -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
-def event_text(event: Event) -> str:
-    """The figures of an event, in one line."""
+def event_text(event: Event, peak_flops_per_second: float | None = None) -> str:
+    """The figures of an event, in one line; MFU only where the peak is known (forge.toml)."""
     parts = []
     if event.message:
         parts.append(event.message)
@@ -45,6 +46,11 @@ def event_text(event: Event) -> str:
         parts.append(f"{event.bits_per_byte:.3f} bits/byte")
     if event.tokens_per_second is not None:
         parts.append(f"{quantity(event.tokens_per_second)} tokens/s")
+    utilisation = mfu(event, peak_flops_per_second)
+    if utilisation is not None:
+        parts.append(f"MFU {utilisation:.1%}")
+    if event.memory_bytes is not None:
+        parts.append(f"{event.memory_bytes / 2**30:.3g} GiB of memory")
     return ", ".join(parts)
 
 
@@ -79,6 +85,7 @@ class PlainDisplay:
         self._console = console
         self._began: dict[str, float] = {}
         self._last: dict[str, float] = {}
+        self._told_formula = False
 
     def planned(self, plan: Plan) -> None:
         """The plan itself is the command's output; nothing to add."""
@@ -88,7 +95,7 @@ class PlainDisplay:
         self._began[action.id] = self._last[action.id] = time.monotonic()
         self._line(f"{action.id}: {'found at work, awaited' if adopted else 'started'}")
 
-    def progressed(self, action: Action, event: Event) -> None:
+    def progressed(self, action: Action, event: Event, peak_flops_per_second: float | None = None) -> None:
         """Show figures now and then, with the time that is left."""
         now = time.monotonic()
         if now - self._last[action.id] < _PLAIN_EVERY_SECONDS:
@@ -97,7 +104,10 @@ class PlainDisplay:
         left = ""
         if event.fraction:
             left = f"{event.fraction:.0%}, {duration((now - self._began[action.id]) * (1 / event.fraction - 1))} left, "
-        self._line(f"{action.id}: {left}{event_text(event)}")
+        self._line(f"{action.id}: {left}{event_text(event, peak_flops_per_second)}")
+        if not self._told_formula and mfu(event, peak_flops_per_second) is not None:
+            self._told_formula = True
+            self._line(MFU_FORMULA)
 
     def finished(self, action: Action, record: Record) -> None:
         """Say what it took."""
@@ -132,6 +142,7 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._tasks: dict[str, TaskID] = {}
+        self._told_formula = False
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -154,15 +165,18 @@ class LiveDisplay:
         note = "found at work, awaited" if adopted else ""
         self._tasks[action.id] = self._progress.add_task(action.id, total=None, figures=note)
 
-    def progressed(self, action: Action, event: Event) -> None:
+    def progressed(self, action: Action, event: Event, peak_flops_per_second: float | None = None) -> None:
         """Move the bar."""
         task = self._tasks.get(action.id)
         if task is None:
             return
         if event.fraction is not None:
             self._progress.update(task, total=1.0, completed=event.fraction)
-        if text := event_text(event):
+        if text := event_text(event, peak_flops_per_second):
             self._progress.update(task, figures=text)
+        if not self._told_formula and mfu(event, peak_flops_per_second) is not None:
+            self._told_formula = True
+            self._console.print(Text(MFU_FORMULA, "dim"))
 
     def finished(self, action: Action, record: Record) -> None:
         """Replace the bar by a line."""

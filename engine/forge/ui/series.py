@@ -69,9 +69,14 @@ def series_of(attempts: Sequence[Sequence[Event]], peak_flops_per_second: float 
     }
 
 
+def mfu(event: Event, peak_flops_per_second: float | None) -> float | None:
+    """Model FLOPs utilisation by ``MFU_FORMULA``; None where the event tells no rate, or no peak is known."""
+    rate = event.flops_per_second
+    return rate / peak_flops_per_second if rate is not None and peak_flops_per_second else None
+
+
 def _figures(event: Event, peak: float | None) -> dict[str, float]:
     validates, replays = event.message == "validation", event.message == "validation, replayed data"
-    rate = event.flops_per_second
     found = {
         "loss": None if validates or replays else event.loss,
         "validation_loss": event.loss if validates else None,
@@ -81,7 +86,7 @@ def _figures(event: Event, peak: float | None) -> dict[str, float]:
         "learning_rate": event.learning_rate,
         "gradient_norm": event.gradient_norm,
         "tokens_per_second": event.tokens_per_second,
-        "mfu": rate / peak if rate is not None and peak else None,
+        "mfu": mfu(event, peak),
         "router_aux_loss": None if validates or replays else event.router_aux_loss,
         "router_entropy": None if validates or replays else event.router_entropy,
         "expert_max_share": None if validates or replays else event.expert_max_share,

@@ -196,9 +196,18 @@ def test_another_layout_or_backend_does_not_take_up_a_checkpoint(
     assert state["environment"]["layout"] == "1 copies, tensor parallel 1, pipeline parallel 1"
     assert state["environment"]["wheel"] == WHEEL_DIGEST
     two = new_attempt(layout={"tensor_parallel": 2}, processes=2).job()
-    environment = bit_environment(two, machine_for("cpu", "float32"))
+    environment = bit_environment(two, machine_for("cpu", "float32"), torch.device("cpu"))
     with pytest.raises(StepError, match=r"layout was 1 copies, tensor parallel 1, .* is 1 copies, tensor parallel 2"):
         load_newest(attempt.checkpoints, attempt.key, environment, lambda _: None)
+
+
+def test_a_checkpoint_names_the_model_of_its_device(
+    new_attempt: Callable[..., NanotronAttempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"NVIDIA H200 at {device}")
+    job, machine = new_attempt().job(), machine_for("cuda", "float32")
+    assert bit_environment(job, machine, torch.device("cuda", 1))["device"] == "NVIDIA H200 at cuda:1"
+    assert bit_environment(job, machine, torch.device("cpu"))["device"] == "cpu"
 
 
 def test_numbers_that_are_not_finite_stop_it_before_they_reach_the_weights(new_attempt: Callable[..., NanotronAttempt]) -> None:

@@ -1,6 +1,8 @@
 """Tiny but whole inputs of a train step: a corpus with structure to learn, its tokenizer, requests, and ways to run them."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,6 +20,7 @@ from forge.contract.manifest import Manifest, manifest_of
 from forge.contract.messages import InputArtifact, Resources, StepRequest
 from forge.steps.interruption import StopRequest
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train import checkpoint
 from forge.steps.train import run as run_train
 
 VOCAB_SIZE = 512
@@ -96,6 +99,19 @@ def manifest_of_folder(folder: Path) -> Manifest:
     """What the control plane would name the product by."""
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return manifest_of({path: (len(data), digest_of_bytes(data)) for path, data in files.items()})
+
+
+def fill_disk(monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+    """Let the disk be full when a checkpoint's optimiser state is written for the so-manieth time."""
+    real, calls = checkpoint._write, []
+
+    def full(folder: Path, name: str, data: bytes) -> tuple[int, str]:
+        calls.append(name)
+        if calls.count("optimizer.safetensors") == times:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / name))
+        return real(folder, name, data)
+
+    monkeypatch.setattr(checkpoint, "_write", full)
 
 
 @dataclass

@@ -32,11 +32,14 @@ from forge.steps.finetune.template import ChatTemplate
 from forge.steps.finetune.trainer import Finetuning
 from forge.steps.imports import quick_imports
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train.allocator import memory_named
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob
 from forge.steps.train.worker import make_deterministic
+
+_LESS_MEMORY = "train an adapter, of a low rank (another one too)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ def train(run: StepRun, job: TrainJob) -> Metrics:
     check_tokenizer(run.input("tokenizer"), meta)
     taught = _LESSONS[job.objective](run, job, tokenizer, meta)
     lesson = taught.lesson
-    with open_world(job.accelerator, job.processes, None) as world:
+    with memory_named(job.subject, _LESS_MEMORY), open_world(job.accelerator, job.processes, None) as world:
         model = model_to_train(job, meta, adapter).to(world.device)
         trained = sum(tensor.numel() for tensor in trained_tensors(model).values())
         outcome = Finetuning(job, world, model, lesson, run).fit()

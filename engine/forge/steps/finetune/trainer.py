@@ -28,7 +28,7 @@ from forge.steps.finetune.lesson import LOSS, Apprentice, Lesson
 from forge.steps.finetune.model import load_trained_tensors, trained_tensors
 from forge.steps.interruption import StoppedError
 from forge.steps.run import StepRun
-from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_checkpoint
+from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_named
 from forge.steps.train.distributed import World
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import bit_environment
@@ -181,7 +181,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             "rng": {"cpu": torch.get_rng_state()},
             **{name: dict(tensors) for name, tensors in self._lesson.state().items()},
         }
-        path = save_checkpoint(folder, state, groups)
+        path = save_named(job.subject, folder, state, groups)
         if self._written is not None:
             remove_before(folder, self._written)
         self._written = self._step

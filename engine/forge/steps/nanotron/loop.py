@@ -35,7 +35,7 @@ from forge.steps.train.checkpoint import (
     load_checkpoint,
     load_newest,
     remove_before,
-    save_checkpoint,
+    save_named,
 )
 from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.data import Corpus
@@ -215,7 +215,7 @@ class Loop:
             continued=self.progress.continued,
             lowest_mean_loss=self.progress.lowest_mean_loss,
         )
-        return save_checkpoint(folder, state, groups)
+        return save_named(self.job.subject, folder, state, groups)
 
     def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
         """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""

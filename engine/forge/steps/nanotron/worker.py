@@ -22,10 +22,12 @@ from forge.steps.nanotron.loader import Machine, load, machine_for
 from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity
 from forge.steps.nanotron.wheel import provenance
 from forge.steps.run import Metrics, StepRun
+from forge.steps.train.allocator import memory_named
 from forge.steps.train.data import Corpus, TokensMeta, count_windows, open_corpus, validation_batches
 from forge.steps.train.distributed import World, open_world, text_of_main
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
+from forge.steps.train.keeping import device_name
 from forge.steps.train.loop import Outcome
 from forge.steps.train.start import initial_model
 from forge.steps.train.worker import main, make_deterministic
@@ -35,6 +37,7 @@ if TYPE_CHECKING:  # nanotron can be imported only after the loader ran
 
 _CONFIG_FILE = "nanotron.yaml"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_LESS_MEMORY = "spread the model by nanotron.tensor_parallel or pipeline_parallel (the same one, but from the first step)"
 _ALONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
@@ -56,7 +59,9 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     check_spread(job, corpus.meta)
     machine = machine_for(job.accelerator, job.training.precision)
     # nanotron's asynchronous tensor parallelism counts on it, and CUDA reads it when it starts.
-    with _environment({"CUDA_DEVICE_MAX_CONNECTIONS": "1"}), open_world(job.accelerator, job.processes, meeting_point) as world:
+    variables = _environment({"CUDA_DEVICE_MAX_CONNECTIONS": "1"})
+    grid = open_world(job.accelerator, job.processes, meeting_point)
+    with memory_named(job.subject, _LESS_MEMORY), variables, grid as world:
         load(machine)
         from forge.steps.nanotron.engine import Engine
         from forge.steps.nanotron.loop import Loop
@@ -64,7 +69,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
         engine = Engine(_write_config(run.folder, job, corpus.meta, world), world, job.architecture)
         engine.load(initial_model(job, corpus.meta.vocab_size).state_dict())
         emit = run.emit if world.is_main else _discard
-        loop = Loop(job, corpus, world, engine, bit_environment(job, machine), run.scratch, emit)
+        loop = Loop(job, corpus, world, engine, bit_environment(job, machine, world.device), run.scratch, emit)
         outcome = loop.fit(run.stop)
         run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
         weights = engine.weights()
@@ -79,14 +84,14 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), "logits_difference": difference, **provenance()}
 
 
-def bit_environment(job: TrainJob, machine: Machine) -> dict[str, str]:
+def bit_environment(job: TrainJob, machine: Machine, device: torch.device) -> dict[str, str]:
     """What the bits of a step depend on beside its key: the torch backend's list, nanotron and how it spreads the model."""
     layout = job.nanotron
     spread = (1, 1) if layout is None else (layout.tensor_parallel, layout.pipeline_parallel)
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": job.accelerator,
+        "device": device_name(device),
         "threads": str(job.threads),
         "processes": str(job.processes),
         "backend": provenance()["backend"],

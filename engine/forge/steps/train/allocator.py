@@ -30,8 +30,11 @@ def keep_freed_memory() -> bool:
 
 
 @contextmanager
-def memory_named(subject: str) -> Iterator[None]:
-    """Turn the ways in which memory runs out into a ``StepError`` whose cause is a ``MemoryError``."""
+def memory_named(subject: str, instead: str) -> Iterator[None]:
+    """Turn the ways in which memory runs out into a ``StepError`` whose cause is a ``MemoryError``.
+
+    ``instead`` ends the message: what may be done beside smaller micro-batches, which give other weights.
+    """
     try:
         yield
     except (MemoryError, RuntimeError) as error:
@@ -40,7 +43,7 @@ def memory_named(subject: str) -> Iterator[None]:
         raise StepError(
             f"{subject}: out of memory: {str(error).splitlines()[0] if str(error) else type(error).__name__}. The last "
             "checkpoint is kept, and the next attempt goes on from there; lower training.micro_batch_sequences (another "
-            "identity), or set training.activation_checkpointing or parallelism.data: fsdp2 over more processes (the same one)"
+            f"identity), or {instead}"
         ) from MemoryError(str(error))
 
 

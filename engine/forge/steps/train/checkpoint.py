@@ -103,6 +103,17 @@ def save_checkpoint(folder: Path, state: CheckpointState, groups: dict[str, dict
         raise
 
 
+def save_named(subject: str, folder: Path, state: CheckpointState, groups: dict[str, dict[str, torch.Tensor]]) -> Path:
+    """As ``save_checkpoint``; raises ``StepError``, caused by the ``OSError``, where the disk does not take it."""
+    try:
+        return save_checkpoint(folder, state, groups)
+    except OSError as error:
+        raise StepError(
+            f"{subject}: the checkpoint of step {state.step} cannot be written to {folder}: {error}; the one before it is "
+            "kept, and the next attempt goes on from there"
+        ) from error
+
+
 def publish(temporary: Path, final: Path, state: CheckpointState) -> Path:
     """Make a folder of tensors that others wrote, and flushed to disk, a checkpoint."""
     paths = [path for path in temporary.iterdir() if path.is_file()]

@@ -31,7 +31,7 @@ from forge.steps.train.checkpoint import (
     load_newest,
     read_state,
     remove_before,
-    save_checkpoint,
+    save_named,
 )
 from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.distributed import World, text_of_main
@@ -203,13 +203,7 @@ class Keeper:
         for name, tensor in self._flat().items():
             group, _, rest = name.partition(".")
             groups.setdefault(group, {})[rest] = tensor
-        try:
-            return save_checkpoint(folder, self._state(progress), groups)
-        except OSError as error:
-            raise StepError(
-                f"{self._job.subject}: the checkpoint of step {progress.step} cannot be written to {folder}: {error}; the one "
-                "before it is kept, and the next attempt goes on from there"
-            ) from error
+        return save_named(self._job.subject, folder, self._state(progress), groups)
 
     def _flat(self) -> dict[str, torch.Tensor]:
         """Everything that the next step depends on, as ``<group>.<name>``; the model's own tensors, not copies."""
@@ -253,12 +247,17 @@ def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "processor": torch.backends.cpu.get_cpu_capability(),
-        "device": "cpu" if world.device.type == "cpu" else torch.cuda.get_device_name(world.device),
+        "device": device_name(world.device),
         "threads": str(job.threads),
         "processes": str(job.processes),
         **({"topology": job.topology} if job.processes > 1 else {}),
         **({"compile": "true"} if job.training.compile else {}),
     }
+
+
+def device_name(device: torch.device) -> str:
+    """What computes, as a checkpoint names it: the model of an accelerator, for another one rounds otherwise."""
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)
 
 
 def topology_of(environment: dict[str, str]) -> str:

@@ -34,6 +34,8 @@ from forge.steps.train.optimizer import build_optimizer
 from forge.steps.train.sharding import spread, whole_tensors
 from forge.steps.train.start import initial_model
 
+_LESS_MEMORY = "set training.activation_checkpointing or parallelism.data: fsdp2 over more processes (the same one)"
+
 
 def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     """Train one rank's share; rank 0 writes events, checkpoints and the product.
@@ -51,7 +53,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
         meeting_point = run.folder / "world"
         meeting_point.unlink(missing_ok=True)
     grid = open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor)
-    with memory_named(job.subject), grid as world:
+    with memory_named(job.subject, _LESS_MEMORY), grid as world:
         emit = run.emit if world.is_main else _discard
         model = initial_model(job, corpus.meta.vocab_size).to(world.device)
         spread(model, job, world)
