@@ -45,7 +45,7 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
         actions.extend(about_resources(desired, graph, recorded))
         actions.extend(about_withdrawals(desired, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    refusals = (*refusals_of(plan, desired, recorded), *residency_refusals(plan, desired, graph))
+    refusals = (*refusals_of(plan, desired, recorded, graph), *residency_refusals(plan, desired, graph))
     return replace(plan, refusals=refusals, approvals=plan_approvals_needed(plan, desired))
 
 
