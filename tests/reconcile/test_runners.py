@@ -1,10 +1,12 @@
 """Several runners: one ledger behind a remote, leases that outlive their holders, and nothing done twice."""
 
 import hashlib
+import os
+import subprocess
 from pathlib import Path
 
-from tests.conftest import DEPLOYMENT, SETTINGS, commit_all, git, run_forge
-from tests.reconcile.test_apply import snapshot_of
+from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge
+from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
 
 from forge.ledger.lease import Holder
 from forge.ledger.leases import Leases
@@ -78,3 +80,42 @@ def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, con
     git(copy_of_applied, "pull", "--quiet", "origin", "main")
     assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
     assert git(bare, "for-each-ref", "refs/forge/leases") == ""
+
+
+def start_training_with_a_remote(folder: Path, config_home: Path, seconds: float) -> tuple[subprocess.Popen[bytes], Path]:
+    """Apply a longer training whose leases lie on a bare remote, until it is under way; returns the process and its stderr."""
+    bare = folder.parent / "remote.git"
+    git(folder.parent, "init", "--quiet", "--bare", str(bare))
+    git(folder, "remote", "add", "origin", str(bare))
+    leases = f'[ledger]\nremote = "origin"\n[leases]\ntime_to_live_seconds = {seconds}\n'
+    (folder / "forge.toml").write_text(SETTINGS + leases)
+    (folder / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 1M"))
+    commit_all(folder)
+    git(folder, "push", "--quiet", "origin", "main", "refs/forge/ledger")
+    log = folder.parent / "stderr"
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
+    with log.open("wb") as output:
+        process = subprocess.Popen([FORGE, "apply"], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=output)
+    wait_for(lambda: training_under_way(folder))
+    return process, log
+
+
+def test_a_training_outlives_a_remote_that_is_away_for_a_moment(copy_of_applied: Path, config_home: Path) -> None:
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 12.0)
+    bare = git(copy_of_applied, "remote", "get-url", "origin")
+    git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
+    wait_for(lambda: "the leases cannot be renewed now" in log.read_text())
+    git(copy_of_applied, "remote", "set-url", "origin", bare)
+    assert process.wait(120) == 0, log.read_text()
+    assert log.read_text().count("the leases cannot be renewed now") == 1
+    assert "train/small: done" in log.read_text()
+    assert git(Path(bare), "for-each-ref", "refs/forge/leases") == ""
+
+
+def test_a_training_ends_when_its_lease_may_have_run_out(copy_of_applied: Path, config_home: Path) -> None:
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 4.0)
+    git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
+    assert process.wait(60) == 1
+    assert log.read_text().count("See whether `git ls-remote origin` works") == 2  # a warning, and the error
+    assert step_processes(copy_of_applied) == []
+    assert "train/small: done" not in log.read_text()
