@@ -316,6 +316,32 @@ def test_a_pointer_that_was_moved_by_hand_has_drifted(world: World) -> None:
     assert (action.reasons[0].kind, action.products["release"]) == (ReasonKind.DRIFTED, ours.release)
 
 
+@pytest.mark.parametrize("named", ["d", "e"])
+def test_a_pointer_that_was_moved_by_hand_has_drifted_after_an_unrelated_commit_too(world: World, named: str) -> None:
+    """The hand's move is signed in the name of the commit that asked for it once, or of the one that it undoes."""
+    ours = world.release("local")
+    world.apply(desired_of({"models/model.yaml": ("seed: 5", "seed: 6")}, commit="d"))
+    other = world.release("local")
+    world.apply(desired_of(commit="e"))
+    assert ours is not None
+    assert other is not None
+    world.moves["local"].append(other.model_copy(update={"commit": named * 40}))
+    unrelated = desired_of({"models/model.yaml": ("name: small}", "name: small, owners: [someone]}")}, commit="f")
+    (action,) = world.plan(unrelated).changes
+    assert (action.reasons[0].kind, action.products["release"]) == (ReasonKind.DRIFTED, ours.release)
+
+
+def test_going_back_after_a_drift_was_healed_is_no_drift(world: World) -> None:
+    first = world.release("local")
+    assert first is not None
+    later = desired_of({"models/model.yaml": ("seed: 5", "seed: 6")}, commit="d")
+    world.apply(later)
+    world.moves["local"].append(first)
+    world.apply(later)
+    (action,) = world.plan(desired_of(commit="e")).changes
+    assert (action.reasons[0].kind, action.products["release"]) == (ReasonKind.RELEASED_BEFORE, first.release)
+
+
 def test_a_plan_beyond_the_budget_is_refused() -> None:
     settings = SETTINGS + "[budgets]\nmax_cost_per_plan = 0.000001\n"
     plan = World().plan(desired_of(settings=settings))

@@ -1,18 +1,31 @@
 """Several runners: one ledger behind a remote, leases that outlive their holders, and nothing done twice."""
 
+import datetime
 import hashlib
+import os
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
-from tests.conftest import DEPLOYMENT, SETTINGS, commit_all, git, run_forge
-from tests.reconcile.test_apply import snapshot_of
+import pytest
+from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge
+from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
 
+from forge.cli.place import place_of
+from forge.contract.record import Release, Retirement
+from forge.errors import LedgerError
 from forge.ledger.lease import Holder
 from forge.ledger.leases import Leases
-from forge.ledger.ledger import Ledger
+from forge.ledger.ledger import Draft, Ledger
 from forge.plan.graph import build_graph, key_of
+from forge.reconcile.apply import apply
+from forge.reconcile.stop import Stop
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
+from forge.ui.progress import display
 
 REF = "refs/forge/ledger"
 SHORT = "[leases]\ntime_to_live_seconds = 3.0\n"
@@ -78,3 +91,101 @@ def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, con
     git(copy_of_applied, "pull", "--quiet", "origin", "main")
     assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
     assert git(bare, "for-each-ref", "refs/forge/leases") == ""
+
+
+def start_training_with_a_remote(folder: Path, config_home: Path, seconds: float) -> tuple[subprocess.Popen[bytes], Path]:
+    """Apply a longer training whose leases lie on a bare remote, until it is under way; returns the process and its stderr."""
+    bare = folder.parent / "remote.git"
+    git(folder.parent, "init", "--quiet", "--bare", str(bare))
+    git(folder, "remote", "add", "origin", str(bare))
+    leases = f'[ledger]\nremote = "origin"\n[leases]\ntime_to_live_seconds = {seconds}\n'
+    (folder / "forge.toml").write_text(SETTINGS + leases)
+    (folder / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 1M"))
+    commit_all(folder)
+    git(folder, "push", "--quiet", "origin", "main", "refs/forge/ledger")
+    log = folder.parent / "stderr"
+    environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
+    with log.open("wb") as output:
+        process = subprocess.Popen([FORGE, "apply"], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=output)
+    wait_for(lambda: training_under_way(folder))
+    return process, log
+
+
+def test_a_training_outlives_a_remote_that_is_away_for_a_moment(copy_of_applied: Path, config_home: Path) -> None:
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 12.0)
+    bare = git(copy_of_applied, "remote", "get-url", "origin")
+    git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
+    wait_for(lambda: "the leases cannot be renewed now" in log.read_text())
+    git(copy_of_applied, "remote", "set-url", "origin", bare)
+    assert process.wait(120) == 0, log.read_text()
+    assert log.read_text().count("the leases cannot be renewed now") == 1
+    assert "train/small: done" in log.read_text()
+    assert git(Path(bare), "for-each-ref", "refs/forge/leases") == ""
+
+
+def test_a_training_ends_when_its_lease_may_have_run_out(copy_of_applied: Path, config_home: Path) -> None:
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 4.0)
+    git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
+    assert process.wait(60) == 1
+    assert log.read_text().count("See whether `git ls-remote origin` works") == 2  # a warning, and the error
+    assert step_processes(copy_of_applied) == []
+    assert "train/small: done" not in log.read_text()
+
+
+Clock = Callable[[], datetime.datetime]
+
+
+def ahead(**time: float) -> Clock:
+    """A clock that is so far ahead; behind, where it is negative."""
+    return lambda: datetime.datetime.now(datetime.UTC) + datetime.timedelta(**time)
+
+
+def apply_by(folder: Path, clock: Clock) -> Release | Retirement:
+    """Apply the newest commit as a runner whose clock shows another time; returns the environment's last move."""
+    with Repository(folder) as repository:
+        desired = read_desired(CommitTree(repository, repository.resolve_commit("HEAD")))
+        apply(replace(place_of(repository, desired), now=clock), display(), Stop())
+    move = snapshot_of(folder).last_move("local")
+    assert move is not None
+    return move
+
+
+def test_a_runner_whose_clock_is_behind_releases_and_retires_after_one_that_is_not(
+    copy_of_applied: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    deployment = copy_of_applied / "models" / "deployment.yaml"
+    moves = []
+    for number, hours in enumerate([0, -1, -1]):
+        deployment.write_text(DEPLOYMENT + f"  engine: {{max_num_seqs: {number + 4}}}\n")
+        commit_all(copy_of_applied)
+        move = apply_by(copy_of_applied, ahead(hours=hours))
+        assert isinstance(move, Release)
+        assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "release/local").stdout
+        moves.append(move)
+    assert len({move.release for move in moves}) == 3
+    deployment.unlink()
+    commit_all(copy_of_applied)
+    retirement = apply_by(copy_of_applied, ahead(hours=-1))
+    assert isinstance(retirement, Retirement)
+    deployment.write_text(DEPLOYMENT)
+    commit_all(copy_of_applied)
+    last = apply_by(copy_of_applied, ahead(hours=-1))
+    assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "release/local").stdout
+    times = [datetime.datetime.fromisoformat(move.moved) for move in (*moves, retirement, last)]
+    assert [later - earlier for earlier, later in pairwise(times)] == [datetime.timedelta(milliseconds=1)] * 4
+
+
+def test_a_move_whose_time_is_none_is_named_before_anything_follows_it(
+    copy_of_applied: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    with Repository(copy_of_applied) as repository:
+        ledger = Ledger(repository, REF)
+        move = ledger.snapshot().release("local")
+        assert move is not None
+        ledger.append([Draft(move.model_copy(update={"moved": "later", "attestations": {}}))])
+    (copy_of_applied / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
+    commit_all(copy_of_applied)
+    with pytest.raises(LedgerError, match="the last move of local says that it was made 'later'"):
+        apply_by(copy_of_applied, ahead())

@@ -12,14 +12,14 @@ from typing import TypeVar
 from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Subject, Withdrawal
+from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Retirement, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
 from forge.ledger.entry import DELEGATIONS, Entry, attestation_path, key_folder, sequence_path, withdrawal_folder
 from forge.ledger.index import Head, Index, parse_entry
 from forge.ledger.signers import named_signers
 from forge.repo.repository import Repository, TreeEntry
 
-_Body = TypeVar("_Body", Record, Release, Withdrawal)
+_Body = TypeVar("_Body", Record, Release, Retirement, Withdrawal)
 _TRAILER = re.compile(r"^Forge-Head: ([0-9]{1,9}) (sha256:[0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -86,6 +86,14 @@ class Snapshot:
     def releases(self, environment: str) -> tuple[Release, ...]:
         """Every move of an environment's pointer, oldest first."""
         return tuple(self._body(sequence, Release) for sequence, kind in self._moves(environment) if kind == "release")
+
+    def last_move(self, environment: str) -> Release | Retirement | None:
+        """What moved an environment's pointer last: a release, or the retirement of what it named."""
+        moves = self._moves(environment)
+        if not moves:
+            return None
+        sequence, kind = moves[-1]
+        return self._body(sequence, Release) if kind == "release" else self._body(sequence, Retirement)
 
     def environments(self) -> tuple[str, ...]:
         """Every environment that was ever released to, sorted."""

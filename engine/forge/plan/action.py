@@ -138,8 +138,16 @@ class Plan:
 
     @property
     def at_most(self) -> float:
-        """What it can cost, in the currency; steps whose cost cannot be told are not in it."""
+        """What it can cost, in the currency; steps whose cost cannot be told are not in it (``unpriced``)."""
         return sum(action.estimate.cost or 0.0 for action in self.changes)
+
+    @property
+    def unpriced(self) -> tuple[Action, ...]:
+        """Trainings to be done whose cost cannot be told, however much it is.
+
+        Only they: a step of another kind that never ran has no estimate by design, and a limit lets it pass.
+        """
+        return tuple(action for action in self.changes if action.step is StepKind.TRAIN and action.estimate.cost is None)
 
     @property
     def at_least(self) -> float:

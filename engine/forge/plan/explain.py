@@ -97,7 +97,7 @@ _SENTENCES = {
     ReasonKind.IN_FLIGHT: "{subject} works at it, for commit {commit}: its result is awaited",
     ReasonKind.SUPERSEDES: "{subject} works at what commit {commit} asked for: that run is stopped and its checkpoint kept",
     ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
-    ReasonKind.DRIFTED: "{subject} served {new} for this commit, and something moved it to {old}{by}",
+    ReasonKind.DRIFTED: "{subject} served {new} as the commit asks, and no newer commit moved it to {old}{by}",
     ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",
     ReasonKind.MADE_ELSEWHERE: "{subject} made the same, for commit {commit}",
     ReasonKind.CONTINUES: "an earlier run left the checkpoint {subject}, and going on from it gives the same bytes",

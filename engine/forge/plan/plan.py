@@ -10,7 +10,7 @@ out that nothing has to be done (early cutoff). Rules:
 5. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,7 +45,7 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
         actions.extend(about_resources(desired, graph, recorded))
         actions.extend(about_withdrawals(desired, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    refusals = (*refusals_of(plan, desired, recorded), *residency_refusals(plan, desired, graph))
+    refusals = (*refusals_of(plan, desired, recorded, graph), *residency_refusals(plan, desired, graph))
     return replace(plan, refusals=refusals, approvals=plan_approvals_needed(plan, desired))
 
 
@@ -183,10 +183,11 @@ class _Planner:
     def _move(self, step: Step, key: str, inputs: Mapping[str, str], made: Made, pointer: Release | None) -> Action:
         """A release that exists and that its environment does not serve."""
         environment, digest = _environment(step), made.products["release"]
-        before = [move for move in self.recorded.releases(environment) if move.release == digest]
+        moves = self.recorded.releases(environment)
+        before = [move for move in moves if move.release == digest]
         serves = pointer.release if pointer else None
         kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
-        if any(move.commit == self.desired.commit for move in before):
+        if any(move.commit == self.desired.commit for move in before) or (before and pointer and _goes_back(moves)):
             kind, why = ActionKind.ROLL_BACK, ReasonKind.DRIFTED
         elif before:
             kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
@@ -368,6 +369,21 @@ def _environment(step: Step) -> str:
     if step.environment is None:
         raise TypeError(f"{step.id} is no release")
     return step.environment
+
+
+def _goes_back(moves: Sequence[Release]) -> bool:
+    """Whether the last move followed no newer commit.
+
+    It names a commit that others had followed, or serves again what the commit that it names had moved away from.
+    The ledger alone says so: a move in the name of a commit that never moved the pointer looks like any other.
+    """
+    asked_for: dict[str, str] = {}
+    for move in moves:
+        asked_for.setdefault(move.commit, move.release)
+    *earlier, last = moves
+    if next(reversed(asked_for)) != last.commit:
+        return True
+    return asked_for[last.commit] != last.release and any(move.release == last.release for move in earlier)
 
 
 def _tokens(parameters: Mapping[str, Any]) -> Any:

@@ -42,7 +42,8 @@ class ReasonKind(StrEnum):
     POINTER = "release pointer"
     """The environment serves another release, or nothing yet."""
     DRIFTED = "drifted"
-    """This commit's release was in place and the pointer was moved by something that is not the commit."""
+    """This commit's release was in place, for it or for an earlier commit, and the pointer was moved by something that is not
+    the commit: its last move goes back to a commit that others had followed."""
     MADE_ELSEWHERE = "made under another name"
     """The products exist: another step, or this resource under its previous name, made them with the same identity."""
     GATE = "gate says NO-GO"

@@ -1,6 +1,6 @@
 """What a plan holds beside steps: notes about resources that left or are protected, and why it may not be applied."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from forge.canonical import digest_of_json
 from forge.plan.action import Action, ActionKind, Plan
@@ -8,6 +8,9 @@ from forge.plan.desired import Desired
 from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
+from forge.spec.settings import SETTINGS_FILE
+
+_MOST_STEPS = 5
 
 
 def about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recorded) -> Iterator[Action]:
@@ -54,10 +57,10 @@ def plan_approvals_needed(plan: Plan, desired: Desired) -> int:
     charter = desired.charter
     rules = charter["supply_chain"].get("plans", {}) if charter and plan.changes else {}
     limit = rules.get("above_cost")
-    return int(rules.get("approvals", 0)) if limit is None or plan.at_most > limit else 0
+    return int(rules.get("approvals", 0)) if limit is None or plan.at_most > limit or plan.unpriced else 0
 
 
-def refusals_of(plan: Plan, desired: Desired, recorded: Recorded) -> Iterator[str]:
+def refusals_of(plan: Plan, desired: Desired, recorded: Recorded, graph: Mapping[str, Step]) -> Iterator[str]:
     """Why a plan may not be applied, in words that say what to do; nothing where it may."""
     if plan.changes:
         yield from _unsigned_charter(desired, recorded)
@@ -67,6 +70,37 @@ def refusals_of(plan: Plan, desired: Desired, recorded: Recorded) -> Iterator[st
             f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
             "ask for less, plan a part of it with --target, or raise the budget in a commit"
         )
+    if limit is not None:
+        yield from _beyond_any_budget(plan, desired, graph)
+
+
+def _beyond_any_budget(plan: Plan, desired: Desired, graph: Mapping[str, Step]) -> Iterator[str]:
+    """Trainings that no price is known for may cost more than any budget: what they cost is not nothing."""
+    without_price: dict[str, list[str]] = {}
+    without_size: list[str] = []
+    for action in plan.unpriced:
+        accelerator = graph[action.id].accelerator
+        if accelerator in desired.settings.accelerators:
+            without_size.append(action.id)
+        else:
+            without_price.setdefault(accelerator, []).append(action.id)
+    for accelerator, steps in without_price.items():
+        yield (
+            f"what {_listed(steps)} may cost cannot be told, and budgets.max_cost_per_plan is set: add "
+            f"[accelerators.{accelerator}] with price_per_hour and flops_per_second to {SETTINGS_FILE}, or plan the rest "
+            "with --target"
+        )
+    if without_size:
+        yield (
+            f"what {_listed(without_size)} may cost cannot be told before it ran once, for the model begins with one from a "
+            "folder, and budgets.max_cost_per_plan is set: plan the rest with --target, or leave the budget out in a commit "
+            "until it ran"
+        )
+
+
+def _listed(steps: Sequence[str]) -> str:
+    more = f" and {len(steps) - _MOST_STEPS} more" if len(steps) > _MOST_STEPS else ""
+    return ", ".join(steps[:_MOST_STEPS]) + more
 
 
 def _unsigned_charter(desired: Desired, recorded: Recorded) -> Iterator[str]:

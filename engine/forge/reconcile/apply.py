@@ -50,6 +50,8 @@ _POLL_SECONDS = 0.1
 _LOOK_AGAIN_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
 _BEATS_PER_LIFE = 4
+_TRIES_PER_BEAT = 4
+"""How much sooner a beat is tried again that failed."""
 
 
 class InterruptedApplyError(StepError):
@@ -129,7 +131,9 @@ class _Apply:
     """By step id: releases that may not serve, and why."""
     waiting: set[str] = field(default_factory=set)
     bundled: set[str] = field(default_factory=set)
-    last_beat: float = 0.0
+    next_beat: float = 0.0
+    unheard: bool = False
+    """Whether the last beat did not reach the ledger."""
 
     def run(self) -> Plan:
         """The loop."""
@@ -299,18 +303,20 @@ class _Apply:
         graph = build_graph(self.place.desired)
         for action in now.plan.changes:
             if self._is_ready(action, now) and self._fits(graph[action.id].processes):
+                began = time.monotonic()
                 lease = self._take_lease(action, now)
                 if lease is not None:
-                    self._begin(action, graph[action.id], lease)
+                    self._begin(action, graph[action.id], lease, began)
 
     def _fits(self, processes: int) -> bool:
         """Whether so many processes more find a place; where nothing is at work, any number does."""
         taken = sum(work.request.resources.processes for work in self.at_work.values())
         return not taken or taken + processes <= self.place.desired.settings.executor.slots
 
-    def _begin(self, action: Action, step: Step, lease: Lease) -> None:
+    def _begin(self, action: Action, step: Step, lease: Lease, shown: float) -> None:
         try:
             self.at_work[lease.key] = begin(self.place, action, step, lease, self.observer)
+            self.at_work[lease.key].shown = shown
         except BaseException:
             self.place.leases.end(lease)
             raise
@@ -354,17 +360,39 @@ class _Apply:
             time.sleep(_POLL_SECONDS)
 
     def _beat(self) -> None:
-        """Show that this holder lives, well within the leases' time to live."""
-        every = self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
-        if time.monotonic() - self.last_beat < every:
+        """Show that this holder lives, well within the leases' time to live.
+
+        Raises LedgerError when the ledger cannot be reached for so long that another runner may soon find this one dead.
+        """
+        if time.monotonic() < self.next_beat:
             return
-        self.last_beat = time.monotonic()
+        every = self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
+        self.next_beat = time.monotonic() + every
         for work in self.at_work.values():
+            began = time.monotonic()
             try:
                 work.lease = self.place.leases.beat(work.lease)
             except LeaseLostError:  # its result would be refused: another runner has the step now
                 self.observer.superseded(work.action)
                 work.ask_to_stop()
+            except LedgerError as error:
+                self._bear(error, every)
+                return
+            else:
+                work.shown = began
+        self.unheard = False
+
+    def _bear(self, error: LedgerError, every: float) -> None:
+        """Let the steps go on while no lease can have run out; the last of the beats in a life is the margin."""
+        now = time.monotonic()
+        longest = now - min((work.shown for work in self.at_work.values() if not work.stopping), default=now)
+        left = every * (_BEATS_PER_LIFE - 1) - longest
+        if left <= 0:
+            raise error
+        if not self.unheard:
+            self.observer.said(f"the leases cannot be renewed now; what is at work ends in {left:.0f} s if that lasts: {error}")
+        self.unheard = True
+        self.next_beat = now + min(left, every / _TRIES_PER_BEAT)
 
     def _drain(self) -> None:
         """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
@@ -376,7 +404,8 @@ class _Apply:
                 for work in self.at_work.values():
                     work.kill()
             elif self.stop.asked:  # not after an error: then the ledger may be what is at fault
-                self._beat()
+                with suppress(LedgerError):  # they end anyway, and what they leave is recorded or refused afterwards
+                    self._beat()
             time.sleep(_POLL_SECONDS)
 
     def _settle(self, now: Look) -> None:

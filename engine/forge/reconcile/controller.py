@@ -37,9 +37,6 @@ class Reporter(Observer, Protocol):
     def pass_failed(self, error: ForgeError, retry_seconds: float) -> None:
         """A pass could not be made; it is tried again."""
 
-    def said(self, text: str) -> None:
-        """Something that is worth a line."""
-
 
 @dataclass
 class Controller:

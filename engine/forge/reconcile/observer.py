@@ -31,5 +31,8 @@ class Observer(Protocol):
     def noted(self, action: Action) -> None:
         """The ledger notes that a resource left the commit, or whether it is protected."""
 
+    def said(self, text: str) -> None:
+        """Something that is worth a line."""
+
     def superseded(self, action: Action) -> None:
         """A run is asked to stop: the commit no longer asks for it, or another runner has it now."""

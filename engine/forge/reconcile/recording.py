@@ -29,7 +29,7 @@ from forge.contract.messages import StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.weights import HEAD_BYTES, why_refused
-from forge.errors import RefusedError
+from forge.errors import LedgerError, RefusedError
 from forge.executors.local import StepFailedError
 from forge.ledger.entry import Entry, key_folder
 from forge.ledger.ledger import Draft, Snapshot
@@ -109,7 +109,7 @@ def release_draft(
         release=digest,
         key=action.key or "",
         commit=place.desired.commit or "",
-        moved=_now(place),
+        moved=_time_of_move(place, snapshot, step.environment or ""),
         approvals=action.approvals,
         statements=CURRENT_STATEMENTS,
         rests_on=tuple(entry.digest for entry in behind),
@@ -157,7 +157,10 @@ def note_draft(place: Place, action: Action) -> Draft:
     if action.withdraw is not None:
         return _withdrawal_draft(place, action.withdraw, commit)
     if action.kind is ActionKind.RETIRE:
-        retirement = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=_now(place))
+        moved = _now(place)
+        if action.environment is not None:
+            moved = _time_of_move(place, place.ledger.snapshot(), action.environment)
+        retirement = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved=moved)
         if retirement.environment is None:
             return Draft(retirement)
         # An environment's service ends by this: agents take it from the releaser only.
@@ -276,6 +279,24 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
     sealed = stamped(sealed, place)
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return record.model_copy(update={"attestations": names}), tuple(sealed.values())
+
+
+def _time_of_move(place: Place, snapshot: Snapshot, environment: str) -> str:
+    """Now, or just after the environment's last move where the clock of whoever made that is ahead of this one.
+
+    A verifier takes a move that is not later than the one before it for an old one, appended again.
+    """
+    last = snapshot.last_move(environment)
+    if last is None:
+        return _now(place)
+    try:
+        earliest = datetime.datetime.fromisoformat(last.moved) + datetime.timedelta(milliseconds=1)
+        return max(place.now(), earliest).isoformat(timespec="milliseconds")
+    except (ValueError, TypeError, OverflowError) as error:  # no time, a time of no zone, the end of time
+        raise LedgerError(
+            f"the last move of {environment} says that it was made {last.moved!r}, after which nothing can be: it was not made "
+            f"by Forge; `forge verify release/{environment}` says who signed it"
+        ) from error
 
 
 def _now(place: Place) -> str:

@@ -82,7 +82,7 @@ class BudgetsSection(_Section):
     """What a plan may cost before it is refused."""
 
     max_cost_per_plan: Annotated[float | None, Field(ge=0)] = None
-    """In the currency of the file; None: no limit."""
+    """In the currency of the file; None: no limit. With a limit, a training that no price is known for is refused."""
 
 
 class AcceleratorSection(_Section):

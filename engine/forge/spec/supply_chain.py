@@ -136,7 +136,8 @@ class PlanRules(Part):
 
     approvals: Annotated[int, Field(ge=0, le=100), GOVERN] = 0
     above_cost: Annotated[float | None, Field(ge=0), GOVERN] = None
-    """Only plans that may cost more than this, in the currency of forge.toml, need approvals; None: all that do something."""
+    """Only plans that may cost more than this, in the currency of forge.toml, or train what no price is known for, need
+    approvals; None: all that do something."""
 
 
 class SupplyChainSpec(Part):

@@ -125,6 +125,10 @@ class PlainDisplay:
         """Say what the ledger keeps of a resource now."""
         self._line(f"{action.id}: {note_text(action)}")
 
+    def said(self, text: str) -> None:
+        """Say it."""
+        self._line(printable(text))
+
     def superseded(self, action: Action) -> None:
         """Say that a run is stopped."""
         self._line(f"{action.id}: no longer wanted, or another runner's; asked to stop, its checkpoint is kept")
@@ -196,6 +200,10 @@ class LiveDisplay:
     def noted(self, action: Action) -> None:
         """Say what the ledger keeps of a resource now."""
         self._console.print(Text.assemble(("note ", "green"), f"{action.id}: {note_text(action)}"))
+
+    def said(self, text: str) -> None:
+        """Say it above the bars."""
+        self._console.print(Text.assemble(("note ", "yellow"), printable(text)))
 
     def superseded(self, action: Action) -> None:
         """Drop the bar of a run that is stopped."""
