@@ -169,7 +169,42 @@ def test_other_thresholds_need_a_new_approval_and_a_new_evaluation(released: Pat
     run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
     refused = run_forge(released, governed.config, "apply", code=4)
     assert "[pre-registered]" in refused.stderr
+    assert "set after the figures were known" in refused.stderr
     assert "--force evaluate/small.small" in refused.stderr
+
+
+@pytest.mark.parametrize("takes_the_name", [False, True], ids=["in its own gate", "by a claim of being renamed"])
+def test_a_lax_gate_of_another_deployment_registers_nothing(released: Path, governed: Governed, takes_the_name: bool) -> None:
+    """The evaluation is run for a commit in which only the gate of ``dev`` is lax; then the one of ``local`` becomes as lax."""
+    path = released / "models" / "deployment.yaml"
+    lax = path.read_text().replace("max: 7.0", "max: 7.5")
+    dev = lax.replace("small-local", "small-dev").replace("environment: local", "environment: dev")
+    (released / "models" / "dev.yaml").write_text(dev)
+    commit_as(released, governed, "cleo", "a lax gate for dev")
+    run_forge(released, governed.config, "apply", "--force", "evaluate/small.small")
+    if takes_the_name:
+        (released / "models" / "dev.yaml").unlink()
+        lax = lax.replace("{name: small-local}", "{name: small-other, previous_name: small-dev}")
+    path.write_text(lax)
+    commit_as(released, governed, "cleo", "the same gate for local")
+    run_forge(released, governed.config, "apply", code=1)
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    refused = run_forge(released, governed.config, "apply", code=4).stderr
+    name = "small-other" if takes_the_name else "small-local"
+    assert f"do not stand at Deployment/{name} for the environment local" in refused
+    assert "only another deployment or environment has them there" in refused
+    run_forge(released, governed.config, "apply", "--force", "evaluate/small.small")
+
+
+@pytest.mark.parametrize("previous", ["", ", previous_name: small-local"])
+def test_a_deployment_that_was_renamed_keeps_what_it_registered(released: Path, governed: Governed, previous: str) -> None:
+    path = released / "models" / "deployment.yaml"
+    path.write_text(path.read_text().replace("{name: small-local}", f"{{name: small-here{previous}}}"))
+    commit_as(released, governed, "cleo", "another name")
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"), code=None)
+    done = run_forge(released, governed.config, "apply", code=0 if previous else 4)
+    assert ("[pre-registered]" in done.stderr) == (not previous)
+    assert verdict_of(released, governed.config).holds
 
 
 @pytest.mark.parametrize(
