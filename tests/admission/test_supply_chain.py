@@ -169,7 +169,51 @@ def test_other_thresholds_need_a_new_approval_and_a_new_evaluation(released: Pat
     run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
     refused = run_forge(released, governed.config, "apply", code=4)
     assert "[pre-registered]" in refused.stderr
+    assert "set after the figures were known" in refused.stderr
     assert "--force evaluate/small.small" in refused.stderr
+
+
+@pytest.mark.parametrize("takes_the_name", [False, True], ids=["in its own gate", "by a claim of being renamed"])
+def test_a_lax_gate_of_another_deployment_registers_nothing(released: Path, governed: Governed, takes_the_name: bool) -> None:
+    """The evaluation is run for a commit in which only the gate of ``dev`` is lax; then the one of ``local`` becomes as lax."""
+    path = released / "models" / "deployment.yaml"
+    lax = path.read_text().replace("max: 7.0", "max: 7.5")
+    dev = lax.replace("small-local", "small-dev").replace("environment: local", "environment: dev")
+    (released / "models" / "dev.yaml").write_text(dev)
+    commit_as(released, governed, "cleo", "a lax gate for dev")
+    run_forge(released, governed.config, "apply", "--force", "evaluate/small.small")
+    if takes_the_name:
+        (released / "models" / "dev.yaml").unlink()
+        lax = lax.replace("{name: small-local}", "{name: small-other, previous_name: small-dev}")
+    path.write_text(lax)
+    commit_as(released, governed, "cleo", "the same gate for local")
+    run_forge(released, governed.config, "apply", code=1)
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    refused = run_forge(released, governed.config, "apply", code=4).stderr
+    assert "do not stand at the environment local in the commit" in refused
+    assert "only another environment has them there" in refused
+    run_forge(released, governed.config, "apply", "--force", "evaluate/small.small")
+
+
+def test_a_deployment_that_was_renamed_keeps_what_it_registered(released: Path, governed: Governed) -> None:
+    path = released / "models" / "deployment.yaml"
+    path.write_text(path.read_text().replace("{name: small-local}", "{name: small-here}"))
+    commit_as(released, governed, "cleo", "another name")
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"), code=None)
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+
+
+def test_an_environment_that_is_added_takes_what_was_registered(released: Path, governed: Governed) -> None:
+    """Promotion: the same thresholds, and no second evaluation; others are refused as ever."""
+    text = (released / "models" / "deployment.yaml").read_text()
+    prod = text.replace("small-local", "small-prod").replace("environment: local", "environment: prod")
+    for thresholds, code in (("max: 7.5", 4), ("max: 7.0", 0)):
+        (released / "models" / "prod.yaml").write_text(prod.replace("max: 7.0", thresholds))
+        commit_as(released, governed, "cleo", f"prod, {thresholds}")
+        run_forge(released, governed.config, "apply", code=None)
+        run_forge(released, governed.config, "approve", "release/prod", "--key", str(governed.ssh / "ana"))
+        assert ("[pre-registered]" in run_forge(released, governed.config, "apply", code=code).stderr) == bool(code)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from tests.attest.test_formats import payload
-from tests.conftest import ROOT
+from tests.conftest import ROOT, new_repository, run_forge, write_small
+from tests.governed import commit_as, govern, make_governed
 
+from forge.attest.approval import unpack
 from forge.attest.schemas import PREDICATES, file_name, main
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
@@ -32,14 +34,19 @@ def test_they_are_the_ones_that_the_types_give(tmp_path: Path) -> None:
         assert path.read_text() == (FOLDER / path.name).read_text()
 
 
+def opened(name: str, signed: bytes) -> dict[str, Any]:
+    """The statement inside an envelope, or inside what a person's SSH key signed."""
+    return dict(json.loads(unpack(signed)[0])) if name == "approval" else payload(signed)
+
+
 def statements_of_ours(folder: Path) -> list[dict[str, Any]]:
     with Repository(folder) as repository:
         snapshot = Ledger(repository, "refs/forge/ledger").snapshot()
         found = [
-            payload(snapshot.attestation(digest))
+            opened(name, snapshot.attestation(digest))
             for number in range(1, snapshot.head[0] + 1)
             for name, digest in getattr(snapshot.entry(number).body, "attestations", {}).items()  # type: ignore[union-attr]
-            if name != "weights-signature"
+            if name != "weights-signature" and not name.startswith("layout-")
         ]
     return [statement for statement in found if statement.get("predicateType") in PREDICATES]
 
@@ -50,6 +57,29 @@ def test_what_a_real_chain_signed_fits(applied: Path) -> None:
     for statement in found:
         schema(statement["predicateType"]).validate(statement["predicate"])
         assert statement["predicate"]["statements"] == 2
+
+
+def test_what_people_the_root_and_a_withdrawal_signed_fits(tmp_path: Path) -> None:
+    governed = make_governed(tmp_path)
+    folder = new_repository(tmp_path / "repository")
+    write_small(folder)
+    govern(folder, governed.supply_chain(), governed.people())
+    commit_as(folder, governed, "cleo", "the small example, governed")
+    run_forge(folder, governed.config, "keys", "delegate")
+    run_forge(folder, governed.config, "apply", code=1)
+    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    withdrawn = {"withdrawn": [{"subject": "Model/elsewhere", "reason": "why", "serving": "stop"}]}
+    document = {"apiVersion": "forge/v1", "kind": "Withdrawals", "metadata": {"name": "withdrawn"}, "spec": withdrawn}
+    (folder / "policies" / "withdrawn.yaml").write_text(json.dumps(document))
+    commit_as(folder, governed, "cleo", "withdraw")
+    run_forge(folder, governed.config, "apply", code=None)
+    found = statements_of_ours(folder)
+    kinds = {statement["predicate"]["kind"] for statement in found}
+    assert {"delegation", "approval", "withdrawal"} <= kinds
+    for statement in found:
+        schema(statement["predicateType"]).validate(statement["predicate"])
+        with pytest.raises(ValidationError):
+            schema(statement["predicateType"]).validate({**statement["predicate"], "extra": 1})
 
 
 @pytest.mark.parametrize("name", ["release", "retirement"])

@@ -78,6 +78,19 @@ def test_the_same_record_twice_is_recorded_once(ledger: Ledger) -> None:
     assert ledger.snapshot().head[0] == 1
 
 
+def test_a_figure_that_is_taken_again_for_another_commit_is_recorded(ledger: Ledger) -> None:
+    """Its thresholds have to stand in that commit. One that supersedes nothing is a second writer's."""
+    (first,) = ledger.append([Draft(record("a").model_copy(update={"step": StepKind.EVALUATE}))])
+    assert isinstance(first.body, Record)
+    later = {"commit": "d" * 40}
+    assert ledger.append([Draft(first.body.model_copy(update=later))]) == [first]
+    again = first.body.model_copy(update={"supersedes": first.digest})
+    assert ledger.append([Draft(again)]) == [first]
+    (second,) = ledger.append([Draft(again.model_copy(update=later))])
+    assert (second.sequence, second.body) == (2, again.model_copy(update=later))
+    assert ledger.append([Draft(again.model_copy(update=later))]) == [second]
+
+
 def test_other_products_for_a_known_key_must_say_what_they_supersede(ledger: Ledger) -> None:
     (first,) = ledger.append([Draft(record("a"))])
     with pytest.raises(LedgerError, match="recorded with other products"):

@@ -98,6 +98,15 @@ def test_each_kind_of_step_is_needed(exported: Path) -> None:
     assert verified(exported)
 
 
+def test_a_link_or_a_layout_without_its_signature_is_refused(exported: Path) -> None:
+    for path in [exported / "in-toto" / "root.layout", *sorted((exported / "in-toto" / "links").iterdir())]:
+        kept = path.read_bytes()
+        path.write_bytes(canonical_json({**json.loads(kept), "signatures": []}))
+        assert not verified(exported), path.name
+        path.write_bytes(kept)
+    assert verified(exported)
+
+
 def test_a_changed_byte_of_any_link_or_of_the_layout_is_refused(exported: Path) -> None:
     for path in [exported / "in-toto" / "root.layout", *sorted((exported / "in-toto" / "links").iterdir())]:
         kept = path.read_bytes()

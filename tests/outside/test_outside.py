@@ -182,3 +182,12 @@ def test_the_command_line_of_model_signing(exported: Path, tmp_path: Path) -> No
     shutil.copytree(exported / "weights", tmp_path / "weights")
     (tmp_path / "weights" / "pickle.bin").write_bytes(b"\x80\x04.")
     assert status(tmp_path / "weights", signature, key) != 0
+    shutil.copytree(exported / "weights", tmp_path / "flipped")
+    (file,) = (tmp_path / "flipped").glob("*.safetensors")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.unlink()  # laid out without write permission
+    file.write_bytes(data)
+    assert status(tmp_path / "flipped", signature, key) != 0
+    file.write_bytes((exported / "weights" / file.name).read_bytes())
+    assert status(tmp_path / "flipped", signature, key) == 0

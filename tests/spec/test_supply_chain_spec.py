@@ -1,5 +1,6 @@
 """Faults of SupplyChain and People, each with its place and what to do."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,31 @@ def test_roles_that_are_kept_apart_share_no_key_and_no_holder(governed: Governed
     for role in ("trainer", "evaluator"):
         roles[role] = {**roles[role], "keys": [{**key, "holder": "ana"} for key in roles[role]["keys"]]}
     assert any(f"ana {told}" in text for text in faults(governed, roles=roles, separation_of_duties=apart))
+
+
+@pytest.mark.parametrize("group", [["author", "trainer"], ["releaser", "author"], ["author", "approver", "evaluator"]])
+def test_an_author_is_kept_apart_from_approvers_alone(governed: Governed, group: list[str]) -> None:
+    roles = {role: {"steps": rules["steps"]} for role, rules in roles_of(governed).items()}
+    assert faults(governed, roles=roles, separation_of_duties=[["author", "approver"]]) == []
+    (found,) = faults(governed, roles=roles, separation_of_duties=[["author", "approver"], group])
+    other = next(duty for duty in group if duty not in ("author", "approver"))
+    assert re.match(r"SupplyChain\.yaml:\d+:\d+: ", found), found
+    assert f"nobody can tell that an author has no key of the {other}" in found
+    assert f"write [author, approver], and a group of its own for {other}" in found
+
+
+def test_a_role_that_is_kept_apart_from_approvers_says_whose_its_keys_are(governed: Governed) -> None:
+    apart = [["trainer", "evaluator", "approver"]]
+    found = faults(governed, separation_of_duties=apart)
+    assert len(found) == 3
+    told = "separation_of_duties keeps trainer and approver apart, and whose key `weights-1` is does not stand"
+    assert any(told in text and "give it a `holder`" in text for text in found), found
+    roles = roles_of(governed)
+    for role, holder in (("trainer", "ana"), ("evaluator", "ben")):
+        roles[role] = {**roles[role], "keys": [{**key, "holder": holder} for key in roles[role]["keys"]]}
+    assert faults(governed, roles=roles, separation_of_duties=apart) == []
+    keyless = {role: {"steps": rules["steps"]} for role, rules in roles.items()}
+    assert faults(governed, roles=keyless, separation_of_duties=apart) == []
 
 
 @pytest.mark.parametrize(

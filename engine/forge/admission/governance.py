@@ -4,11 +4,12 @@
 2. Layout: the chain has a shape that is listed, and the links that were signed for it are those of its records.
 3. Approvals: enough people approved these weights, with this verdict, for this environment.
 4. Order: the pointer moves to a commit that descends from the one before; rolling back is a commit too.
-5. Pre-registration: the thresholds stood in the commit that the evaluation was run for.
+5. Pre-registration: the thresholds stood in the commit that the evaluation was run for, for the same environment: a lax
+   gate of another one is nobody's promise about this one.
 """
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 
 from forge.admission.approvals import judge_approvals
 from forge.admission.evidence import Evidence
@@ -23,6 +24,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release
 from forge.errors import TrustError
 from forge.plan.approvals import tally
+from forge.plan.graph import Step
 
 Judgement = Finding | Check
 
@@ -43,7 +45,7 @@ def judge_governance(release: Release, evidence: Evidence, history: History, now
         *_judge_layout(place, release, evidence, history, authority),
         *_judge_approvals(place, release, evidence, history, authority),
         *_judge_order(place, release, evidence),
-        *(_judge_registration(evidence) if authority.charter.supply_chain.release.preregistered else ()),
+        *(_judge_registration(release, evidence) if authority.charter.supply_chain.release.preregistered else ()),
     ]
 
 
@@ -126,7 +128,7 @@ def _judge_order(place: str, release: Release, evidence: Evidence) -> Iterator[J
         yield Finding(Rule.ORDER, place, message)
 
 
-def _judge_registration(evidence: Evidence) -> Iterator[Judgement]:
+def _judge_registration(release: Release, evidence: Evidence) -> Iterator[Judgement]:
     """Each gate of a chain against the commit of each evaluation that it reads."""
     for gate in evidence.records.values():
         if gate.step is not StepKind.GATE:
@@ -138,18 +140,31 @@ def _judge_registration(evidence: Evidence) -> Iterator[Judgement]:
                 for each in evidence.records.values()
                 if each.step is StepKind.EVALUATE and report in each.products.values()
             ]
-            if not any(_asked_for(rules, run, evidence) for run in runs):
-                commits = ", ".join(sorted({run.commit[:12] for run in runs})) or "no recorded evaluation"
-                message = (
-                    f"its thresholds for {rules.get('suite')} do not stand in the commit that the evaluation was run for "
-                    f"({commits}): they were set after the figures were known. `forge apply --force "
-                    f"{runs[0].step_id if runs else 'evaluate/..'}` measures again"
-                )
-                yield Finding(Rule.PREREGISTERED, gate.step_id, message)
-            else:
+            if any(rules in _registered(release, run, evidence) for run in runs):
                 yield Check(Rule.PREREGISTERED, f"the thresholds for {rules.get('suite')} stood there before it was measured")
+                continue
+            commits = ", ".join(sorted({run.commit[:12] for run in runs})) or "no recorded evaluation"
+            elsewhere = any(rules in _gates(step) for run in runs for step in evidence.graphs.get(run.commit, {}).values())
+            why = "only another environment has them there" if elsewhere else "set after the figures were known"
+            message = (
+                f"its thresholds for {rules.get('suite')} do not stand at the environment {release.environment} in the "
+                f"commit that the evaluation was run for ({commits}): {why}. `forge apply --force "
+                f"{runs[0].step_id if runs else 'evaluate/..'}` measures again"
+            )
+            yield Finding(Rule.PREREGISTERED, gate.step_id, message)
 
 
-def _asked_for(rules: Mapping[str, object], run: Record, evidence: Evidence) -> bool:
-    steps = evidence.graphs.get(run.commit, {}).values()
-    return any(step.kind is StepKind.GATE and rules in step.parameters.get("gates", []) for step in steps)
+def _registered(release: Release, run: Record, evidence: Evidence) -> Sequence[object]:
+    """What the commit of an evaluation asks of the release's environment; where it knows none of that name, of any.
+
+    The gate's record does not tell the deployment (those with equal gates share one), and a name is easily claimed.
+    """
+    steps = evidence.graphs.get(run.commit, {})
+    deployed = [step for step in steps.values() if step.kind is StepKind.RELEASE and step.environment == release.environment]
+    gates = [steps[f"{StepKind.GATE}/{step.name}"] for step in deployed] or list(steps.values())
+    return [rules for gate in gates for rules in _gates(gate)]
+
+
+def _gates(step: Step) -> Sequence[object]:
+    found: Sequence[object] = step.parameters.get("gates", []) if step.kind is StepKind.GATE else ()
+    return found

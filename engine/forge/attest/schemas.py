@@ -13,14 +13,15 @@ from pydantic import BaseModel
 
 from forge.attest.approval import APPROVAL_TYPE
 from forge.attest.delegation import DELEGATION_TYPE
-from forge.attest.statements import RELEASE_TYPE, RETIREMENT_TYPE
-from forge.contract.record import Approval, Delegation, Release, Retirement
+from forge.attest.statements import RELEASE_TYPE, RETIREMENT_TYPE, WITHDRAWAL_TYPE
+from forge.contract.record import Approval, Delegation, Release, Retirement, Withdrawal
 
 PREDICATES: dict[str, type[BaseModel]] = {
     RELEASE_TYPE: Release,
     RETIREMENT_TYPE: Retirement,
     DELEGATION_TYPE: Delegation,
     APPROVAL_TYPE: Approval,
+    WITHDRAWAL_TYPE: Withdrawal,
 }
 """Predicate type -> the value whose JSON is the predicate, its attestations left out."""
 

@@ -1,7 +1,8 @@
 """A batch on its way into the ledger: entries for its drafts, and the commit that adds them.
 
 What is there already is not added again: a record with the same products, or any other body that is the newest of its kind in
-its place. So whoever does not know whether an append went through may simply append again.
+its place. So whoever does not know whether an append went through may simply append again. One exception: an evaluation that
+was asked for again at another commit supersedes the one before it, because its thresholds have to stand in its own commit.
 """
 
 import json
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forge.canonical import digest_of_bytes
+from forge.contract.kinds import StepKind
 from forge.contract.record import (
     Approval,
     Attempt,
@@ -114,13 +116,18 @@ def _says_the_same(known: Entry, body: Body) -> bool:
     if not isinstance(body, Record) or not isinstance(known.body, Record):
         return known.body == body
     if known.body.products == body.products:
-        return True
+        return not _measured_again(known, known.body, body)
     if body.supersedes != known.digest:
         raise LedgerError(
             f"{body.step_id}: step key {body.key} is recorded with other products (entry {known.sequence}); "
             "a record that replaces it must say so (supersedes)"
         )
     return False
+
+
+def _measured_again(known: Entry, before: Record, body: Record) -> bool:
+    """Whether a figure was taken anew for another commit: it is the same, the thresholds that it was taken for may not be."""
+    return body.step is StepKind.EVALUATE and body.supersedes == known.digest and body.commit != before.commit
 
 
 def _check_version(known: Entry | None, body: Body) -> None:

@@ -21,6 +21,7 @@ def governed(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Ite
         rules = read_facts(compiled[found["SupplyChain"]].facts)
         people = read_facts(compiled[found["People"]].facts) if "People" in found else {"people": []}
         yield from _names(rules, people, found["SupplyChain"])
+        yield from _duties(rules, found["SupplyChain"])
         yield from _demands(rules.get("release", {}), compiled, by_address)
 
 
@@ -39,6 +40,29 @@ def _names(rules: Mapping[str, Any], people: Mapping[str, Any], subject: int) ->
             from forge.spec.load import did_you_mean
 
             yield subject, place, f"People has no `{name}`{did_you_mean(name, known)}", None
+
+
+def _duties(rules: Mapping[str, Any], subject: int) -> Iterator[Row]:
+    """A group that nothing could hold anybody to is refused: it would read like a promise.
+
+    Not a rule of the type, because a charter that was signed before it has to stay readable.
+    """
+    for number, group in enumerate(rules.get("separation_of_duties", [])):
+        others = [duty for duty in group if duty not in ("author", "approver")]
+        if "author" in group and others:
+            message = (
+                f"nobody can tell that an author has no key of the {others[0]}: `author` is kept apart from `approver` alone; "
+                f"write [author, approver], and a group of its own for {', '.join(others)}"
+            )
+            yield subject, ("spec", "separation_of_duties", number), message, None
+        for role in others if "approver" in group else ():
+            for index, key in enumerate(rules["roles"].get(role, {}).get("keys", [])):
+                if key.get("holder") is None:
+                    message = (
+                        f"separation_of_duties keeps {role} and approver apart, and whose key `{key['name']}` is does not "
+                        f"stand here: give it a `holder` that People lists, or take {role} out of the group"
+                    )
+                    yield subject, ("spec", "roles", role, "keys", index), message, None
 
 
 def _demands(release: Mapping[str, Any], compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Row]:

@@ -66,9 +66,24 @@ function readTrust(pinned) {
     const delegation = signedByRoot("trust/delegation.json", keys);
     need(delegation.predicateType === "urn:forge:delegation:v1", "trust/delegation.json: not a delegation");
     charter = delegation.predicate.charter;
-    signedByRoot("in-toto/root.layout", keys);
+    const layout = signedByRoot("in-toto/root.layout", keys);
+    const { digest } = delegation.predicate;
+    need(bare(digest) === sha256(JSON.stringify(sorted(charter))), "trust/delegation.json: its digest is not its charter's");
+    const shapes = shapesOfLinks().filter((shape) => (charter.supply_chain.shapes ?? ["pretrain"]).includes(shape));
+    need(layout._type === "layout" && shapes.some((shape) => layout.readme === `Forge, shape ${shape}, charter ${digest}`), `in-toto/root.layout: the root signed it as ${JSON.stringify(layout.readme)}; expected the shape ${shapes.join(" or ") || "that the charter lists"} and the charter ${digest}`);
   }
   return { root, charter, checks };
+}
+
+// Which layout the root signed for a chain such as this one. What the links say, in-toto-verify then holds against that layout.
+// sft and dpo differ in what is learnt from the files, which no path tells: their layouts have the same rules.
+function shapesOfLinks() {
+  const links = list("in-toto/links").map((path) => payloadOf(envelopeOf(path)));
+  const has = (kind) => links.some((link) => link.name === kind);
+  const reads = (kinds, start) => links.some((link) => kinds.includes(link.name) && Object.keys(link.materials).some((path) => path.startsWith(start)));
+  if (!reads(["tokenize", "train"], "commit/Model/")) return [reads(["train"], "train/") ? "continue" : "pretrain"];
+  if (has("tokenizer")) return ["sft", "dpo"];
+  return has("tokenize") ? ["continue-imported"] : ["sft-imported", "dpo-imported"];
 }
 
 function keysOf(role, { root, charter }) {
@@ -300,7 +315,7 @@ function judgeApprovals(charter, predicate, weights, decision, ok) {
   if (!needed) return;
   const groups = (chain.separation_of_duties ?? []).filter((group) => group.includes("approver"));
   const duties = new Set(groups.flat());
-  const holders = Object.entries(chain.roles).filter(([role]) => duties.has(role)).flatMap(([, rules]) => rules.keys.map((key) => key.holder).filter(Boolean));
+  const holders = Object.entries(chain.roles).filter(([role]) => duties.has(role)).flatMap(([, rules]) => (rules.keys ?? []).map((key) => key.holder).filter(Boolean));
   const authors = readFileSync("work/authors", "utf8").split("\n").filter(Boolean).map((row) => row.split(" "));
   if (duties.has("author")) {
     need(authors.some(([commit]) => commit === predicate.commit), `commits/ lacks the released commit ${predicate.commit}`);

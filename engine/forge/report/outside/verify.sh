@@ -58,7 +58,7 @@ echo "== git"
 (
 set -e
 git init --quiet --bare work/git
-for file in commits/*.commit; do test "commits/$(git --git-dir=work/git hash-object -w -t commit "$file").commit" = "$file" || exit 1; done
+for file in commits/*.commit; do test "commits/$(git --git-dir=work/git hash-object -w -t commit "$file").commit" = "$file" || { echo "REFUSED $file: not the commit that its name says"; exit 1; }; done
 git --git-dir=work/git -c gpg.ssh.allowedSignersFile="$PWD/work/authors.allowed" log --no-walk --stdin --format='%H %G? %GS' < work/commits.list > work/authors
 ) || refuse "git"
 
