@@ -93,7 +93,9 @@ def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, con
     assert git(bare, "for-each-ref", "refs/forge/leases") == ""
 
 
-def start_training_with_a_remote(folder: Path, config_home: Path, seconds: float) -> tuple[subprocess.Popen[bytes], Path]:
+def start_training_with_a_remote(
+    folder: Path, config_home: Path, seconds: float, *command: str
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Apply a longer training whose leases lie on a bare remote, until it is under way; returns the process and its stderr."""
     bare = folder.parent / "remote.git"
     git(folder.parent, "init", "--quiet", "--bare", str(bare))
@@ -106,7 +108,9 @@ def start_training_with_a_remote(folder: Path, config_home: Path, seconds: float
     log = folder.parent / "stderr"
     environment = {**os.environ, "FORGE_CONFIG_HOME": str(config_home)}
     with log.open("wb") as output:
-        process = subprocess.Popen([FORGE, "apply"], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=output)
+        process = subprocess.Popen(
+            [FORGE, *(command or ("apply",))], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=output
+        )
     wait_for(lambda: training_under_way(folder))
     return process, log
 
@@ -115,12 +119,29 @@ def test_a_training_outlives_a_remote_that_is_away_for_a_moment(copy_of_applied:
     process, log = start_training_with_a_remote(copy_of_applied, config_home, 12.0)
     bare = git(copy_of_applied, "remote", "get-url", "origin")
     git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
-    wait_for(lambda: "the leases cannot be renewed now" in log.read_text())
+    wait_for(lambda: "the ledger is out of reach" in log.read_text())
     git(copy_of_applied, "remote", "set-url", "origin", bare)
     assert process.wait(120) == 0, log.read_text()
-    assert log.read_text().count("the leases cannot be renewed now") == 1
+    assert log.read_text().count("the ledger is out of reach") == 1
     assert "train/small: done" in log.read_text()
     assert git(Path(bare), "for-each-ref", "refs/forge/leases") == ""
+
+
+def test_a_controllers_training_outlives_it_too(copy_of_applied: Path, config_home: Path) -> None:
+    """A controller asks the remote for more than its leases, every other second."""
+    command = ("reconcile", "--watch", "--interval", "1")
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 12.0, *command)
+    try:
+        bare = git(copy_of_applied, "remote", "get-url", "origin")
+        git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
+        wait_for(lambda: "the ledger is out of reach" in log.read_text())
+        git(copy_of_applied, "remote", "set-url", "origin", bare)
+        wait_for(lambda: "train/small: done" in log.read_text())
+        assert "train/small: found at work" not in log.read_text()
+        assert log.read_text().count("train/small: started") == 1
+    finally:
+        process.terminate()
+        process.wait(90)
 
 
 def test_a_training_ends_when_its_lease_may_have_run_out(copy_of_applied: Path, config_home: Path) -> None:

@@ -27,6 +27,10 @@ _QUIET_TRIES = 4
 """How often a push is tried again that failed although nothing moved: two pushes can collide in a server's locks."""
 
 
+class UnreachableError(LedgerError):
+    """The remote did not answer, or refused what was asked of it."""
+
+
 class RemoteRefs:
     """The refs below ``refs/forge/`` of one remote."""
 
@@ -147,7 +151,7 @@ class RemoteRefs:
         except RepoError as error:
             done, reason = None, str(error)
         if done is None or done.returncode:
-            raise LedgerError(
+            raise UnreachableError(
                 f"remote {self.name!r}: git {verb} failed: {reason}{lock_hint(reason)}. "
                 f"See whether `git ls-remote {self.name}` works, then try again; nothing is lost here"
             )

@@ -32,6 +32,7 @@ from forge.executors import local
 from forge.executors.open_runs import note_closed
 from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
+from forge.ledger.remote import UnreachableError
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import ReasonKind
@@ -176,7 +177,7 @@ class _Apply:
         if self.mode.refresh is not None:
             self.place = self.mode.refresh(self.place)
         done = {record.step_id for record in self.done}
-        now = look(self.place, Scope(self.mode.scope.target, self.mode.scope.force - done))
+        now = self._look(Scope(self.mode.scope.target, self.mode.scope.force - done))
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
         if self.mode.allowed is not None:
@@ -189,6 +190,23 @@ class _Apply:
             self.waiting.discard(name)
             self.observer.skipped(settled[name])
         return now
+
+    def _look(self, scope: Scope) -> Look:
+        """A look, once the remote answers: what is at work goes on until then, as long as its leases cannot have run out."""
+        while True:
+            try:
+                return look(self.place, scope)
+            except UnreachableError as error:
+                if not self.at_work or self._has_to_act():
+                    raise
+                self._bear(error)
+                until = time.monotonic() + _LOOK_AGAIN_SECONDS
+                while not self._has_to_act() and time.monotonic() < until:
+                    self._beat()
+                    time.sleep(_POLL_SECONDS)
+
+    def _has_to_act(self) -> bool:
+        return bool(self.stop.asked) or any(work.is_over() for work in self.at_work.values())
 
     def _check(self, plan: Plan) -> None:
         """Refuse before the work, not after it: budgets, and keys that are missing."""
@@ -366,8 +384,7 @@ class _Apply:
         """
         if time.monotonic() < self.next_beat:
             return
-        every = self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
-        self.next_beat = time.monotonic() + every
+        self.next_beat = time.monotonic() + self._seconds_per_beat
         for work in self.at_work.values():
             began = time.monotonic()
             try:
@@ -376,23 +393,27 @@ class _Apply:
                 self.observer.superseded(work.action)
                 work.ask_to_stop()
             except LedgerError as error:
-                self._bear(error, every)
+                self._bear(error)
                 return
             else:
                 work.shown = began
         self.unheard = False
 
-    def _bear(self, error: LedgerError, every: float) -> None:
+    @property
+    def _seconds_per_beat(self) -> float:
+        return self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
+
+    def _bear(self, error: LedgerError) -> None:
         """Let the steps go on while no lease can have run out; the last of the beats in a life is the margin."""
         now = time.monotonic()
         longest = now - min((work.shown for work in self.at_work.values() if not work.stopping), default=now)
-        left = every * (_BEATS_PER_LIFE - 1) - longest
+        left = self._seconds_per_beat * (_BEATS_PER_LIFE - 1) - longest
         if left <= 0:
             raise error
         if not self.unheard:
-            self.observer.said(f"the leases cannot be renewed now; what is at work ends in {left:.0f} s if that lasts: {error}")
+            self.observer.said(f"the ledger is out of reach; what is at work ends in {left:.0f} s if that lasts: {error}")
         self.unheard = True
-        self.next_beat = now + min(left, every / _TRIES_PER_BEAT)
+        self.next_beat = min(self.next_beat, now + min(left, self._seconds_per_beat / _TRIES_PER_BEAT))
 
     def _drain(self) -> None:
         """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
