@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from forge.serve.release import ServableRelease
+from forge.store.store import manifest_of_folder
 
 ENGINE_KEY = "engine-secret-of-the-test"
 TEMPLATE = (
@@ -108,7 +109,8 @@ def agent(
         engine_start_seconds=170,
         environment={**os.environ, **api_keys},
     )
-    (folder / "input").write_bytes(pickle.dumps((replace(release, model_path=model), settings)))
+    laid_out = replace(release, model_path=model, weights_digest=manifest_of_folder(model).digest)
+    (folder / "input").write_bytes(pickle.dumps((laid_out, settings)))
     with (folder / "stderr").open("wb") as stderr:
         process = subprocess.Popen([sys.executable, "-c", SERVE, str(folder / "input")], stderr=stderr)
     try:

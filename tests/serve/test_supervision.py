@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from forge.errors import ServeError
 from forge.serve import engine_guard
 from forge.serve.agent import ServeSettings, serve
 from forge.serve.engine import EngineSettings, EngineSupervisor, engine_command, engine_environment, next_delay
+from forge.serve.pull import check_weights
 from forge.serve.release import ServableRelease
+from forge.store.store import manifest_of_folder
 
 WITH_CHILD = """
 import os, subprocess, sys, time
@@ -93,7 +96,9 @@ def test_delays_double_to_a_minute_and_start_anew_after_a_steady_time() -> None:
 
 
 def engine_settings(folder: Path, **changes: object) -> EngineSettings:
-    settings = EngineSettings(python=sys.executable, log_folder=folder, environment=dict(os.environ), start_seconds=20)
+    settings = EngineSettings(
+        python=sys.executable, log_folder=folder, environment=dict(os.environ), check=lambda release: None, start_seconds=20
+    )
     return replace(settings, **changes)  # type: ignore[arg-type]
 
 
@@ -167,6 +172,44 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])
     assert "not healthy after 2 s" in first_reason(release, engine_settings(tmp_path, python=python, start_seconds=2))
 
 
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "edited": lambda file: file.write_bytes(b"weighty"),
+    "joined": lambda file: (file.parent / "more.py").touch(),
+    "removed": lambda file: file.unlink(missing_ok=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_engine_is_not_started_again_from_files_that_somebody_changed(
+    release: ServableRelease, tmp_path: Path, change: Callable[[Path], object]
+) -> None:
+    """The first start is from what was verified; it dies, and what lies there then is something else."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_bytes(b"weights")
+    release = replace(release, model_path=model, weights_digest=manifest_of_folder(model).digest)
+    starts = tmp_path / "starts"
+    python = python_that(tmp_path, f"echo started >> {starts}; exit 3")
+    reasons: list[str | None] = []
+
+    async def run() -> None:
+        supervisor = EngineSupervisor(
+            release, engine_settings(tmp_path, python=python, check=check_weights), lambda reason, _: reasons.append(reason)
+        )
+        task = asyncio.create_task(supervisor.run())
+        while len(reasons) < 2:
+            if len(reasons) == 1:
+                change(model / "weights")
+            await asyncio.sleep(0.05)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert "exit status 3" in str(reasons[0])
+    assert "no longer those that were verified" in str(reasons[1])
+    assert starts.read_text() == "started\n"
+
+
 def test_an_interpreter_that_is_not_there_is_a_reason_too(release: ServableRelease, tmp_path: Path) -> None:
     assert "cannot be started" in first_reason(release, engine_settings(tmp_path, python="/nowhere/python"))
 
@@ -217,7 +260,9 @@ def test_an_agent_that_is_killed_takes_its_engine_with_it(
 
     python = python_that(tmp_path, f"sleep 60 & echo $! $$ > {tmp_path}/pids; wait")
     settings = settings_in(tmp_path, {**os.environ, **api_keys}, python=python)
-    (tmp_path / "input").write_bytes(pickle.dumps((release, settings)))
+    (tmp_path / "model").mkdir()
+    laid_out = replace(release, model_path=tmp_path / "model", weights_digest=manifest_of_folder(tmp_path / "model").digest)
+    (tmp_path / "input").write_bytes(pickle.dumps((laid_out, settings)))
     program = f"""
 import pickle
 from forge.serve.agent import serve

@@ -26,6 +26,7 @@ from forge.serve.binding import Binding, bind
 from forge.serve.engine import EngineSettings, say
 from forge.serve.gateway import Gateway, new_request_id, utc_now
 from forge.serve.publish import Publisher
+from forge.serve.pull import check_weights
 from forge.serve.release import ServableRelease
 from forge.serve.report import Reporter
 from forge.serve.service import Service, ServiceSettings, SwitchMode
@@ -216,6 +217,7 @@ def _service_settings(settings: ServeSettings, following: _Following | None) -> 
         python=settings.python,
         log_folder=settings.log_folder.resolve(),
         environment=settings.environment,
+        check=check_weights,
         port=settings.engine_port,
         key=settings.engine_key,
         start_seconds=settings.engine_start_seconds,

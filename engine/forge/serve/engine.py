@@ -1,7 +1,8 @@
 """The engine: one vLLM process, started from a release, watched, restarted with back-off, ended without orphans.
 
 Invariant: the gateway is given an address only while that very process is alive and its ``/health`` says so, and after it
-has answered once: there are models for which vLLM comes up healthy and dies of its first request. vLLM listens
+has answered once: there are models for which vLLM comes up healthy and dies of its first request. It is started, each time,
+from files that were hashed just before. vLLM listens
 on loopback with a secret key, which it gets by its environment (a command line is public). That environment is an
 allow-list: the callers' API keys are not in it.
 """
@@ -51,6 +52,8 @@ class EngineSettings:
     python: str
     log_folder: Path
     environment: Mapping[str, str]
+    check: Callable[[ServableRelease], None]
+    """Raises ServeError when the files that an engine would read are not the release's; asked before each start."""
     port: int | None = None
     """None: a free one, chosen at every start."""
     key: str | None = None
@@ -140,6 +143,7 @@ class EngineSupervisor:
 
     async def _start(self) -> EngineAddress:
         settings = self._settings
+        await asyncio.to_thread(settings.check, self._release)
         port = settings.port or _free_port()
         address = EngineAddress(f"http://127.0.0.1:{port}", settings.key or secrets.token_urlsafe(32))
         settings.log_folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 """From an environment's name to a release that may serve: read the pointer, verify the chain, lay out the weights.
 
-What does not hold is refused here, before anything is started or changed; the weights are hashed again as they are laid out.
+What does not hold is refused here, before anything is started or changed; the weights are hashed again as they are laid out,
+and before each start of an engine that reads them.
 """
 
 import json
@@ -15,12 +16,12 @@ from forge.admission.withdrawals import REMEDY
 from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
-from forge.errors import RefusedError, ServeError, TrustError
+from forge.errors import RefusedError, ServeError, StoreError, TrustError
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
 from forge.serve.release import ServableRelease
 from forge.spec.inference_policy import InferencePolicySpec
-from forge.store.store import Store
+from forge.store.store import Store, manifest_of_folder
 
 
 class WithdrawnError(RefusedError):
@@ -101,3 +102,17 @@ def lay_out(release: ServableRelease, store: Store) -> ServableRelease:
     folder.mkdir(parents=True)
     store.lay_out(release.weights_digest, folder, link=False)  # own bytes: a writer of the store must not reach them later
     return release
+
+
+def check_weights(release: ServableRelease) -> None:
+    """Hash what lies in the release's folder; raises ServeError when it is not, file for file, what was verified."""
+    try:
+        found = manifest_of_folder(release.model_path).digest
+    except (OSError, StoreError) as error:
+        raise ServeError(f"the weights in {release.model_path} cannot be read: {error}") from error
+    if found != release.weights_digest:
+        raise ServeError(
+            f"the weights in {release.model_path} are no longer those that were verified ({release.weights_digest}, now "
+            f"{found}): no engine is started with them. Find out who wrote there, then start the agent anew: it lays them "
+            "out again"
+        )

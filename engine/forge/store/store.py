@@ -52,16 +52,10 @@ class Store:
     def put_folder(self, folder: Path) -> Manifest:
         """Store every file below a folder as one artifact; raises StoreError for links and for a full disk."""
         files: dict[str, tuple[int, str]] = {}
-        for path in sorted(folder.rglob("*")):
-            name = path.relative_to(folder).as_posix()
-            if path.is_symlink():
-                raise StoreError(f"{path}: a symbolic link; an artifact holds plain files")
-            if path.is_file():
-                digest = digest_of_chunks(_chunks_of(path))
-                files[name] = (path.stat().st_size, digest)
-                self._put_blob(digest, path)
-            elif not path.is_dir():
-                raise StoreError(f"{path}: neither a file nor a folder; an artifact holds plain files")
+        for path in _plain_files(folder):
+            digest = digest_of_chunks(_chunks_of(path))
+            files[path.relative_to(folder).as_posix()] = (path.stat().st_size, digest)
+            self._put_blob(digest, path)
         return self._complete(files)
 
     def put_bytes(self, contents: dict[str, bytes]) -> Manifest:
@@ -379,6 +373,26 @@ def _listed(folder: str) -> list[str]:
             return [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def manifest_of_folder(folder: Path) -> Manifest:
+    """What a folder would be as an artifact, hashed from the bytes; raises StoreError for what is no plain file."""
+    return manifest_of(
+        {
+            path.relative_to(folder).as_posix(): (path.stat().st_size, digest_of_chunks(_chunks_of(path)))
+            for path in _plain_files(folder)
+        }
+    )
+
+
+def _plain_files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink():
+            raise StoreError(f"{path}: a symbolic link; an artifact holds plain files")
+        if path.is_file():
+            yield path
+        elif not path.is_dir():
+            raise StoreError(f"{path}: neither a file nor a folder; an artifact holds plain files")
 
 
 def _chunks_of(path: Path) -> Iterator[bytes]:
