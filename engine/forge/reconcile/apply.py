@@ -90,6 +90,8 @@ class Mode:
     """Called between looks: a controller hands over the place as a newer commit wants it."""
     holds_back: Callable[[str], bool] = lambda _key: False
     """Asked before a step is launched, by key: whether it is too early to try it again."""
+    recorded: Callable[[Record], None] = lambda _record: None
+    """Told of each step that is in the ledger now."""
 
 
 DEFAULT_MODE = Mode()
@@ -475,6 +477,7 @@ class _Apply:
                 self.done.append(record)
                 self.waiting.discard(work.action.id)
                 self.observer.finished(work.action, record)
+                self.mode.recorded(record)
 
 
 def _told(work: AtWork, error: local.StepFailedError) -> local.StepFailedError:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from forge.contract.record import Record
 from forge.errors import ForgeError, StepError
 from forge.plan.health import Health, ResourceHealth, health_of
 from forge.reconcile.apply import FailedStepsError, InterruptedApplyError, Mode, apply
@@ -110,7 +111,7 @@ class Controller:
             self.reporter.said(f"commit {(newest or '')[:12]} is taken up")
             return replace(newer, leases=current.leases, holders=current.holders)
 
-        mode = Mode(keep_going=True, refresh=refresh, holds_back=self.backoff.waits)
+        mode = Mode(keep_going=True, refresh=refresh, holds_back=self.backoff.waits, recorded=self._recorded)
         try:
             plan = apply(place, self.reporter, self.stop, mode)
         except FailedStepsError as error:
@@ -124,6 +125,10 @@ class Controller:
             raise
         self.failures = {name: why for name, why in self.failures.items() if any(name == each.id for each in plan.changes)}
         return bool(self.failures)
+
+    def _recorded(self, record: Record) -> None:
+        self.backoff.succeeded(record.key)
+        self.metrics.steps.labels(record.step.value, "done").inc()
 
     def _tell(self, place: Place) -> None:
         """Work out how every resource is, and tell what changed."""
