@@ -93,12 +93,15 @@ def gc(
                     err=True,
                 )
             asks = sys.stdin.isatty() and sys.stdout.isatty()
-            if not garbage.artifacts or not (yes or (asks and typer.confirm("Delete them?"))):
+            # With --yes even so: a collection that was killed may have left blobs without manifests.
+            if not (yes or (garbage.artifacts and asks and typer.confirm("Delete them?"))):
                 if garbage.artifacts and not asks:
                     typer.echo("nothing is deleted: say --yes", err=True)
                 return
             count, size = collect_garbage(place, garbage)
-        typer.echo(f"{len(garbage.artifacts)} artifacts are deleted, and with them {count} blobs ({size:,} bytes)", err=True)
+        if garbage.artifacts or count:
+            told = f"{len(garbage.artifacts)} artifacts are deleted, and with them {count} blobs ({size:,} bytes)"
+            typer.echo(told, err=True)
 
 
 def scrub(
