@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from tests.conftest import git
+from tests.conftest import git, run_forge, write_small
 
 from forge.attest.authority import public_key
 from forge.attest.trust import TRUST_FILE, TrustRoot
@@ -110,3 +110,13 @@ def commit_as(folder: Path, governed: Governed, person: str | None, message: str
     signing = ["-c", "gpg.format=ssh", "-c", f"user.signingKey={governed.ssh / person}"] if person else []
     git(folder, *signing, "commit", "--quiet", "--allow-empty", "-m", message, *(["-S"] if person else ["--no-gpg-sign"]))
     return git(folder, "rev-parse", "HEAD")
+
+
+def write_approved(folder: Path, governed: Governed) -> None:
+    """The small example under a supply chain: applied as far as its release, which waits, and which ana approved."""
+    write_small(folder)
+    govern(folder, governed.supply_chain(), governed.people())
+    commit_as(folder, governed, "cleo", "the small example, governed")
+    run_forge(folder, governed.config, "keys", "delegate")
+    run_forge(folder, governed.config, "apply", code=1)
+    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))

@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from tests.attest.test_formats import payload
-from tests.conftest import ROOT, new_repository, run_forge, write_small
-from tests.governed import commit_as, govern, make_governed
+from tests.conftest import ROOT, new_repository, run_forge
+from tests.governed import commit_as, make_governed, write_approved
 
 from forge.attest.approval import unpack
 from forge.attest.schemas import PREDICATES, file_name, main
@@ -62,12 +62,7 @@ def test_what_a_real_chain_signed_fits(applied: Path) -> None:
 def test_what_people_the_root_and_a_withdrawal_signed_fits(tmp_path: Path) -> None:
     governed = make_governed(tmp_path)
     folder = new_repository(tmp_path / "repository")
-    write_small(folder)
-    govern(folder, governed.supply_chain(), governed.people())
-    commit_as(folder, governed, "cleo", "the small example, governed")
-    run_forge(folder, governed.config, "keys", "delegate")
-    run_forge(folder, governed.config, "apply", code=1)
-    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    write_approved(folder, governed)
     withdrawn = {"withdrawn": [{"subject": "Model/elsewhere", "reason": "why", "serving": "stop"}]}
     document = {"apiVersion": "forge/v1", "kind": "Withdrawals", "metadata": {"name": "withdrawn"}, "spec": withdrawn}
     (folder / "policies" / "withdrawn.yaml").write_text(json.dumps(document))

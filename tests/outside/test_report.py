@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import git, new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern, make_governed
+from tests.conftest import git, new_repository, run_forge
+from tests.governed import Governed, commit_as, make_governed, write_approved
 from tests.outside.desk import Desk
 from tests.outside.node import FOLDER
 
@@ -41,12 +41,7 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
     """A governed repository with an approved release; a folder ``report`` beside it."""
     folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
-    write_small(folder)
-    govern(folder, governed.supply_chain(), governed.people())
-    commit_as(folder, governed, "cleo", "the small example, governed")
-    run_forge(folder, governed.config, "keys", "delegate")
-    run_forge(folder, governed.config, "apply", code=1)
-    run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    write_approved(folder, governed)
     run_forge(folder, governed.config, "apply")
     run_forge(folder, governed.config, "report", "release/local", "--out", str(folder.parent / "report"))
     return folder
