@@ -149,6 +149,23 @@ def test_a_heartbeat_that_races_its_own_release_never_brings_the_lease_back(pair
         assert leases.current() == {}
 
 
+def test_a_holder_learns_at_his_next_beat_that_he_is_asked_to_stop(pair: tuple[Ledger, Ledger]) -> None:
+    ours, theirs = Leases(pair[0]), Leases(pair[1])
+    lease = ours.take(KEY, STEP, COMMIT)
+    assert b"superseded_by" not in lease.to_bytes()  # an engine that does not know the word reads every other lease
+    moved = ours.beat(lease)
+    theirs.ask_to_stop(lease, "d" * 40)  # he has seen an earlier beat
+    asked = ours.beat(moved)
+    assert (asked.superseded_by, asked.beat) == ("d" * 40, 2)
+    assert ours.beat(asked).superseded_by == "d" * 40
+    before = theirs.current()[KEY]
+    theirs.ask_to_stop(before, "d" * 40)
+    assert theirs.current()[KEY] == before
+    ours.end(lease)
+    theirs.ask_to_stop(before, "e" * 40)  # nobody is there to be asked
+    assert theirs.current() == {}
+
+
 def test_a_record_overrides_a_lease_that_was_left_behind(pair: tuple[Ledger, Ledger]) -> None:
     ours, theirs = Leases(pair[0]), Leases(pair[1])
     left = ours.take(KEY, STEP, COMMIT)

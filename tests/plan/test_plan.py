@@ -246,6 +246,12 @@ def test_a_run_in_flight_is_extended_or_superseded_by_what_the_field_means(
     assert (action.kind, action.replaces) == (kind, running.key)
     assert any(reason.kind is ReasonKind.SUPERSEDES for reason in action.reasons)
     assert (action.continues is not None and action.continues.key == running.key) is continued
+    world.running[running.key] = dataclasses.replace(world.running[running.key], gives_way=False)
+    awaited = world.plan(newer).changes[0]
+    assert awaited.replaces == running.key
+    kinds = {reason.kind for reason in awaited.reasons}
+    assert ReasonKind.AWAITS_RUN in kinds
+    assert ReasonKind.SUPERSEDES not in kinds
 
 
 def _with_seed(model: Compiled) -> Compiled:

@@ -21,6 +21,8 @@ from forge.ledger.leases import Leases
 from forge.ledger.ledger import Draft, Ledger
 from forge.plan.graph import build_graph, key_of
 from forge.reconcile.apply import apply
+from forge.reconcile.claim import ask_to_stop
+from forge.reconcile.place import gives_way, look
 from forge.reconcile.stop import Stop
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
@@ -151,6 +153,73 @@ def test_a_training_ends_when_its_lease_may_have_run_out(copy_of_applied: Path, 
     assert log.read_text().count("See whether `git ls-remote origin` works") == 2  # a warning, and the error
     assert step_processes(copy_of_applied) == []
     assert "train/small: done" not in log.read_text()
+
+
+def test_a_newer_commit_that_another_runner_applies_stops_the_run_it_replaces(
+    copy_of_applied: Path, config_home: Path, tmp_path: Path
+) -> None:
+    process, log = start_training_with_a_remote(copy_of_applied, config_home, 6.0)
+    bare = Path(git(copy_of_applied, "remote", "get-url", "origin"))
+    git(tmp_path, "clone", "--quiet", "--branch", "main", str(bare), "second")
+    second = tmp_path / "second"
+    git(second, "config", "user.name", "Tester")
+    git(second, "config", "user.email", "tester@forge.invalid")
+    (second / ".forge").mkdir()
+    (second / ".forge" / "store").symlink_to(copy_of_applied / ".forge" / "store")
+    (second / "models" / "model.yaml").write_text(MODEL.replace("seed: 5", "seed: 6"))
+    newer = commit_all(second)
+    git(second, "fetch", "--quiet", "origin", "refs/forge/leases/*:refs/forge/remotes/origin/leases/*")
+    assert "supersedes a run in flight" in run_forge(second, config_home, "plan").stdout
+    done = run_forge(second, config_home, "apply")
+    assert "train/small, held by process" in done.stderr
+    assert "is asked to stop: it works at what an earlier commit asked for" in done.stderr
+    assert process.wait(30) == 4, log.read_text()
+    said = log.read_text()
+    assert f"train/small: commit {newer[:12]}, which another runner applies, wants another run" in said
+    assert "train/small: done" not in said
+    assert training_under_way(copy_of_applied)  # its checkpoint is kept
+    assert git(bare, "for-each-ref", "refs/forge/leases") == ""
+    record = snapshot_of(second).latest("train/small")
+    assert record is not None
+    assert record.commit == newer
+
+
+def test_a_process_that_outlived_its_runner_stops_for_a_newer_commit(copy_of_applied: Path, config_home: Path) -> None:
+    process, _ = start_training_with_a_remote(copy_of_applied, config_home, 6.0)
+    process.kill()
+    process.wait()
+    (left_behind,) = step_processes(copy_of_applied)
+    (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("seed: 5", "seed: 6"))
+    commit_all(copy_of_applied)
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "is asked to stop" in done.stderr
+    assert not left_behind.is_running()
+    assert git(Path(git(copy_of_applied, "remote", "get-url", "origin")), "for-each-ref", "refs/forge/leases") == ""
+
+
+def test_a_run_for_a_commit_that_this_one_does_not_descend_from_is_awaited(copy_of_applied: Path, config_home: Path) -> None:
+    """Whoever applies an older commit, or another branch, does not stop what he knows nothing of."""
+    changed(copy_of_applied, SHORT)
+    model = copy_of_applied / "models" / "model.yaml"
+    model.write_text(MODEL.replace("seed: 5", "seed: 6"))
+    commit_all(copy_of_applied)
+    with Repository(copy_of_applied) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        action = next(action for action in look(place).plan.changes if action.id == "train/small")
+        holder = Holder(id="another-boot/another-namespace/1/1.00", host="elsewhere", pid=1)
+        lease = Leases(place.ledger, holder).take(action.key or "", action.id, git(copy_of_applied, "rev-parse", "HEAD"), {})
+        model.write_text(MODEL.replace("seed: 5", "seed: 7"))
+        commit_all(copy_of_applied)
+        newer = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        assert gives_way(newer, lease)
+        git(copy_of_applied, "checkout", "--quiet", "--detach", "HEAD~2")
+        model.write_text(MODEL.replace("seed: 5", "seed: 8"))
+        commit_all(copy_of_applied)
+        other = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        assert not ask_to_stop(other, lease)
+        assert Leases(place.ledger, holder).current()[lease.key] == lease
+        assert ask_to_stop(newer, lease)
+        assert Leases(place.ledger, holder).current()[lease.key].superseded_by == newer.desired.commit
 
 
 Clock = Callable[[], datetime.datetime]

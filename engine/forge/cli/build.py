@@ -201,9 +201,10 @@ def apply(
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
     from forge.plan.render import duration, to_text
-    from forge.reconcile.apply import Mode, no_go_table
+    from forge.reconcile.apply import Mode
     from forge.reconcile.apply import apply as reconcile
     from forge.reconcile.approved import approved
+    from forge.reconcile.blocked import no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals

@@ -44,6 +44,8 @@ class Lease(_Value):
     """Number of the entry that recorded the key when the lease was taken, 0 for none: only a later one overrides the lease."""
     handle: dict[str, str] = {}
     """What the executor finds its job again by."""
+    superseded_by: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")] | None = None
+    """A commit that asks for another run in this one's place: its runner asks the holder to stop. Absent where nobody does."""
 
     @property
     def ref(self) -> str:
@@ -52,7 +54,8 @@ class Lease(_Value):
 
     def to_bytes(self) -> bytes:
         """Canonical bytes."""
-        return canonical_json(self.model_dump(mode="json"))
+        left_out = {"superseded_by"} if self.superseded_by is None else None
+        return canonical_json(self.model_dump(mode="json", exclude=left_out))
 
     @property
     def object_id(self) -> str:

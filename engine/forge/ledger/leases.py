@@ -174,6 +174,22 @@ class Leases:
             else:
                 return renewed
 
+    def ask_to_stop(self, seen: Lease, commit: str) -> None:
+        """Ask another holder to stop, for a commit that wants another run; he learns of it at his next beat, and keeps it.
+
+        A lease that has ended or was taken over is left alone: then there is nobody to ask.
+        """
+        base: Lease | None = seen
+        while base is not None and base.superseded_by != commit:
+            asked = base.model_copy(update={"superseded_by": commit})
+            self._write(asked.to_bytes())
+            try:
+                self._move([Move(seen.ref, base.object_id, asked.object_id)])
+            except RefMovedError:
+                base = self._ours(seen)  # a beat came between
+            else:
+                return
+
     def end(self, lease: Lease) -> None:
         """End a lease; one that is not ours any more is left alone."""
         while True:
@@ -229,7 +245,7 @@ class Leases:
         return lease
 
     def _ours(self, lease: Lease) -> Lease | None:
-        """The lease as it is now, if it is still this holding."""
+        """The lease as it is now, if it is still the same holding."""
         self._refs.refresh()
         name = holding(self._refs, self._repository, lease)
         return _load(self._refs, self._repository, lease.ref, name) if name else None

@@ -19,6 +19,8 @@ class Running:
     commit: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    gives_way: bool = True
+    """Whether the commit that is planned descends from the run's: then it stops where this commit wants another run."""
 
 
 class _Every(AbstractSet[str]):

@@ -209,7 +209,8 @@ class _Planner:
         other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
         if other is not None:
             replaces = other.key
-            reasons = (*reasons, Reason(ReasonKind.SUPERSEDES, other.holder, commit=other.commit))
+            why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
+            reasons = (*reasons, Reason(why, other.holder, commit=other.commit))
         if step.kind is StepKind.TRAIN and step.id not in self.force:
             continues, added = self._continuation(step, key, inputs, latest, other)
             reasons = (*reasons, *added)

@@ -33,6 +33,8 @@ class ReasonKind(StrEnum):
     SUPERSEDES = "supersedes a run in flight"
     """A run under the step's earlier key is going on. It is asked to stop and to keep its checkpoint: the commit no
     longer asks for what it would make."""
+    AWAITS_RUN = "awaits a run in flight"
+    """A run under another key of the step is going on, for a commit that this one does not descend from: its end is awaited."""
     CONTINUES = "continues"
     """A checkpoint of an earlier run is on the way of this one: the run goes on from there, to the same last digit."""
     FROM_SCRATCH = "not continued"

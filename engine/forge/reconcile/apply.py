@@ -2,8 +2,9 @@
 
 After each thing that is done the plan is made again, because products decide what comes next (early cutoff): what was
 "decided after" becomes a run, or nothing. Rules:
-1. A lease is taken before a step is launched, and ends in the transaction that records it. Whoever finds a lease whose
-   holder is dead takes it over, and adopts the step's process if that still lives.
+1. A lease is taken before a step is launched, is renewed by a thread of its own (``heartbeat``), and ends in the
+   transaction that records the step. Whoever finds a lease whose holder is dead takes it over, and adopts the step's process
+   if that still lives. Whoever wants another run in its place asks the holder to stop (``claim``).
 2. A finished step is recorded at once; what has ended together is appended together.
 3. Steps that do not wait for each other run at once, as long as their processes fit the executor's slots.
 4. After a failure nothing new is started, unless told to keep going; what runs is awaited and recorded, then the
@@ -17,42 +18,33 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from forge.admission.history import current_authority
-from forge.attest.authority import public_key
-from forge.attest.keys import signer_for, weights_signer_for
-from forge.attest.signers import prove
-from forge.attest.trust import read_trust_root
 from forge.contract.kinds import StepKind
 from forge.contract.messages import FailureCause
 from forge.contract.record import Record, Release
-from forge.contract.verdict import VERDICT_FILE
-from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import LedgerError, RefusedError, StepError, TrustError
 from forge.executors import local
 from forge.executors.open_runs import note_closed
-from forge.ledger.lease import AlreadyRecordedError, Lease, LeaseHeldError, LeaseLostError, StaleLeaseError
+from forge.ledger.lease import Lease, StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.ledger.remote import UnreachableError
 from forge.plan.action import Action, Plan
 from forge.plan.graph import FromCommit, Step, build_graph
-from forge.plan.reason import ReasonKind
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verify_move
 from forge.reconcile.at_work import AtWork, begin, store_bundle
+from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
+from forge.reconcile.heartbeat import Heartbeats
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
+from forge.reconcile.preflight import check_plan
 from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
 from forge.reconcile.stop import Stop
-from forge.reconcile.timestamping import check_authority
 
 _POLL_SECONDS = 0.1
 _LOOK_AGAIN_SECONDS = 2.0
 _GRACE_SECONDS = 60.0
-_BEATS_PER_LIFE = 4
-_TRIES_PER_BEAT = 4
-"""How much sooner a beat is tried again that failed."""
 
 
 class InterruptedApplyError(StepError):
@@ -107,12 +99,13 @@ def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MOD
     """
     if place.desired.commit is None:
         raise RefusedError("only a commit can be applied: commit your changes first")
-    running = _Apply(place, observer, stop, mode)
-    try:
-        return running.run()
-    except BaseException:
-        running.end_all()
-        raise
+    with Heartbeats(lambda: own_leases(place), place.desired.settings.leases.time_to_live_seconds) as hearts:
+        running = _Apply(place, observer, stop, mode, hearts)
+        try:
+            return running.run()
+        except BaseException:
+            running.end_all()
+            raise
 
 
 @dataclass
@@ -123,6 +116,7 @@ class _Apply:
     observer: Observer
     stop: Stop
     mode: Mode
+    hearts: Heartbeats
     at_work: dict[str, AtWork] = field(default_factory=dict)
     """By step key."""
     unsettled: list[AtWork] = field(default_factory=list)
@@ -134,20 +128,23 @@ class _Apply:
     """By step id: releases that may not serve, and why."""
     waiting: set[str] = field(default_factory=set)
     bundled: set[str] = field(default_factory=set)
-    next_beat: float = 0.0
+    asked: set[str] = field(default_factory=set)
+    """Keys of runs elsewhere that were asked to stop."""
+    yielded: dict[str, str] = field(default_factory=dict)
+    """By key: runs that stopped here for a newer commit that another runner applies, and what to say of it."""
     unheard: bool = False
-    """Whether the last beat did not reach the ledger."""
+    """Whether it was said that the ledger is out of reach."""
 
     def run(self) -> Plan:
         """The loop."""
         now = look(self.place, self.mode.scope)
-        self._check(now.plan)
+        check_plan(self.place, now.plan, is_approved=self.mode.allowed is not None)
         self.observer.planned(now.plan)
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
             self._store_bundles(now.plan)
             if not self._note_and_move(now):
-                self._stop_what_nobody_wants(now.plan)
+                self._stop_what_nobody_wants(now)
                 self._start(now)
                 if not self.at_work and (self._is_failing() or not self._others_at_work(now)):
                     break
@@ -162,6 +159,9 @@ class _Apply:
             raise FailedStepsError(self.failures)
         if self.refused:
             raise TrustError("\n".join(self.refused.values()))
+        unfinished = [self.yielded[action.key] for action in now.plan.changes if action.key in self.yielded]
+        if unfinished:
+            raise RefusedError("\n".join(f"{each}: this one was stopped, and its checkpoint kept" for each in unfinished))
         return now.plan
 
     def end_all(self) -> None:
@@ -173,7 +173,7 @@ class _Apply:
             self._drain()
         for work in (*self.at_work.values(), *self.unsettled):
             with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
-                self.place.leases.end(work.lease)
+                self._end(work.lease)
 
     def _look_again(self) -> Look:
         if self.mode.refresh is not None:
@@ -204,51 +204,11 @@ class _Apply:
                 self._bear(error)
                 until = time.monotonic() + _LOOK_AGAIN_SECONDS
                 while not self._has_to_act() and time.monotonic() < until:
-                    self._beat()
+                    self._heed()
                     time.sleep(_POLL_SECONDS)
 
     def _has_to_act(self) -> bool:
         return bool(self.stop.asked) or any(work.is_over() for work in self.at_work.values())
-
-    def _check(self, plan: Plan) -> None:
-        """Refuse before the work, not after it: budgets, and keys that are missing."""
-        if plan.refusals:
-            raise RefusedError("\n".join(plan.refusals))
-        if plan.approvals and self.mode.allowed is None:
-            raise RefusedError(
-                f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
-                "(`forge approve FILE`), and apply that file"
-            )
-        if plan.changes:
-            self._check_keys(plan)
-
-    def _check_keys(self, plan: Plan) -> None:
-        """Whether what is signed at the end will count."""
-        snapshot = self.place.ledger.snapshot()
-        authority = current_authority(snapshot, read_trust_root(self.place.config))
-        now = self.place.now().isoformat()
-        check_authority(self.place, authority.charter)
-        for step in {action.step or StepKind.RELEASE for action in plan.changes}:
-            role = self.place.role_of(step)
-            signers = authority.signers(role, now)
-            signer = signer_for(role, self.place.config)
-            prove(signer)
-            keyid = signer.public_key.keyid
-            if not signers.count(keyid):
-                refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
-                raise TrustError(
-                    f"the key of the {role.value} here ({keyid[:12]}) does not count: "
-                    f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
-                )
-            if step is StepKind.TRAIN:
-                weights = weights_signer_for(self.place.config)
-                prove(weights)
-                listed = {public_key(pem).keyid for pem in authority.weights_keys(now)}
-                if weights.public_key.keyid not in listed:
-                    raise TrustError(
-                        f"the key for weights here ({weights.public_key.keyid[:12]}) does not count: neither the trust root "
-                        "nor its supply chain lists it among the trainer's keys that are valid now"
-                    )
 
     def _store_bundles(self, plan: Plan) -> None:
         """What a step reads stays verifiable, whatever the store has lost since."""
@@ -307,14 +267,22 @@ class _Apply:
         wanted = {action.key for action in now.plan.changes} | {action.replaces for action in now.plan.changes}
         return any(key in wanted and key not in self.at_work for key in now.leases)
 
-    def _stop_what_nobody_wants(self, plan: Plan) -> None:
-        """A run whose key the commit no longer asks for is stopped; its checkpoints stay where they are."""
+    def _stop_what_nobody_wants(self, now: Look) -> None:
+        """A run whose key the commit no longer asks for is stopped, wherever it is; its checkpoints stay where they are."""
+        for key in self.asked - set(now.leases):
+            end_left_behind(self.place, key)
+            self.asked.discard(key)
+        plan = now.plan
+        for action in plan.changes:
+            lease = now.leases.get(action.replaces or "")
+            if lease is not None and lease.key not in {*self.at_work, *self.asked} and ask_to_stop(self.place, lease):
+                self.asked.add(lease.key)
+                self.observer.said(f"{action.id}: {lease} is asked to stop: it works at what an earlier commit asked for")
         wanted = {action.key for action in plan.actions if not is_withdrawn(action)}
         undecided = {action.id for action in plan.actions if action.key is None and not is_withdrawn(action)}
         for key, work in self.at_work.items():
-            if key not in wanted and work.action.id not in undecided and not work.stopping:
-                self.observer.superseded(work.action)
-                work.ask_to_stop()
+            if key not in wanted and work.action.id not in undecided:
+                self._give_up(work)
 
     def _start(self, now: Look) -> None:
         """Launch what is ready and fits the executor's slots."""
@@ -323,51 +291,36 @@ class _Apply:
         graph = build_graph(self.place.desired)
         for action in now.plan.changes:
             if self._is_ready(action, now) and self._fits(graph[action.id].processes):
-                began = time.monotonic()
-                lease = self._take_lease(action, now)
+                shown = time.monotonic()
+                lease = take_lease(self.place, action, now)
                 if lease is not None:
-                    self._begin(action, graph[action.id], lease, began)
+                    self.hearts.hold(lease, shown)
+                    self._begin(action, graph[action.id], lease)
 
     def _fits(self, processes: int) -> bool:
         """Whether so many processes more find a place; where nothing is at work, any number does."""
         taken = sum(work.request.resources.processes for work in self.at_work.values())
         return not taken or taken + processes <= self.place.desired.settings.executor.slots
 
-    def _begin(self, action: Action, step: Step, lease: Lease, shown: float) -> None:
+    def _begin(self, action: Action, step: Step, lease: Lease) -> None:
         try:
             self.at_work[lease.key] = begin(self.place, action, step, lease, self.observer)
-            self.at_work[lease.key].shown = shown
         except BaseException:
-            self.place.leases.end(lease)
+            self._end(lease)
             raise
+
+    def _end(self, lease: Lease) -> None:
+        self.place.leases.end(lease)
+        self.hearts.let_go(lease)
 
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
             return False
-        if self.mode.holds_back(action.key):
+        if action.key in self.yielded or self.mode.holds_back(action.key):
             return False
         if action.replaces in now.leases:  # first the run in flight has to end
             return False
         return action.key not in self.at_work and action.id not in {work.action.id for work in self.at_work.values()}
-
-    def _take_lease(self, action: Action, now: Look) -> Lease | None:
-        """This run's lease on a step; None while another runner holds it that lives, or may live."""
-        key, commit = action.key or "", self.place.desired.commit or ""
-        handle = {
-            "executor": "local",
-            "workspace": str(self.place.work / key.removeprefix("sha256:")),
-            "inputs": ",".join(sorted(set(action.inputs.values()))),
-        }
-        left_behind = self.place.leases.current().get(key)
-        try:
-            if left_behind is None:
-                known = now.snapshot.made(key)
-                return self.place.leases.take(key, action.id, commit, handle, recorded=known.sequence if known else 0)
-            if self.place.holders.holder_may_live(left_behind):
-                return None
-            return self.place.leases.take_over(left_behind, commit, handle)
-        except (LeaseHeldError, LeaseLostError, AlreadyRecordedError):
-            return None  # another runner was faster: the next look sees its lease, or its record
 
     def _wait(self) -> None:
         """Until something has ended, someone asks to stop, or it is time to look again."""
@@ -376,46 +329,39 @@ class _Apply:
         while not self.stop.asked and (patient or time.monotonic() < until):
             if any(work.is_over() for work in self.at_work.values()):
                 return
-            self._beat()
+            self._heed()
+            self.unheard = self.unheard and self.hearts.trouble() is not None
             time.sleep(_POLL_SECONDS)
 
-    def _beat(self) -> None:
-        """Show that this holder lives, well within the leases' time to live.
+    def _heed(self) -> None:
+        """Act on what the heartbeats have learnt.
 
         Raises LedgerError when the ledger cannot be reached for so long that another runner may soon find this one dead.
         """
-        if time.monotonic() < self.next_beat:
-            return
-        self.next_beat = time.monotonic() + self._seconds_per_beat
-        for work in self.at_work.values():
-            began = time.monotonic()
-            try:
-                work.lease = self.place.leases.beat(work.lease)
-            except LeaseLostError:  # its result would be refused: another runner has the step now
-                self.observer.superseded(work.action)
-                work.ask_to_stop()
-            except LedgerError as error:
-                self._bear(error)
-                return
-            else:
-                work.shown = began
-        self.unheard = False
+        for key in self.hearts.lost() & set(self.at_work):  # its result would be refused: another runner has the step now
+            self._give_up(self.at_work[key])
+        for key, commit in self.hearts.superseded().items():
+            if key in self.at_work:
+                why = f"commit {commit[:12]}, which another runner applies, wants another run"
+                self.yielded[key] = f"{self.at_work[key].action.id}: {why}"
+                self._give_up(self.at_work[key])
+        trouble = self.hearts.trouble()
+        if trouble is not None:
+            self._bear(trouble)
 
-    @property
-    def _seconds_per_beat(self) -> float:
-        return self.place.desired.settings.leases.time_to_live_seconds / _BEATS_PER_LIFE
+    def _give_up(self, work: AtWork) -> None:
+        if not work.stopping:
+            self.observer.superseded(work.action)
+            work.ask_to_stop()
 
     def _bear(self, error: LedgerError) -> None:
-        """Let the steps go on while no lease can have run out; the last of the beats in a life is the margin."""
-        now = time.monotonic()
-        longest = now - min((work.shown for work in self.at_work.values() if not work.stopping), default=now)
-        left = self._seconds_per_beat * (_BEATS_PER_LIFE - 1) - longest
+        """Let the steps go on while no lease can have run out."""
+        left = self.hearts.seconds_left()
         if left <= 0:
             raise error
         if not self.unheard:
             self.observer.said(f"the ledger is out of reach; what is at work ends in {left:.0f} s if that lasts: {error}")
         self.unheard = True
-        self.next_beat = min(self.next_beat, now + min(left, self._seconds_per_beat / _TRIES_PER_BEAT))
 
     def _drain(self) -> None:
         """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
@@ -426,9 +372,6 @@ class _Apply:
             if self.stop.asked > 1 or time.monotonic() > until:
                 for work in self.at_work.values():
                     work.kill()
-            elif self.stop.asked:  # not after an error: then the ledger may be what is at fault
-                with suppress(LedgerError):  # they end anyway, and what they leave is recorded or refused afterwards
-                    self._beat()
             time.sleep(_POLL_SECONDS)
 
     def _settle(self, now: Look) -> None:
@@ -463,7 +406,8 @@ class _Apply:
                 self.place.ledger.append(drafts, recorded)
             for work, _ in ended:
                 if work.lease not in recorded:  # it was stopped: there is nothing to record
-                    self.place.leases.end(work.lease)
+                    self._end(work.lease)
+                self.hearts.let_go(work.lease)
         except StaleLeaseError as error:
             raise RefusedError(f"{error}: another runner took these steps over; what was made here is not recorded") from error
         except LedgerError as error:
@@ -491,25 +435,3 @@ def _told(work: AtWork, error: local.StepFailedError) -> local.StepFailedError:
             for path, origin in source.bundle.sources.items()
         ]
     return local.StepFailedError(f"{work.action.id} failed: {error}{''.join(rows[:20])}", error.cause, error.attempt)
-
-
-def no_go_table(place: Place, plan: Plan) -> str:
-    """Why actions are blocked: for a gate, metric, threshold and value of every check, the failed ones marked."""
-    lines = []
-    for action in plan.blocked:
-        if not any(reason.kind is ReasonKind.GATE for reason in action.reasons):
-            lines.append(f"{action.id} is blocked: {'; '.join(str(reason) for reason in action.reasons)}")
-            continue
-        name = action.id.split("/", 1)[1]
-        gate = next(other for other in plan.actions if other.id == f"{StepKind.GATE}/{name}")
-        verdict = GateVerdict.model_validate_json(place.store.read_file(gate.products["verdict"], VERDICT_FILE))
-        lines.append(f"{action.id} is blocked: {gate.id} says {verdict.verdict}")
-        rows = [("", "task", "metric", "threshold", "value")]
-        for check in verdict.checks:
-            value = "absent" if check.value is None else f"{check.value:.4g}"
-            sign = ">=" if check.bound == "min" else "<="
-            rows.append(("ok" if check.passed else "FAIL", check.task, check.metric, f"{sign} {check.threshold:g}", value))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.append("Nothing was released. Change the model, its data or the gate, commit, and apply again.")
-    return "\n".join(lines)

@@ -40,8 +40,6 @@ class AtWork:
     began: datetime.datetime
     stopping: bool = False
     """Whether this reconciler asked it to stop."""
-    shown: float = 0.0
-    """When the lease was last written, at the earliest, on this process's monotonic clock: nobody can have seen it before."""
 
     def is_over(self) -> bool:
         """Pass on events; whether it has ended."""

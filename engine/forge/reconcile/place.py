@@ -2,7 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forge.contract.kinds import STEPS, Role, StepKind
@@ -87,7 +87,7 @@ def look(
     live = Live(
         EVERY_ARTIFACT if without_store else place.store.index(),
         frozenset() if without_store else place.store.damaged(),
-        {key: _running(lease, place.work) for key, lease in held.items() if snapshot.made(key) is None},
+        {key: _running(lease, place) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
         _approvals(place, snapshot),
     )
@@ -115,9 +115,15 @@ def _blame(place: Place) -> Blame:
     return blame
 
 
-def _running(lease: Lease, work: Path) -> Running:
+def gives_way(place: Place, lease: Lease) -> bool:
+    """Whether a run belongs to a commit that this one descends from: then what this one wants in its place comes first."""
+    return place.repository.is_ancestor(lease.commit, place.desired.commit or "HEAD")
+
+
+def _running(lease: Lease, place: Place) -> Running:
     holder = f"process {lease.holder.pid} on {lease.holder.host}"
-    return _run(lease.key, lease.step_id, holder, lease.commit, work)
+    run = _run(lease.key, lease.step_id, holder, lease.commit, place.work)
+    return replace(run, gives_way=gives_way(place, lease))
 
 
 def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, Running]:

@@ -1,0 +1,53 @@
+"""What is checked before any work begins: whether the plan may be carried out, and whether what is signed at the end counts."""
+
+from forge.admission.history import current_authority
+from forge.attest.authority import public_key
+from forge.attest.keys import signer_for, weights_signer_for
+from forge.attest.signers import prove
+from forge.attest.trust import read_trust_root
+from forge.contract.kinds import StepKind
+from forge.errors import RefusedError, TrustError
+from forge.plan.action import Plan
+from forge.reconcile.place import Place
+from forge.reconcile.timestamping import check_authority
+
+
+def check_plan(place: Place, plan: Plan, *, is_approved: bool) -> None:
+    """Raise RefusedError for a plan that may not be applied, and TrustError where a key for it is missing or does not count."""
+    if plan.refusals:
+        raise RefusedError("\n".join(plan.refusals))
+    if plan.approvals and not is_approved:
+        raise RefusedError(
+            f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
+            "(`forge approve FILE`), and apply that file"
+        )
+    if plan.changes:
+        _check_keys(place, plan)
+
+
+def _check_keys(place: Place, plan: Plan) -> None:
+    snapshot = place.ledger.snapshot()
+    authority = current_authority(snapshot, read_trust_root(place.config))
+    now = place.now().isoformat()
+    check_authority(place, authority.charter)
+    for step in {action.step or StepKind.RELEASE for action in plan.changes}:
+        role = place.role_of(step)
+        signers = authority.signers(role, now)
+        signer = signer_for(role, place.config)
+        prove(signer)
+        keyid = signer.public_key.keyid
+        if not signers.count(keyid):
+            refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
+            raise TrustError(
+                f"the key of the {role.value} here ({keyid[:12]}) does not count: "
+                f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
+            )
+        if step is StepKind.TRAIN:
+            weights = weights_signer_for(place.config)
+            prove(weights)
+            listed = {public_key(pem).keyid for pem in authority.weights_keys(now)}
+            if weights.public_key.keyid not in listed:
+                raise TrustError(
+                    f"the key for weights here ({weights.public_key.keyid[:12]}) does not count: neither the trust root "
+                    "nor its supply chain lists it among the trainer's keys that are valid now"
+                )
