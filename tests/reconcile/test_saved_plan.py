@@ -1,5 +1,6 @@
 """Plan files on the command line: applied as shown, or refused with exit 4."""
 
+import gzip
 from pathlib import Path
 
 from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
@@ -72,3 +73,20 @@ def test_explain_and_base_and_force_on_the_command_line(copy_of_applied: Path, c
     assert "* re-evaluate gate/small-local      forced" in forced
     said = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/smal-local", code=2).stderr
     assert "did you mean `gate/small-local`" in said
+
+
+def test_explain_names_the_file_that_changed_although_the_curation_is_recorded(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    part = copy_of_applied / "corpus" / "part.jsonl.gz"
+    lines = gzip.decompress(part.read_bytes()).splitlines(keepends=True)
+    part.write_bytes(gzip.compress(b"".join(lines[:-1]), mtime=0))
+    commit_all(copy_of_applied, "one document less")
+    commit = git(copy_of_applied, "rev-parse", "--short=12", "HEAD")
+    run_forge(copy_of_applied, config_home, "apply", "--target", "DataRecipe/small")
+    (copy_of_applied / "README").write_text("unrelated")
+    commit_all(copy_of_applied)
+    said = run_forge(copy_of_applied, config_home, "plan", "--explain", "tokenizer/small").stdout
+    assert said.startswith("tokenizer/small: run\n  because its input documents (curate/small) was sha256:")
+    assert "it is another because its input source-0 (DataRecipe/small) was sha256:" in said
+    assert f"corpus/part.jsonl.gz has other bytes, by commit {commit}\n" in said
