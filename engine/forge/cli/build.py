@@ -205,7 +205,7 @@ def apply(
     from forge.plan.render import duration, to_text
     from forge.reconcile.apply import Mode, no_go_table
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.approved import approved
+    from forge.reconcile.approved import approved, approved_in_ledger
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals
@@ -224,12 +224,13 @@ def apply(
             else:
                 saved, chosen = None, scope_of(place.desired, target, force)
                 made = look(place, chosen).plan
+            allowed = saved.plan if saved else approved_in_ledger(place, chosen) if made.approvals else None
             typer.echo(to_text(made), nl=False)
             if made.changes and not yes and saved is None and sys.stdin.isatty() and sys.stdout.isatty():
                 typer.confirm("Do this?", abort=True)
             shown = display()
             try:
-                final = reconcile(place, shown, stop, Mode(chosen, saved.plan if saved else None, keep_going))
+                final = reconcile(place, shown, stop, Mode(chosen, allowed, keep_going))
             finally:
                 shown.close()
         if final.blocked:
