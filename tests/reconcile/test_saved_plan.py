@@ -90,3 +90,22 @@ def test_explain_names_the_file_that_changed_although_the_curation_is_recorded(
     assert said.startswith("tokenizer/small: run\n  because its input documents (curate/small) was sha256:")
     assert "it is another because its input source-0 (DataRecipe/small) was sha256:" in said
     assert f"corpus/part.jsonl.gz has other bytes, by commit {commit}\n" in said
+
+
+def test_a_changed_policy_is_named_by_its_fields_as_long_as_the_store_holds_the_one_that_was_released(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    policy = copy_of_applied / "policies" / "small.yaml"
+    policy.write_text(policy.read_text().replace("max_tokens: 32", "max_tokens: 64"))
+    commit_all(copy_of_applied)
+    named = "field changed: roles[0].limits.max_tokens: 32 -> 64 (reload)"
+    said = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "~ reload      release/small-local" in said
+    assert named in said
+    release = snapshot_of(copy_of_applied).latest("release/small-local")
+    assert release is not None
+    name = release.inputs["policy"].removeprefix("sha256:")
+    (copy_of_applied / ".forge" / "store" / "manifests" / name[:2] / f"{name}.json").unlink()
+    said = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "input changed: policy (InferencePolicy/small)" in said
+    assert named not in said
