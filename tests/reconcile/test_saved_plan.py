@@ -109,3 +109,20 @@ def test_a_changed_policy_is_named_by_its_fields_as_long_as_the_store_holds_the_
     said = run_forge(copy_of_applied, config_home, "plan").stdout
     assert "input changed: policy (InferencePolicy/small)" in said
     assert named not in said
+
+
+def test_explain_says_that_a_renaming_changed_the_order_of_files(copy_of_applied: Path, config_home: Path) -> None:
+    corpus = copy_of_applied / "corpus"
+    (corpus / "second.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0))
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply", "--target", "DataRecipe/small")
+    git(copy_of_applied, "mv", "corpus/part.jsonl.gz", "corpus/other.jsonl.gz")
+    commit_all(copy_of_applied, "as before: other, second")
+    assert (
+        "= nothing     curate/small" in run_forge(copy_of_applied, config_home, "plan", "--target", "DataRecipe/small").stdout
+    )
+    git(copy_of_applied, "mv", "corpus/other.jsonl.gz", "corpus/third.jsonl.gz")
+    commit = commit_all(copy_of_applied, "second, third")
+    said = run_forge(copy_of_applied, config_home, "plan", "--explain", "curate/small").stdout
+    renamed = "corpus/part.jsonl.gz -> corpus/third.jsonl.gz"
+    assert f"    file order changed by renaming: {renamed}, by commit {commit[:12]}\n" in said
