@@ -327,6 +327,28 @@ def test_a_plan_that_needs_approval_is_applied_only_from_its_file(released: Path
     run_forge(released, governed.config, "apply", str(file))
 
 
+def test_an_approval_in_the_ledger_lets_exactly_that_plan_be_applied_without_its_file(
+    released: Path, governed: Governed, tmp_path: Path
+) -> None:
+    govern(released, governed.supply_chain(plans={"approvals": 1}), governed.people())
+    change_policy(released)
+    commit_as(released, governed, "cleo", "plans are approved")
+    run_forge(released, governed.config, "keys", "delegate")
+    file = tmp_path / "plan.json"
+    said = run_forge(released, governed.config, "reconcile", code=1).stderr
+    assert "this plan needs the approval of 1" in said
+    run_forge(released, governed.config, "plan", "--out", str(file))
+    run_forge(released, governed.config, "approve", str(file), "--key", str(governed.ssh / "ana"))
+    part = ["--target", "Deployment/small-local"]
+    assert "forge approve FILE" in run_forge(released, governed.config, "apply", *part, code=4).stderr
+    before = git(released, "rev-parse", "HEAD")
+    commit_as(released, governed, "cleo", "another commit")
+    assert "this plan needs the approval of 1" in run_forge(released, governed.config, "reconcile", code=1).stderr
+    git(released, "reset", "--quiet", "--hard", before)
+    assert "In sync with commit" in run_forge(released, governed.config, "apply").stderr
+    assert "needs the approval" not in run_forge(released, governed.config, "reconcile").stderr
+
+
 def test_the_approval_is_one_that_ssh_keygen_verifies(released: Path, governed: Governed, tmp_path: Path) -> None:
     import base64
 

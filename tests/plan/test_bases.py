@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from tests.conftest import MODEL, SPECS
 from tests.plan.test_withdrawn import commit_of, held, withdrawing
-from tests.plan.world import ALL, World
+from tests.plan.world import ALL, PastOf, World
 from tests.spec.test_continue_spec import MORE, NEXT
 
 from forge.canonical import digest_of_bytes
@@ -102,7 +102,7 @@ def test_a_base_that_changes_is_an_input_that_changed_and_the_story_leads_to_its
     action = of(world, desired)
     (reason,) = action.reasons
     assert (reason.kind, reason.subject) == (ReasonKind.INPUT_CHANGED, "base (train/small)")
-    text = explain(world.plan(desired), "train/next", build_graph(desired), world)
+    text = explain(world.plan(desired), "train/next", desired, world, PastOf(world))
     assert "its input base (train/small) was sha256:" in text
     assert "train/small: nothing" in text
 

@@ -1,13 +1,19 @@
 """Whoever has only the explanation can say why a step would run."""
 
-import pytest
-from tests.plan.world import World, desired_of
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
+import pytest
+from tests.conftest import DATA
+from tests.plan.world import PastOf, World, desired_of
+
+from forge.canonical import digest_of_bytes
+from forge.contract.record import Record
 from forge.errors import UsageError
 from forge.plan import explain as module
-from forge.plan.desired import Desired
+from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
-from forge.plan.graph import build_graph
+from forge.plan.past import Past
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
 
@@ -19,9 +25,29 @@ def world() -> World:
     return world
 
 
-def told(world: World, desired: Desired, name: str, scope: Scope | None = None) -> str:
+def told(world: World, desired: Desired, name: str, scope: Scope | None = None, past: Past | None = None) -> str:
     plan = world.plan(desired, scope or Scope())
-    return explain(plan, name, build_graph(desired), world)
+    return explain(plan, name, desired, world, past or PastOf(world))
+
+
+def record(world: World, desired: Desired, *steps: str) -> None:
+    """Do these steps and no more."""
+    for step_id in steps:
+        world.finish(desired, next(action for action in world.plan(desired).actions if action.id == step_id))
+
+
+UPSTREAM = ("curate/small", "tokenizer/small", "tokenize/small")
+
+
+def with_corpus(desired: Desired, files: Mapping[str, bytes], suffix: str = ".jsonl") -> Desired:
+    """The commit with these files as the recipe's source, in the order of their paths."""
+    numbered = {f"{number:05d}{suffix}": path for number, path in enumerate(sorted(files))}
+    bundle = Bundle({name: BundleFile(4, digest_of_bytes(files[path]), path) for name, path in numbered.items()})
+    return replace(desired, bundles={**desired.bundles, ("DataRecipe/small", "source-0"): bundle})
+
+
+def git_names(files: Mapping[str, bytes]) -> dict[str, str]:
+    return {path: digest_of_bytes(data) for path, data in files.items()}
 
 
 def test_every_reason_has_a_sentence() -> None:
@@ -64,3 +90,110 @@ def test_an_unknown_name_gets_a_suggestion(world: World) -> None:
 
 def test_a_forced_step_says_so(world: World) -> None:
     assert "someone asked for it by name" in told(world, desired_of(), "train/small", Scope(force=frozenset({"train/small"})))
+
+
+class Silent:
+    """A past that nobody may ask."""
+
+    def records(self, step_id: str) -> Iterator[tuple[int, Record]]:
+        raise AssertionError(step_id)
+
+    def blobs(self, commit: str | None, paths: Iterable[str]) -> Mapping[str, str] | None:
+        raise AssertionError(commit)
+
+    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
+        raise AssertionError(older)
+
+
+def test_the_past_is_not_asked_where_nothing_changed(world: World) -> None:
+    for step_id in ("release/small-local", "train/small", "curate/small"):
+        assert "in the store" in told(world, desired_of(), step_id, past=Silent())
+
+
+def test_a_field_is_named_although_the_step_that_it_changed_is_recorded(world: World) -> None:
+    newer = desired_of({"models/data.yaml": ("min_doc_words: 40", "min_doc_words: 41")}, commit="d")
+    newer = replace(newer, origins={"DataRecipe/small": "models/data.yaml"})
+    world.blamed = {"models/data.yaml": "d" * 40}
+    old = world.newest["curate/small"].products["documents"]
+    record(world, newer, *UPSTREAM)
+    chain = told(world, newer, "train/small")
+    assert chain.startswith("train/small: run\n  because its input tokenizer (tokenizer/small) was sha256:")
+    assert chain.index("  tokenizer/small: nothing") < chain.index("    curate/small: nothing")
+    assert f"documents was {old[:19]} as made for commit cccccccccccc (entry 1 of the ledger)" in chain
+    field = "`filters.gopher_quality.min_doc_words` was 40 and is 41, by commit dddddddddddd; a change of it means rebuild"
+    assert f"it is another because {field}" in chain
+    assert chain.count("min_doc_words") == 1
+
+
+def test_the_files_are_named_although_the_step_that_read_them_is_recorded(world: World) -> None:
+    before = {"corpus/a.jsonl": b"a", "corpus/b.jsonl": b"b", "corpus/c.jsonl": b"c"}
+    after = {"corpus/a.jsonl": b"a", "corpus/b.jsonl": b"B", "corpus/d.jsonl": b"d"}
+    first = with_corpus(desired_of(commit="b"), before)
+    world.apply(first)
+    world.files = {"b" * 40: git_names(before), "d" * 40: git_names(after)}
+    world.blamed = {"corpus/b.jsonl": "e" * 40}
+    newer = with_corpus(desired_of(commit="d"), after)
+    record(world, newer, *UPSTREAM)
+    text = told(world, newer, "train/small")
+    assert "it is another because its input source-0 (DataRecipe/small) was sha256:" in text
+    assert "corpus/b.jsonl has other bytes, by commit eeeeeeeeeeee\n" in text
+    assert "corpus/c.jsonl was removed\n" in text
+    assert "corpus/d.jsonl was added\n" in text
+    assert "corpus/a.jsonl" not in text
+
+
+def test_a_renaming_that_changes_the_order_of_files_is_told_as_one(world: World) -> None:
+    before = {"corpus/a.jsonl": b"a", "corpus/b.jsonl": b"b"}
+    after = {"corpus/z.jsonl": b"a", "corpus/b.jsonl": b"b"}
+    world.apply(with_corpus(desired_of(commit="b"), before))
+    world.files = {"b" * 40: git_names(before), None: git_names(after)}
+    world.blamed = {"corpus/z.jsonl": "e" * 40}
+    text = told(world, with_corpus(desired_of(commit="d"), after), "curate/small")
+    assert "file order changed by renaming: corpus/a.jsonl -> corpus/z.jsonl, by commit eeeeeeeeeeee" in text
+
+
+def test_a_renaming_that_changes_how_a_file_is_read_is_told_as_one(world: World) -> None:
+    world.apply(with_corpus(desired_of(commit="b"), {"corpus/a.jsonl": b"a"}))
+    world.files = {"b" * 40: git_names({"corpus/a.jsonl": b"a"}), None: git_names({"corpus/a.txt": b"a"})}
+    text = told(world, with_corpus(desired_of(commit="d"), {"corpus/a.txt": b"a"}, ".txt"), "curate/small")
+    assert "the ending that says how a file is read was changed by renaming: corpus/a.jsonl -> corpus/a.txt" in text
+
+
+def test_a_commit_that_is_not_here_is_said_instead_of_guessed(world: World) -> None:
+    world.apply(with_corpus(desired_of(commit="b"), {"corpus/a.jsonl": b"a"}))
+    world.files = {None: git_names({"corpus/a.jsonl": b"b"})}
+    text = told(world, with_corpus(desired_of(commit="d"), {"corpus/a.jsonl": b"b"}), "curate/small")
+    assert "which of its files changed cannot be told: commit bbbbbbbbbbbb is not in this clone" in text
+
+
+def test_a_product_that_was_made_again_with_other_bytes_is_told_so(world: World) -> None:
+    newest = world.newest["curate/small"]
+    world.stored.discard(newest.products["documents"])
+    again = next(action for action in world.plan(desired_of()).actions if action.id == "curate/small")
+    world.finish(desired_of(), again, product=lambda step, key: "other bytes")
+    text = told(world, desired_of(), "tokenizer/small")
+    assert "tokenizer/small: run" in text
+    assert "it was made again under the same identity, and gave other bytes" in text
+
+
+def test_a_reader_that_turned_to_another_step_says_so(world: World) -> None:
+    other = DATA.replace("{name: small, ", "{name: other, ").replace("min_doc_words: 40", "min_doc_words: 50")
+    changes = {
+        "models/data.yaml": (
+            "split: {validation_fraction: 0.1, seed: 3}\n",
+            "split: {validation_fraction: 0.1, seed: 3}\n---\n" + other,
+        ),
+        "models/tokenizer.yaml": ("DataRecipe/small", "DataRecipe/other"),
+    }
+    newer = replace(desired_of(changes, commit="d"), origins={"Tokenizer/small": "models/tokenizer.yaml"})
+    world.blamed = {"models/tokenizer.yaml": "d" * 40}
+    record(world, newer, "curate/other")
+    text = told(world, newer, "tokenizer/small")
+    assert "no record of curate/other made that: Tokenizer/small read from another step, by commit dddddddddddd" in text
+
+
+def test_what_a_step_that_waits_would_run_for_anyway_is_told_as_well(world: World) -> None:
+    changes = {"models/data.yaml": ("min_doc_words: 40", "min_doc_words: 41"), "models/model.yaml": ("seed: 5", "seed: 6")}
+    text = told(world, desired_of(changes, commit="d"), "train/small")
+    assert "  because tokenize/small, tokenizer/small must be done first" in text
+    assert "  besides, `training.seed` was 5 and is 6; a change of it means rebuild" in text

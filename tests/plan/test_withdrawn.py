@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import DATA, SPECS
-from tests.plan.world import ALL, World, desired_of
+from tests.plan.world import ALL, PastOf, World, desired_of
 
 from forge.canonical import digest_of_bytes
 from forge.plan import render
@@ -211,7 +211,7 @@ def test_a_withdrawal_is_worse_than_a_suspension_or_a_no_go() -> None:
 
 def test_the_explanation_leads_down_to_what_is_withdrawn(world: World) -> None:
     commit = commit_of(withdrawn=withdrawing(digest_of_bytes(b"text")))
-    text = explain(world.plan(commit), "release/small-local", build_graph(commit), world)
+    text = explain(world.plan(commit), "release/small-local", commit, world, PastOf(world))
     order = [
         text.index(f"{name}: blocked") for name in ("release/small-local", "train/small", "tokenize/small", "curate/small")
     ]

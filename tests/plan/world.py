@@ -1,6 +1,6 @@
 """A world in memory: a ledger and a store that a plan can be made of and carried out in, without doing any work."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from tests.conftest import SETTINGS, SPECS
@@ -10,7 +10,7 @@ from forge.contract.kinds import STEPS, StepKind
 from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject, Withdrawal
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Bundle, BundleFile, Desired
-from forge.plan.graph import Step, build_graph
+from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.live import Live, Running
 from forge.plan.plan import make_plan
 from forge.plan.recorded import EVERYTHING, Scope
@@ -66,6 +66,24 @@ def desired_of(
     return Desired(commit * 40, read_settings(settings.encode(), "0.1.0"), resolved.resources, bundles)
 
 
+@dataclass(frozen=True)
+class PastOf:
+    """The past of a world, as an explanation asks about it (``records`` is the world's own by key)."""
+
+    world: "World"
+
+    def records(self, step_id: str) -> Iterator[tuple[int, Record]]:
+        return self.world.history_of(step_id)
+
+    def blobs(self, commit: str | None, paths: Iterable[str]) -> Mapping[str, str] | None:
+        files = self.world.files.get(commit)
+        return None if files is None else {path: files[path] for path in paths if path in files}
+
+    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
+        assert older != newer
+        return next((self.world.blamed[path] for path in paths if path in self.world.blamed), None)
+
+
 @dataclass
 class World:
     """What was recorded, what is stored, and what is at work."""
@@ -83,7 +101,16 @@ class World:
     withdrawn: dict[str, Withdrawal] = field(default_factory=dict)
     signers: dict[str, str] = field(default_factory=dict)
     """Step key -> the id of the key that signed its record."""
+    files: dict[str | None, dict[str, str]] = field(default_factory=dict)
+    """Commit -> path -> what Git calls the file's bytes; None: what is planned."""
+    blamed: dict[str, str] = field(default_factory=dict)
+    """Path -> the commit that touched it last."""
+    _history: list[tuple[int, Record]] = field(default_factory=list)
     _sequence: int = 0
+
+    def history_of(self, step_id: str) -> Iterator[tuple[int, Record]]:
+        """Every record under a step id, newest first."""
+        return ((sequence, record) for sequence, record in reversed(self._history) if record.step_id == step_id)
 
     def made(self, key: str) -> Made | None:
         record = self.records.get(key)
@@ -211,6 +238,11 @@ class World:
             subject=step.subject,
             parameters=dict(step.parameters),
             inputs=dict(action.inputs),
+            sources={
+                name: source.bundle.sources
+                for name, source in step.inputs.items()
+                if isinstance(source, FromCommit) and source.bundle.sources
+            },
             products=products,
             byproducts=byproducts,
             metrics={"verdict": verdict, "failed": ""} if step.kind is StepKind.GATE else {},
@@ -223,6 +255,7 @@ class World:
             attestations={},
         )
         self.records[key] = self.newest[step.id] = record
+        self._history.append((self._sequence, record))
         self.stored.update(products.values(), byproducts.values())
         self.corrupt.difference_update(products.values())
 

@@ -1,5 +1,6 @@
 """Plan files on the command line: applied as shown, or refused with exit 4."""
 
+import gzip
 from pathlib import Path
 
 from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
@@ -72,3 +73,56 @@ def test_explain_and_base_and_force_on_the_command_line(copy_of_applied: Path, c
     assert "* re-evaluate gate/small-local      forced" in forced
     said = run_forge(copy_of_applied, config_home, "plan", "--force", "gate/smal-local", code=2).stderr
     assert "did you mean `gate/small-local`" in said
+
+
+def test_explain_names_the_file_that_changed_although_the_curation_is_recorded(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    part = copy_of_applied / "corpus" / "part.jsonl.gz"
+    lines = gzip.decompress(part.read_bytes()).splitlines(keepends=True)
+    part.write_bytes(gzip.compress(b"".join(lines[:-1]), mtime=0))
+    commit_all(copy_of_applied, "one document less")
+    commit = git(copy_of_applied, "rev-parse", "--short=12", "HEAD")
+    run_forge(copy_of_applied, config_home, "apply", "--target", "DataRecipe/small")
+    (copy_of_applied / "README").write_text("unrelated")
+    commit_all(copy_of_applied)
+    said = run_forge(copy_of_applied, config_home, "plan", "--explain", "tokenizer/small").stdout
+    assert said.startswith("tokenizer/small: run\n  because its input documents (curate/small) was sha256:")
+    assert "it is another because its input source-0 (DataRecipe/small) was sha256:" in said
+    assert f"corpus/part.jsonl.gz has other bytes, by commit {commit}\n" in said
+
+
+def test_a_changed_policy_is_named_by_its_fields_as_long_as_the_store_holds_the_one_that_was_released(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    policy = copy_of_applied / "policies" / "small.yaml"
+    policy.write_text(policy.read_text().replace("max_tokens: 32", "max_tokens: 64"))
+    commit_all(copy_of_applied)
+    named = "field changed: roles[0].limits.max_tokens: 32 -> 64 (reload)"
+    said = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "~ reload      release/small-local" in said
+    assert named in said
+    release = snapshot_of(copy_of_applied).latest("release/small-local")
+    assert release is not None
+    name = release.inputs["policy"].removeprefix("sha256:")
+    (copy_of_applied / ".forge" / "store" / "manifests" / name[:2] / f"{name}.json").unlink()
+    said = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "input changed: policy (InferencePolicy/small)" in said
+    assert named not in said
+
+
+def test_explain_says_that_a_renaming_changed_the_order_of_files(copy_of_applied: Path, config_home: Path) -> None:
+    corpus = copy_of_applied / "corpus"
+    (corpus / "second.jsonl.gz").write_bytes(gzip.compress(b"", mtime=0))
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply", "--target", "DataRecipe/small")
+    git(copy_of_applied, "mv", "corpus/part.jsonl.gz", "corpus/other.jsonl.gz")
+    commit_all(copy_of_applied, "as before: other, second")
+    assert (
+        "= nothing     curate/small" in run_forge(copy_of_applied, config_home, "plan", "--target", "DataRecipe/small").stdout
+    )
+    git(copy_of_applied, "mv", "corpus/other.jsonl.gz", "corpus/third.jsonl.gz")
+    commit = commit_all(copy_of_applied, "second, third")
+    said = run_forge(copy_of_applied, config_home, "plan", "--explain", "curate/small").stdout
+    renamed = "corpus/part.jsonl.gz -> corpus/third.jsonl.gz"
+    assert f"    file order changed by renaming: {renamed}, by commit {commit[:12]}\n" in said

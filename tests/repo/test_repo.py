@@ -58,6 +58,22 @@ def test_renaming_a_corpus_file_changes_no_identity(repository: Path) -> None:
     assert after.sources == {"00000.jsonl.gz": "corpus/renamed.jsonl.gz"}
 
 
+def test_moving_files_changes_an_identity_only_where_their_order_or_a_suffix_does(repository: Path) -> None:
+    """docs/data.md states the exceptions; the order cannot depend on content without giving stored steps other keys."""
+    (repository / "corpus" / "second.jsonl.gz").write_bytes(b"")
+    (repository / "models" / "data.yaml").write_text(DATA.replace("corpus/*.jsonl.gz", "corpus/**"))
+    source = "DataRecipe/small", "source-0"
+    before = desired_at(repository, commit_all(repository)).bundles[source]
+    for old, new in (("part.jsonl.gz", "a/b.jsonl.gz"), ("second.jsonl.gz", "c.jsonl.gz")):
+        (repository / "corpus" / new).parent.mkdir(exist_ok=True)
+        git(repository, "mv", f"corpus/{old}", f"corpus/{new}")
+        assert desired_at(repository, commit_all(repository)).bundles[source].digest == before.digest
+    for new in ("0.jsonl.gz", "c.txt"):
+        git(repository, "mv", "corpus/c.jsonl.gz", f"corpus/{new}")
+        assert desired_at(repository, commit_all(repository)).bundles[source].digest != before.digest
+        git(repository, "mv", f"corpus/{new}", "corpus/c.jsonl.gz")
+
+
 def test_a_glob_that_matches_nothing_is_named_with_its_place(repository: Path) -> None:
     git(repository, "rm", "--quiet", "corpus/part.jsonl.gz")
     commit_all(repository)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import DEPLOYMENT, MODEL, ROOT, commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, MODEL, ROOT, commit_all, git, new_repository, run_forge, write_small
+from tests.governed import commit_as, govern, make_governed
 from tests.workflows.github import BOT, INSTALLS, WORKFLOWS, GitHub, Job, github, run_job
 
 from forge.plan.markdown import COMMENT_MARK
@@ -87,7 +88,8 @@ def test_who_waits_for_whom() -> None:
     assert WORKFLOWS["plan.yml"]["concurrency"]["cancel-in-progress"] is True
     assert "pull_request.number" in WORKFLOWS["plan.yml"]["concurrency"]["group"]
     assert WORKFLOWS["reconcile.yml"]["concurrency"] == {"group": "reconcile", "cancel-in-progress": False}
-    assert triggers("reconcile.yml") == {"push": {"branches": ["main"]}}
+    assert triggers("reconcile.yml") == {"push": {"branches": ["main"]}, "workflow_dispatch": None}
+    assert WORKFLOWS["reconcile.yml"]["jobs"]["reconcile"]["if"] == "${{ github.ref == 'refs/heads/main' }}"
     assert triggers("plan.yml") == "pull_request"
 
 
@@ -338,6 +340,50 @@ def test_a_plan_that_went_stale_is_made_again_but_not_for_ever(
     assert job.steps["Reconcile"].returncode == code, job.log
     assert len((tmp_path / "applies").read_text()) == min(stale + 1, 3)
     assert job.steps["Push the ledger"].returncode == 0
+
+
+def test_a_plan_that_needs_approval_waits_for_it_and_is_then_applied(tmp_path: Path, api: GitHub) -> None:
+    """Refused and published; approved in another clone; started once more; and worth nothing for another plan."""
+    governed = make_governed(tmp_path)
+    workspace = new_repository(tmp_path / "runner")
+    write_small(workspace)
+    shutil.copytree(ROOT / ".github", workspace / ".github")
+    govern(workspace, governed.supply_chain(plans={"approvals": 1}, release={}), governed.people())
+    commit = commit_as(workspace, governed, "cleo", "plans are approved")
+    run_forge(workspace, governed.config, "keys", "delegate")
+    git(tmp_path, "clone", "--quiet", "--bare", str(workspace), "origin.git")
+    git(workspace, "remote", "add", "origin", str(tmp_path / "origin.git"))
+    git(workspace, "push", "--quiet", "origin", "refs/forge/ledger")
+
+    def reconcile() -> Job:
+        return run_job("reconcile.yml", workspace, tmp_path / "scratch", api, governed.config, runner(workspace))
+
+    refused = reconcile()
+    assert refused.steps["Reconcile"].returncode == 4, refused.log
+    assert "needs 1, has 0" in refused.steps["Reconcile"].stderr
+    assert f"::notice::The plan needs approvals. It is in refs/forge/plans/{commit}" in refused.steps["Reconcile"].stdout
+    assert "started" not in refused.steps["Reconcile"].stderr
+
+    git(tmp_path, "clone", "--quiet", "origin.git", "approver")
+    approver = tmp_path / "approver"
+    subprocess.run(["sh", ".github/ledger", "fetch"], cwd=approver, check=True)
+    git(approver, "fetch", "--quiet", "origin", f"refs/forge/plans/{commit}")
+    (tmp_path / "plan.json").write_text(git(approver, "cat-file", "blob", "FETCH_HEAD") + "\n")
+    said = run_forge(approver, governed.config, "approve", str(tmp_path / "plan.json"), "--key", str(governed.ssh / "ana"))
+    assert "+ run         train/small" in said.stdout
+    subprocess.run(["sh", ".github/ledger", "push"], cwd=approver, check=True)
+
+    done = reconcile()
+    assert not done.failed, done.log
+    assert "In sync with commit" in done.steps["Reconcile"].stderr
+    assert "    in sync" in done.summary
+
+    (workspace / "models" / "deployment.yaml").write_text(DEPLOYMENT + "  engine: {max_num_seqs: 4}\n")
+    commit_as(workspace, governed, "cleo", "another plan")
+    git(workspace, "push", "--quiet", "origin", "HEAD:main")
+    before = git(workspace, "rev-parse", "refs/forge/ledger")
+    assert reconcile().steps["Reconcile"].returncode == 4
+    assert git(workspace, "rev-parse", "refs/forge/ledger") == before
 
 
 def test_an_old_run_that_is_started_again_rolls_nothing_back(

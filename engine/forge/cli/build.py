@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import own_folder, reader_of, repository_of, scope_of
+from forge.cli.place import own_folder, reader_of, repository_of, scope_of, tree_of
 from forge.errors import SpecError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -131,28 +131,30 @@ def plan(
             readings.append(Reading(snapshot))
             return readings[-1]
 
-        with_blame = output is not PlanFormat.TEXT or explain is not None or out is not None
         now = look(
             place,
             chosen,
             reading if out is not None else None,
             without_store=without_store,
-            with_blame=with_blame,
+            with_blame=output is not PlanFormat.TEXT or explain is not None or out is not None,
         )
         made = now.plan
         if plain:
             note_in_sync(place.scene, made)
         if explain is not None:
             from forge.plan.explain import explain as explained
-            from forge.plan.graph import build_graph
+            from forge.reconcile.past import PastOf
 
-            typer.echo(explained(made, explain, build_graph(place.desired), now.snapshot), nl=False)
+            past = PastOf(reader.repository, now.snapshot, tree_of(reader.repository, ref, worktree=worktree))
+            typer.echo(explained(made, explain, place.desired, now.snapshot, past), nl=False)
             return
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
         if older is not None:
             before = look(
-                reader.place_for(older, without_store=without_store), without_store=without_store, with_blame=with_blame
+                reader.place_for(older, without_store=without_store),
+                without_store=without_store,
+                with_blame=output is not PlanFormat.TEXT,
             ).plan
             made, changed = _beyond(reader, place.desired, made, older, before)
         if output is PlanFormat.MARKDOWN:
@@ -203,7 +205,7 @@ def apply(
     from forge.plan.render import duration, to_text
     from forge.reconcile.apply import Mode
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.approved import approved
+    from forge.reconcile.approved import approved, approved_in_ledger
     from forge.reconcile.blocked import no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
@@ -223,12 +225,13 @@ def apply(
             else:
                 saved, chosen = None, scope_of(place.desired, target, force)
                 made = look(place, chosen).plan
+            allowed = saved.plan if saved else approved_in_ledger(place, chosen) if made.approvals else None
             typer.echo(to_text(made), nl=False)
             if made.changes and not yes and saved is None and sys.stdin.isatty() and sys.stdout.isatty():
                 typer.confirm("Do this?", abort=True)
             shown = display()
             try:
-                final = reconcile(place, shown, stop, Mode(chosen, saved.plan if saved else None, keep_going))
+                final = reconcile(place, shown, stop, Mode(chosen, allowed, keep_going))
             finally:
                 shown.close()
         if final.blocked:

@@ -138,6 +138,8 @@ def approve(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing (never asked without a terminal).")] = False,
 ) -> None:
     """Approve, as the person whose SSH key signs it; the supply chain says whose approval counts, and how many are needed."""
+    from forge.plan.render import to_text
+    from forge.plan.saved import from_bytes
     from forge.reconcile.approving import approve as sign
     from forge.reconcile.approving import plan_to_approve, release_to_approve
 
@@ -148,7 +150,9 @@ def approve(
             wanted = release_to_approve(place, subject.removeprefix("release/"))
             typer.echo(f"{subject}: weights {wanted.digest}, verdict {wanted.verdict}, commit {wanted.commit[:12]}")
         else:
-            wanted = plan_to_approve(place, Path(subject).read_bytes(), subject)
+            data = Path(subject).read_bytes()
+            wanted = plan_to_approve(place, data, subject)
+            typer.echo(to_text(from_bytes(data, subject).plan), nl=False)
             typer.echo(f"{subject}: plan {wanted.digest}, commit {wanted.commit[:12]}")
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             typer.confirm("Approve this?", abort=True)

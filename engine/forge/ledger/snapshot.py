@@ -5,7 +5,7 @@ index (``forge.ledger.index``), which is brought to this commit first and is nev
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TypeVar
 
@@ -154,6 +154,11 @@ class Snapshot:
     def entries_in(self, folder: str) -> list[Entry]:
         """The entries that are listed in a folder of the ledger's tree, oldest first; read from Git alone."""
         return [self.entry_at(f"{folder}/{name}") for name in sorted(row.path for row in self._children(folder))]
+
+    def entries_newest_first(self, folder: str) -> Iterator[Entry]:
+        """The same from the other end, each read when it is asked for."""
+        for name in sorted((row.path for row in self._children(folder)), reverse=True):
+            yield self.entry_at(f"{folder}/{name}")
 
     def entry_at(self, path: str) -> Entry:
         """The entry at a path of the ledger's tree; raises LedgerError when it is absent or not in its canonical form."""

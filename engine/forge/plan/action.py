@@ -123,6 +123,8 @@ class Plan:
     """How many people have to approve the plan itself before it is applied."""
     num_unlisted: int = 0
     """Steps that are in sync and not among the actions, because it took no plan to tell."""
+    num_reused: int = 0
+    """How many of them are so because something else made the same."""
     base: str | None = None
     """A commit whose own plan was left out of this one: then it is for reading only."""
 

@@ -1,5 +1,6 @@
 """What differs between a step as it was recorded and as the commit asks for it now: fields with their meaning, and inputs."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
 from forge.spec.deployment import DeploymentSpec
 from forge.spec.meaning import Meaning, meaning_at
-from forge.spec.resource import RESOURCE_TYPES
+from forge.spec.resource import RESOURCE_TYPES, InferencePolicy
 
 _ABSENT = object()
 _LONGEST = 80
@@ -17,8 +18,15 @@ _LONGEST = 80
 def changed_fields(step: Step, old: Mapping[str, Any], kind: ReasonKind) -> Iterator[Reason]:
     """A reason for each field whose value differs, with what its declaration says that a change means."""
     for path, before, after in _differences(old, step.parameters, ()):
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-        yield Reason(kind, text, _shown(before), _shown(after), _meaning(step, path))
+        yield Reason(kind, _written(path), _shown(before), _shown(after), _meaning(step, path))
+
+
+def changed_policy(old: bytes, new: bytes) -> Iterator[Reason]:
+    """A reason for each field that differs between two policies as a release holds them (``policy.json``)."""
+    before, after = (json.loads(data)["spec"] for data in (old, new))
+    for path, was, now in _differences(before, after, ()):
+        meaning = meaning_at(InferencePolicy, ("spec", *path))
+        yield Reason(ReasonKind.FIELD_CHANGED, _written(path), _shown(was), _shown(now), meaning)
 
 
 def changed_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None]]:
@@ -51,6 +59,10 @@ def _differences(old: Any, new: Any, path: tuple[str | int, ...]) -> Iterator[tu
             yield from _differences(before, after, (*path, index))
     elif old is _ABSENT or new is _ABSENT or old != new:
         yield path, old, new
+
+
+def _written(path: tuple[str | int, ...]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
 
 
 def _shown(value: Any) -> str:

@@ -1,10 +1,21 @@
-"""The whole chain of why: from one action back to what set it off, in words that need no other source."""
+"""The whole chain of why: from one action back to what set it off, in words that need no other source.
 
-from collections.abc import Iterator
+Where a step before it is done already, the chain goes on through what the ledger recorded: the record that its reader was made
+of beside the one that is there now, and how the two differ. It is pure, and asks for what changed only.
+"""
 
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from forge.contract.kinds import StepKind
+from forge.contract.record import Record
 from forge.errors import UsageError, printable
 from forge.plan.action import SETTLED, Action, Plan
-from forge.plan.graph import FromStep, Step
+from forge.plan.changes import changed_fields, changed_inputs
+from forge.plan.desired import Desired
+from forge.plan.graph import FromCommit, FromStep, Step, build_graph
+from forge.plan.past import Past, changed_files
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
 from forge.plan.withdrawn import is_withdrawn
@@ -13,7 +24,7 @@ from forge.spec.load import did_you_mean
 _SHORT = 19
 
 
-def explain(plan: Plan, name: str, graph: dict[str, Step], recorded: Recorded) -> str:
+def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: Past) -> str:
     """Why a step would or would not run; ``name`` is a step id or the address of a resource.
 
     Raises UsageError for a name that the plan does not hold.
@@ -23,44 +34,180 @@ def explain(plan: Plan, name: str, graph: dict[str, Step], recorded: Recorded) -
     if not wanted:
         known = [*actions, *(action.subject for action in plan.actions)]
         raise UsageError(f"the plan holds no step or resource {name!r}{did_you_mean(name, known)}")
-    told: set[str] = set()
+    story = _Story(actions, build_graph(desired), desired, recorded, past)
     lines: list[str] = []
     for step_id in wanted:
-        lines.extend(_chain(step_id, actions, graph, recorded, told, 0))
-        lines.extend(_consequences(step_id, actions, graph))
+        lines.extend(story.chain(step_id, 0))
+        lines.extend(_consequences(step_id, actions, story.graph))
     return "\n".join(lines) + "\n"
 
 
-def _chain(
-    step_id: str, actions: dict[str, Action], graph: dict[str, Step], recorded: Recorded, told: set[str], depth: int
-) -> Iterator[str]:
-    indent = "  " * depth
-    action = actions[step_id]
-    if step_id in told:
-        yield f"{indent}{step_id}: {action.kind} (told above)"
-        return
-    told.add(step_id)
-    yield f"{indent}{step_id}: {action.kind}"
-    for reason in action.reasons:
-        yield f"{indent}  because {_sentence(reason)}"
-    if action.kind in SETTLED:
-        yield from (f"{indent}  {line}" for line in _made(action, recorded))
-    for upstream in _causes(action, actions, graph):
-        yield from _chain(upstream, actions, graph, recorded, told, depth + 1)
+class _Read(NamedTuple):
+    """Whoever asks for the story of a step has read another product of it before."""
+
+    product: str
+    digest: str
+    by: Step
+    since: str
+    """The commit that the reader's own record is of."""
 
 
-def _causes(action: Action, actions: dict[str, Action], graph: dict[str, Step]) -> list[str]:
-    """The steps whose own story belongs to this one's: those it waits for, and those whose products changed."""
-    step = graph.get(action.id)
-    if step is None:
-        return []
-    sources = {name: source.step_id for name, source in step.inputs.items() if isinstance(source, FromStep)}
-    if any(reason.kind is ReasonKind.WITHDRAWN for reason in action.reasons):
-        return [each for each in dict.fromkeys(sources.values()) if is_withdrawn(actions[each])]
-    if action.key is None:
-        return [each for each in dict.fromkeys(sources.values()) if actions[each].kind not in SETTLED]
-    changed = {reason.subject.split(" ", 1)[0] for reason in action.reasons if reason.kind is ReasonKind.INPUT_CHANGED}
-    return list(dict.fromkeys(source for name, source in sources.items() if name in changed))
+class _State(NamedTuple):
+    """What a step is made of: as planned (no commit), or as a record of it says."""
+
+    commit: str | None
+    inputs: Mapping[str, str]
+    sources: Mapping[str, Mapping[str, str]]
+
+
+@dataclass(frozen=True)
+class _Story:
+    """What an explanation rests on, and which steps it has told."""
+
+    actions: Mapping[str, Action]
+    graph: Mapping[str, Step]
+    desired: Desired
+    recorded: Recorded
+    past: Past
+    told: set[str] = field(default_factory=set)
+
+    def chain(self, step_id: str, depth: int, read: _Read | None = None) -> Iterator[str]:
+        """The story of a step, and then of those that it comes from."""
+        indent, action = "  " * depth, self.actions[step_id]
+        if step_id in self.told:
+            yield f"{indent}{step_id}: {action.kind} (told above)"
+            return
+        self.told.add(step_id)
+        yield f"{indent}{step_id}: {action.kind}"
+        causes: dict[str, _Read | None] = {}
+        for line in self._own(action, read, causes):
+            yield f"{indent}  {line}"
+        for upstream, its_read in causes.items():
+            yield from self.chain(upstream, depth + 1, its_read)
+
+    def _own(self, action: Action, read: _Read | None, causes: dict[str, _Read | None]) -> Iterator[str]:
+        """The lines about one step alone; the steps that it comes from are added to ``causes``."""
+        step = self.graph.get(action.id)
+        if step is None:
+            yield from (f"because {_sentence(reason)}" for reason in action.reasons)
+            return
+        latest = self._latest(step)
+        planned = _State(None, self._known_inputs(step), _sources_of(step))
+        for reason in action.reasons:
+            yield f"because {_sentence(reason)}"
+            if reason.kind is ReasonKind.INPUT_CHANGED and latest is not None:
+                yield from self._files(step, reason.subject.split(" ", 1)[0], _state_of(latest), planned)
+        if action.kind in SETTLED:
+            yield from _made(action, self.recorded)
+            if read is not None:
+                yield from self._history(step, action, read, causes)
+            return
+        causes.update(dict.fromkeys(self._waited_for(action, step)))
+        if latest is None or not action.does_something:
+            return
+        if action.key is None:
+            yield from (f"besides, {line}" for line in self._differences(step, latest, planned))
+        self._add_causes(step, latest, planned, causes)
+
+    def _history(self, step: Step, action: Action, read: _Read, causes: dict[str, _Read | None]) -> Iterator[str]:
+        """Why a step that is recorded made another product than its reader had before."""
+        found = self._find(step, lambda record: record.products.get(read.product) == read.digest)
+        made = self.recorded.made(action.key or "")
+        now = self._find(step, lambda record: record.key == action.key, *([made.step_id] if made else []))
+        if found is None or now is None:
+            origin = self.desired.origins.get(read.by.subject)
+            commit = self.past.blame([origin], read.since, None) if origin else None
+            yield (
+                f"{read.product} was {_short(read.digest)} for {read.by.id}, and no record of {step.id} made that: "
+                f"{read.by.subject} read from another step{_by(commit)}"
+            )
+            return
+        (entry, before), (_, after) = found, now
+        yield f"{read.product} was {_short(read.digest)} as made for commit {before.commit[:12]} (entry {entry} of the ledger)"
+        if before.key == after.key:
+            yield "it was made again under the same identity, and gave other bytes"
+            for name in sorted({*before.environment, *after.environment}):
+                old, new = before.environment.get(name), after.environment.get(name)
+                if old != new:
+                    yield f"its environment differs: {name} was {_short(old)} and is {_short(new)}"
+            return
+        state = _state_of(after)
+        yield from (f"it is another because {line}" for line in self._differences(step, before, state))
+        self._add_causes(step, before, state, causes)
+
+    def _differences(self, step: Step, before: Record, now: _State) -> Iterator[str]:
+        """How a step as it was recorded differs from what it is made of now, with the commits that brought that."""
+        origin = self.desired.origins.get(step.subject)
+        kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
+        for reason in changed_fields(step, before.parameters, kind):
+            commit = self.past.blame([origin], before.commit, now.commit) if origin else None
+            yield _sentence(replace(reason, commit=commit))
+        for name, old, new in changed_inputs(before.inputs, now.inputs):
+            source = step.inputs.get(name)
+            if source is not None and new is None:
+                continue  # it is being made
+            place = source.step_id if isinstance(source, FromStep) else source.address if source else "removed"
+            yield _sentence(Reason(ReasonKind.INPUT_CHANGED, f"{name} ({place})", old, new))
+            yield from self._files(step, name, _state_of(before), now)
+
+    def _files(self, step: Step, name: str, before: _State, now: _State) -> Iterator[str]:
+        """Which files of the commit made an input another one; nothing for an input that a step makes."""
+        source = step.inputs.get(name)
+        if not isinstance(source, FromCommit) or before.commit is None:
+            return
+        old, new = before.sources.get(name), now.sources.get(name)
+        if old and new:
+            yield from (f"  {line}" for line in changed_files(self.past, (before.commit, old), (now.commit, new)))
+        elif (origin := self.desired.origins.get(source.address)) is not None:  # the spec itself is what is read
+            yield f"  {printable(origin)} says otherwise{_by(self.past.blame([origin], before.commit, now.commit))}"
+
+    def _waited_for(self, action: Action, step: Step) -> Iterator[str]:
+        """The steps before this one that are not done, or that hold it back."""
+        sources = [source.step_id for source in step.inputs.values() if isinstance(source, FromStep)]
+        if any(reason.kind is ReasonKind.WITHDRAWN for reason in action.reasons):
+            yield from (each for each in sources if is_withdrawn(self.actions[each]))
+        elif action.key is None:
+            yield from (each for each in sources if self.actions[each].kind not in SETTLED)
+
+    def _add_causes(self, step: Step, before: Record, now: _State, causes: dict[str, _Read | None]) -> None:
+        """The steps that are done and whose product is another one than it was."""
+        for name, old, _ in changed_inputs(before.inputs, now.inputs):
+            source = step.inputs.get(name)
+            if isinstance(source, FromStep) and name in now.inputs and old is not None:
+                causes.setdefault(source.step_id, _Read(source.product, old, step, before.commit))
+
+    def _known_inputs(self, step: Step) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, source in step.inputs.items():
+            if isinstance(source, FromCommit):
+                found[name] = source.bundle.digest
+            elif self.actions[source.step_id].kind in SETTLED:
+                found[name] = self.actions[source.step_id].products[source.product]
+        return found
+
+    def _latest(self, step: Step) -> Record | None:
+        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
+        return next((record for record in found if record is not None), None)
+
+    def _find(self, step: Step, fits: Callable[[Record], bool], *others: str) -> tuple[int, Record] | None:
+        """The newest record of a step, under whichever of its names, that is the one sought."""
+        for name in dict.fromkeys((*others, step.id, *step.previous_ids)):
+            for entry, record in self.past.records(name):
+                if fits(record):
+                    return entry, record
+        return None
+
+
+def _state_of(record: Record) -> _State:
+    return _State(record.commit, record.inputs, record.sources)
+
+
+def _sources_of(step: Step) -> dict[str, Mapping[str, str]]:
+    return {name: source.bundle.sources for name, source in step.inputs.items() if isinstance(source, FromCommit)}
+
+
+def _by(commit: str | None) -> str:
+    return f", by commit {commit[:12]}" if commit else ""
 
 
 def _made(action: Action, recorded: Recorded) -> Iterator[str]:
@@ -73,7 +220,7 @@ def _made(action: Action, recorded: Recorded) -> Iterator[str]:
         yield f"{name} is {digest}"
 
 
-def _consequences(step_id: str, actions: dict[str, Action], graph: dict[str, Step]) -> Iterator[str]:
+def _consequences(step_id: str, actions: Mapping[str, Action], graph: Mapping[str, Step]) -> Iterator[str]:
     after = [
         step.id
         for step in graph.values()

@@ -1,6 +1,6 @@
 """Live state as a value: what is there now, whatever the ledger says. Collected at the edge, judged by the planner."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +55,9 @@ class Live:
 
     approvals: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
     """By environment, for those to which nothing is released without approvals."""
+
+    policy: Callable[[str], bytes | None] = field(default=lambda _digest: None, compare=False)
+    """The policy in an artifact, so that a reason can name its fields; None where the store does not hold it any more."""
 
     def has(self, digest: str) -> bool:
         """Whether an artifact can be used."""

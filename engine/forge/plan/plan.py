@@ -19,7 +19,7 @@ from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
-from forge.plan.changes import changed_fields, changed_inputs
+from forge.plan.changes import changed_fields, changed_inputs, changed_policy
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
@@ -316,8 +316,19 @@ class _Planner:
             else:
                 subject, commit = f"{name} (removed)", None
             yield Reason(ReasonKind.INPUT_CHANGED, subject, old, new, commit=commit)
+            if isinstance(source, FromCommit) and name == "policy" and old is not None:
+                yield from self._of_policy(source, old, latest)
         if latest.step_version != version_of(step.kind):
             yield Reason(ReasonKind.VERSION_CHANGED, "", str(latest.step_version), str(version_of(step.kind)))
+
+    def _of_policy(self, source: FromCommit, old: str, latest: Record) -> Iterator[Reason]:
+        """The fields of a policy that are others than in the one that was released, as long as the store holds that."""
+        now = next((file.inline for file in source.bundle.files.values() if file.inline is not None), None)
+        before = self.live.policy(old) if now is not None else None
+        if now is not None and before is not None:
+            origin = self.desired.origins.get(source.address)
+            for reason in changed_policy(before, now):
+                yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
 
     def _introduced(self, paths: tuple[str, ...], since: str) -> str | None:
         return self.blame(paths, since) if self.blame is not None and paths else None

@@ -126,7 +126,8 @@ def title(plan: Plan) -> str:
 def summary(plan: Plan) -> str:
     """How many actions of each kind, on one line."""
     found = Counter(action.kind for action in plan.actions)
-    found[ActionKind.NOTHING] += plan.num_unlisted
+    found[ActionKind.NOTHING] += plan.num_unlisted - plan.num_reused
+    found[ActionKind.REUSE] += plan.num_reused
     counts = [(found[kind], word) for kind, word in COUNTED.items()]
     parts = [f"{count} {word}" for count, word in counts if count]
     return ", ".join(parts) if parts else "no steps"

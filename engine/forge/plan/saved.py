@@ -135,10 +135,20 @@ class _Noted(Mapping[str, Pointer]):
 
 def to_bytes(saved: SavedPlan) -> bytes:
     """The one form of the file."""
-    content: dict[str, Any] = {"schema_version": 1, **_ADAPTER.dump_python(saved, mode="json")}
-    content["scope"] = {name: sorted(values) for name, values in content["scope"].items()}
+    content = _content(saved)
     content["digest"] = digest_of_bytes(canonical_json(content))
     return canonical_json(content) + b"\n"
+
+
+def digest_of(saved: SavedPlan) -> str:
+    """The digest that the file carries, and that an approval names: over plan, scope, engine and the ledger's answers."""
+    return str(digest_of_bytes(canonical_json(_content(saved))))
+
+
+def _content(saved: SavedPlan) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema_version": 1, **_ADAPTER.dump_python(saved, mode="json")}
+    content["scope"] = {name: sorted(values) for name, values in content["scope"].items()}
+    return content
 
 
 def from_bytes(data: bytes, name: str) -> SavedPlan:

@@ -1,6 +1,7 @@
 """What a plan holds beside steps: notes about resources that left or are protected, and why it may not be applied."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from forge.canonical import digest_of_json
 from forge.plan.action import Action, ActionKind, Plan
@@ -54,10 +55,20 @@ def environments_with_approvals(desired: Desired) -> list[str]:
 
 def plan_approvals_needed(plan: Plan, desired: Desired) -> int:
     """How many people have to approve a plan before it is applied."""
-    charter = desired.charter
-    rules = charter["supply_chain"].get("plans", {}) if charter and plan.changes else {}
+    rules = _rules_for_plans(desired) if plan.changes else {}
     limit = rules.get("above_cost")
     return int(rules.get("approvals", 0)) if limit is None or plan.at_most > limit or plan.unpriced else 0
+
+
+def plans_may_need_approval(desired: Desired) -> bool:
+    """Whether the commit's supply chain asks for the approval of any plan."""
+    return bool(_rules_for_plans(desired).get("approvals", 0))
+
+
+def _rules_for_plans(desired: Desired) -> Mapping[str, Any]:
+    charter = desired.charter
+    rules: Mapping[str, Any] = charter["supply_chain"].get("plans", {}) if charter else {}
+    return rules
 
 
 def refusals_of(plan: Plan, desired: Desired, recorded: Recorded, graph: Mapping[str, Step]) -> Iterator[str]:

@@ -4,7 +4,6 @@ What is approved is looked up here, never typed: the weights and the verdict tha
 a plan file.
 """
 
-import json
 from pathlib import Path
 
 from forge.admission.history import current_authority
@@ -16,7 +15,7 @@ from forge.canonical import digest_of_bytes
 from forge.contract.record import Approval
 from forge.errors import RefusedError, TrustError, UsageError
 from forge.ledger.ledger import Draft
-from forge.plan.saved import from_bytes
+from forge.plan.saved import digest_of, from_bytes
 from forge.reconcile.place import Place, look
 from forge.reconcile.timestamping import check_authority, tokens
 
@@ -49,7 +48,7 @@ def plan_to_approve(place: Place, data: bytes, name: str) -> Approval:
     saved = from_bytes(data, name)
     return Approval(
         subject="plan",
-        digest=str(json.loads(data)["digest"]),
+        digest=digest_of(saved),
         person="nobody",
         commit=saved.plan.commit or "",
         given=place.now().isoformat(timespec="milliseconds"),

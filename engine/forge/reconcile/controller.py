@@ -6,7 +6,9 @@ One pass is one ``apply`` that keeps going after a failure. Rules:
 2. A new commit is taken up while steps run: what it still asks for goes on, what it does not is stopped with its checkpoint.
 3. Healing is planning: an artifact that is gone, damage that was noted and a pointer that was moved by hand are reasons of the
    plan. Engines belong to the serving agents, whose signed status is read and never written.
-4. Health is told when it changes: a line, a metric, a webhook. None of them can stop a pass.
+4. A plan that needs approvals is applied once the ledger holds them for exactly it; a commit whose plan needs them is not taken
+   up while steps of another run.
+5. Health is told when it changes: a line, a metric, a webhook. None of them can stop a pass.
 """
 
 import time
@@ -17,7 +19,9 @@ from typing import Any, Protocol
 from forge.contract.record import Record
 from forge.errors import ForgeError, StepError
 from forge.plan.health import Health, ResourceHealth, health_of
+from forge.plan.upkeep import plans_may_need_approval
 from forge.reconcile.apply import FailedStepsError, InterruptedApplyError, Mode, apply
+from forge.reconcile.approved import approved_in_ledger
 from forge.reconcile.backoff import Backoff
 from forge.reconcile.lock import apply_lock
 from forge.reconcile.notify import Metrics, Webhook
@@ -107,11 +111,14 @@ class Controller:
                 return current
             if newer.desired.commit == newest:
                 return current
+            if allowed is not None or (plans_may_need_approval(newer.desired) and look(newer).plan.approvals):
+                return current  # the next pass takes it up, and looks for its approval
             newest = newer.desired.commit
             self.reporter.said(f"commit {(newest or '')[:12]} is taken up")
             return replace(newer, leases=current.leases, holders=current.holders)
 
-        mode = Mode(keep_going=True, refresh=refresh, holds_back=self.backoff.waits, recorded=self._recorded)
+        allowed = approved_in_ledger(place)
+        mode = Mode(allowed=allowed, keep_going=True, refresh=refresh, holds_back=self.backoff.waits, recorded=self._recorded)
         try:
             plan = apply(place, self.reporter, self.stop, mode)
         except FailedStepsError as error:

@@ -16,7 +16,7 @@ from forge import __version__
 from forge.canonical import digest_of_json
 from forge.executors.open_runs import open_runs
 from forge.ledger.refs import LEASE_REFS, Refs
-from forge.plan.action import SETTLED, Plan
+from forge.plan.action import SETTLED, ActionKind, Plan
 from forge.plan.desired import Desired
 from forge.repo.repository import Repository
 from forge.store.store import Store
@@ -45,7 +45,7 @@ def glance(scene: Scene) -> Plan | None:
     path = scene.repository.state_folder / _FILE
     try:
         note = json.loads(path.read_bytes())
-        token, steps, fingerprint = note["token"], int(note["steps"]), note["fingerprint"]
+        token, steps, reused, fingerprint = note["token"], int(note["steps"]), int(note["reused"]), note["fingerprint"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if fingerprint != scene.desired.fingerprint:
@@ -53,7 +53,7 @@ def glance(scene: Scene) -> Plan | None:
     found = _token(scene)
     if found is None or token != found[0]:
         return None
-    return Plan(scene.desired.commit, scene.desired.settings.currency, (), num_unlisted=steps)
+    return Plan(scene.desired.commit, scene.desired.settings.currency, (), num_unlisted=steps, num_reused=reused)
 
 
 def note_in_sync(scene: Scene, plan: Plan) -> None:
@@ -65,7 +65,8 @@ def note_in_sync(scene: Scene, plan: Plan) -> None:
         return
     path = scene.repository.state_folder / _FILE
     temporary = path.with_name(f"{_FILE}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps({"token": found[0], "steps": len(plan.actions), "fingerprint": scene.desired.fingerprint}))
+    steps = {"steps": len(plan.actions), "reused": sum(action.kind is ActionKind.REUSE for action in plan.actions)}
+    temporary.write_text(json.dumps({"token": found[0], **steps, "fingerprint": scene.desired.fingerprint}))
     temporary.replace(path)
 
 

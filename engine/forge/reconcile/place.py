@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from forge.contract.kinds import STEPS, Role, StepKind
+from forge.errors import StoreError
 from forge.executors.open_runs import open_runs
 from forge.executors.workspace import Workspace, requested
 from forge.ledger.lease import Lease
@@ -90,6 +91,7 @@ def look(
         {key: _running(lease, place) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
         _approvals(place, snapshot),
+        lambda digest: _policy(place, digest),
     )
     plan = make_plan(
         place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place) if with_blame else None
@@ -104,6 +106,14 @@ def _approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given, ...]]
     from forge.reconcile.approvals import release_approvals
 
     return release_approvals(place, snapshot)
+
+
+def _policy(place: Place, digest: str) -> bytes | None:
+    """The policy in an artifact; None where it cannot be read: a reason is then less precise, and nothing else."""
+    try:
+        return place.store.read_file(digest, "policy.json")
+    except StoreError:
+        return None
 
 
 def _blame(place: Place) -> Blame:
