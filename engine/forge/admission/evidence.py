@@ -12,6 +12,7 @@ from typing import Any
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
 from forge.admission.objects import read_objects
+from forge.admission.plans import Done, authors_at
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
@@ -56,6 +57,8 @@ class Evidence:
     """By commit: its SupplyChain and People; None where it has no SupplyChain."""
     authors: Authors | None = None
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    plan_authors: dict[int, Authors | None] = field(default_factory=dict)
+    """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
@@ -181,6 +184,22 @@ def collect_governance(
             evidence.authors = authors_of(repository, release.commit, before, authority)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
+
+
+def collect_plans(
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done]
+) -> None:
+    """Add the approvals of plans that some records and a release name, and who wrote what those plans bring."""
+    named = {digest for each in done for digest in each.body.plan_approvals}
+    moves = [entry for entry in evidence.entries if isinstance(entry.body, Release)] if named else []
+    for entry in evidence.entries if named else ():
+        if not isinstance(entry.body, Approval) or entry.digest not in named:
+            continue
+        _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
+        try:
+            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, history, entry)
+        except (RepoError, TrustError) as error:
+            evidence.findings.append(Finding(Rule.COMMIT, entry.body.commit, str(error)))
 
 
 def collect_delegations(snapshot: Snapshot, evidence: Evidence) -> None:

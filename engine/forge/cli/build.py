@@ -217,17 +217,18 @@ def apply(
         stop = Stop()
         with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):
             if planfile is not None:
-                saved = approved(place, planfile.read_bytes(), str(planfile))
-                chosen, made = saved.scope, saved.plan
+                allowed = approved(place, planfile.read_bytes(), str(planfile))
+                chosen, made = allowed.saved.scope, allowed.saved.plan
             else:
-                saved, chosen = None, scope_of(place.desired, target, force)
+                allowed, chosen = None, scope_of(place.desired, target, force)
                 made = look(place, chosen).plan
             typer.echo(to_text(made), nl=False)
-            if made.changes and not yes and saved is None and sys.stdin.isatty() and sys.stdout.isatty():
+            if made.changes and not yes and allowed is None and sys.stdin.isatty() and sys.stdout.isatty():
                 typer.confirm("Do this?", abort=True)
             shown = display()
             try:
-                final = reconcile(place, shown, stop, Mode(chosen, saved.plan if saved else None, keep_going))
+                approvals = allowed.approvals if allowed else ()
+                final = reconcile(place, shown, stop, Mode(chosen, made if allowed else None, approvals, keep_going))
             finally:
                 shown.close()
         if final.blocked:

@@ -145,14 +145,15 @@ def approve(
         place = reader.place(ref, writes=True)
         chosen = key or _signing_key(reader.repository)
         if subject.startswith("release/"):
-            wanted = release_to_approve(place, subject.removeprefix("release/"))
+            plan, wanted = None, release_to_approve(place, subject.removeprefix("release/"))
             typer.echo(f"{subject}: weights {wanted.digest}, verdict {wanted.verdict}, commit {wanted.commit[:12]}")
         else:
-            wanted = plan_to_approve(place, Path(subject).read_bytes(), subject)
+            plan = Path(subject).read_bytes()
+            wanted = plan_to_approve(place, plan, subject)
             typer.echo(f"{subject}: plan {wanted.digest}, commit {wanted.commit[:12]}")
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             typer.confirm("Approve this?", abort=True)
-        given = sign(place, wanted, chosen)
+        given = sign(place, wanted, chosen, plan)
     typer.echo(f"approved by {given.person}", err=True)
 
 

@@ -84,6 +84,8 @@ class Mode:
     scope: Scope = EVERYTHING
     allowed: Plan | None = None
     """A plan that was approved: nothing beyond it is done."""
+    approvals: tuple[str, ...] = ()
+    """Digests of the ledger's approvals of that plan; what is done under it names them."""
     keep_going: bool = False
     """After a failure, go on with what does not need the failed step."""
     refresh: Callable[[Place], Place] | None = None
@@ -182,9 +184,12 @@ class _Apply:
         now = self._look(Scope(self.mode.scope.target, self.mode.scope.force - done))
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
+        self._check_approved(now.plan)
         if self.mode.allowed is not None:
             spent = sum(record.actual.cost or 0.0 for record in self.done)
             beyond = exceeds(self.mode.allowed, now.plan, spent)
+            again = [action.id for action in now.plan.changes if action.id in done and action.step is not StepKind.RELEASE]
+            beyond += [f"{name} was done, and now is to be done again" for name in again]
             if beyond:
                 raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
         settled = {action.id: action for action in now.plan.actions if not action.does_something}
@@ -214,13 +219,17 @@ class _Apply:
         """Refuse before the work, not after it: budgets, and keys that are missing."""
         if plan.refusals:
             raise RefusedError("\n".join(plan.refusals))
-        if plan.approvals and self.mode.allowed is None:
+        self._check_approved(plan)
+        if plan.changes:
+            self._check_keys(plan)
+
+    def _check_approved(self, plan: Plan) -> None:
+        """A plan that needs approvals, also one that came to need them in the middle, is carried out from its file alone."""
+        if plan.approvals > len(self.mode.approvals):
             raise RefusedError(
                 f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
                 "(`forge approve FILE`), and apply that file"
             )
-        if plan.changes:
-            self._check_keys(plan)
 
     def _check_keys(self, plan: Plan) -> None:
         """Whether what is signed at the end will count."""
@@ -292,7 +301,7 @@ class _Apply:
         if action.id in self.refused:
             return []
         try:
-            draft = release_draft(self.place, snapshot, action, step, digest, made)
+            draft = release_draft(self.place, snapshot, action, step, digest, self.mode.approvals, made)
             verify_move(self.place, snapshot, [record, draft] if record is not None else [draft])
         except TrustError as error:
             self.refused[action.id] = str(error)
@@ -442,7 +451,7 @@ class _Apply:
             self.unsettled.append(work)
             try:
                 result, output = work.outcome()
-                record, made = record_drafts(self.place, work, now.snapshot, result, output)
+                record, made = record_drafts(self.place, work, now.snapshot, result, output, self.mode.approvals)
             except local.StepFailedError as error:
                 ended.append((work, None))
                 # a step that is told to stop before it can listen ends without a word of its own
