@@ -115,6 +115,8 @@ def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MOD
     except BaseException:
         running.end_all()
         raise
+    finally:
+        running.log()
 
 
 @dataclass
@@ -139,6 +141,8 @@ class _Apply:
     next_beat: float = 0.0
     unheard: bool = False
     """Whether the last beat did not reach the ledger."""
+    unlogged: str | None = None
+    """Why the transparency log does not hold what was appended."""
 
     def run(self) -> Plan:
         """The loop."""
@@ -176,6 +180,17 @@ class _Apply:
         for work in (*self.at_work.values(), *self.unsettled):
             with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
                 self.place.leases.end(work.lease)
+
+    def log(self) -> None:
+        """Bring the ledger's transparency log up to its head, where there is one; a failure is told and stops nothing."""
+        if self.place.desired.settings.log.origin is None:
+            return
+        from forge.reconcile.ledger_log import keep_up  # signing loads cryptography: who has no log does not pay for it
+
+        trouble = keep_up(self.place)
+        if trouble is not None and trouble != self.unlogged:
+            self.observer.said(trouble)
+        self.unlogged = trouble
 
     def _look_again(self) -> Look:
         if self.mode.refresh is not None:
@@ -283,6 +298,7 @@ class _Apply:
         done += [(action, note_draft(self.place, action)) for action in notes]
         if done:
             self.place.ledger.append([draft for _, draft in done])
+            self.log()
         for action, draft in done:
             self.waiting.discard(action.id)
             if isinstance(draft.body, Release):
@@ -479,6 +495,8 @@ class _Apply:
             told = "".join(f"{failure.error}\nand the attempt is not recorded: " for failure in self.failures.values())
             raise LedgerError(f"{told}{error}") from error
         self.unsettled.clear()
+        if drafts:
+            self.log()
         for work, record in ended:
             if record is not None:
                 work.space.clear()
