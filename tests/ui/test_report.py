@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
+from forge.admission.verdict import REMEDIES, Check, Finding, Rule, Verdict, WithdrawnSubject
 from forge.contract.verdict import Bound
 from forge.report.compare import differences
 from forge.report.model import (
@@ -182,6 +182,7 @@ def test_the_figures_are_well_formed_and_say_what_they_show() -> None:
 
 def test_programs_read_the_same() -> None:
     document = json.loads(to_data(report_saying(HOSTILE)))
+    assert [row["remedy"] for row in document["verdict"]["findings"]] == [REMEDIES[Rule.BYTES]]
     assert document["holds"] is False
     assert document["act"][0]["facts"][0]["standing"] == "proved"
     assert document["approvals"][0]["person"] == HOSTILE

@@ -90,6 +90,8 @@ def to_page(report: Report) -> bytes:
 def to_data(report: Report) -> bytes:
     """The same for programs."""
     document = {"schema_version": 1, "holds": report.verdict.holds, **asdict(report)}
+    for row, finding in zip(document["verdict"]["findings"], report.verdict.findings, strict=True):
+        row["remedy"] = finding.remedy
     return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -120,7 +122,11 @@ def _answer(report: Report) -> Element:
         rules = sorted({finding.rule.value for finding in verdict.findings})
         broken = [
             el("p", f"{len(verdict.findings)} findings, against the rules: {', '.join(rules)}."),
-            el("ul", [el("li", str(finding)) for finding in verdict.findings], class_="findings"),
+            el(
+                "ul",
+                [el("li", str(finding), el("span", finding.remedy, class_="from")) for finding in verdict.findings],
+                class_="findings",
+            ),
         ]
     word = "YES" if verdict.holds else "NO"
     text = f"{word}: {report.model} {'may' if verdict.holds else 'may not'} serve {report.environment}"
