@@ -5,6 +5,7 @@ This half reads; ``rules`` decides. What cannot be read is a finding, not an exc
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -28,7 +29,7 @@ from forge.ledger.ledger import Snapshot
 from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
 from forge.plan.graph import Step, build_graph
-from forge.repo.desired import read_desired
+from forge.repo.desired import read_desired, settings_of
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
 from forge.store.store import Store
@@ -57,6 +58,8 @@ class Evidence:
     """By commit: its SupplyChain and People; None where it has no SupplyChain."""
     authors: Authors | None = None
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    retention_days: float | None = None
+    """How long the commit of the delegation in force at a release keeps records; None where that commit is not here."""
     plan_authors: dict[int, Authors | None] = field(default_factory=dict)
     """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
     goes_back_from: str | None = None
@@ -176,6 +179,10 @@ def collect_governance(
         if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
     ]
     delegation = history.delegation(sequence)
+    if delegation is not None:
+        with suppress(ForgeError):
+            tree = CommitTree(repository, repository.resolve_commit(delegation.commit))
+            evidence.retention_days = settings_of(tree).retention.days
     try:
         if earlier and not repository.is_ancestor(earlier[-1], release.commit):
             evidence.goes_back_from = earlier[-1]

@@ -1,5 +1,6 @@
 """validate, plan, apply, status, schema: from a commit to what is released."""
 
+import datetime
 import gc
 import json
 import sys
@@ -178,8 +179,11 @@ def _warn(desired: "Desired", *, aloud: bool) -> list[str]:
     """What is valid and may still not be meant; ``aloud`` says it on stderr."""
     from forge.plan.contamination import contamination_warnings
     from forge.plan.residency import residency_warnings
+    from forge.plan.upkeep import expiry_warnings
 
     found = [*contamination_warnings(desired.compiled), *residency_warnings(desired)]
+    kept = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=min(desired.settings.retention.days, 36500.0))
+    found += expiry_warnings(desired, kept.strftime("%Y-%m-%dT%H:%M:%SZ"))
     for message in found if aloud else ():
         typer.echo(f"warning: {message}", err=True)
     return found
