@@ -28,6 +28,8 @@ from forge.ui.report_words import (
     RULES,
 )
 
+_KEY_ID = 12
+"""How much of a key's id is shown."""
 PAGE, DATA = "index.html", "report.json"
 ARCHIVE = f"{BUNDLE}.tar.gz"
 _SECTIONS = (
@@ -165,12 +167,20 @@ def _rules(report: Report) -> Content:
     ]
 
 
+def _signer(text: str) -> Content:
+    """A role and the start of its key's id, which is not broken into two."""
+    role, _, keyid = text.rpartition(" ")
+    if not role or len(keyid) > _KEY_ID:
+        return text
+    return [f"{role} ", el("span", keyid, class_="digest short")]
+
+
 def _chain(report: Report) -> Content:
     rows = [
         el(
             "tr",
             el("th", step.id, scope="row"),
-            el("td", step.signer, el("div", f"time stamp {step.stamped}") if step.stamped else None),
+            el("td", _signer(step.signer), el("div", f"time stamp {step.stamped}") if step.stamped else None),
             el("td", el("span", step.commit[:12], class_="digest short")),
             el("td", [el("div", f"{name} ", el("span", digest, class_="digest")) for name, digest in step.products]),
             el("td", evidence_links(step.evidence), None if step.holds else tag("fails", "not proved")),
