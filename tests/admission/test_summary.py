@@ -256,5 +256,6 @@ def test_apply_moves_no_pointer_to_a_chain_that_does_not_hold(copy_of_applied: P
     commit_all(copy_of_applied, "a stricter policy")
     done = run_forge(copy_of_applied, config_home, "apply", code=4)
     assert "is not moved, for its chain of evidence does not hold" in done.stderr
+    assert "  remedy [" in done.stderr
     assert "[signature] evaluate/small.small test-result: the record has no such attestation" in done.stderr
     assert not [body for body in bodies_of(copy_of_applied)[before:] if isinstance(body, Release)]

@@ -1,6 +1,7 @@
 """A release under a supply chain that the root signed: what it needs, and what is refused."""
 
 import base64
+import datetime
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from tests.governed import Governed, commit_as, govern, make_governed
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
+from forge.attest.delegation import delegation_payloads
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.statements import release_statement
@@ -279,8 +281,6 @@ def test_what_was_signed_before_a_revocation_stays_valid_and_what_came_after_is_
 
 
 def test_an_expired_supply_chain_is_refused(released: Path, governed: Governed) -> None:
-    import datetime
-
     with Repository(released) as repository:
         snapshot = Ledger(repository, REF).snapshot()
         later = datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC)
@@ -294,6 +294,31 @@ def test_one_that_expires_before_retention_is_not_signed(released: Path, governe
     govern(released, governed.supply_chain(expires="2026-01-01T00:00:00Z"), governed.people())
     commit_as(released, governed, "cleo", "soon over")
     assert "retention.days" in run_forge(released, governed.config, "keys", "delegate", code=4).stderr
+
+
+def test_a_release_under_one_that_ended_before_its_retention_is_refused(released: Path, governed: Governed) -> None:
+    """The root signs, by other means than this engine, a supply chain that ends ten days later; its commit keeps thirty."""
+    delegation = next(body for body in bodies_of(released) if isinstance(body, Delegation))
+    signed = datetime.datetime.fromisoformat(delegation.signed)
+    charter = Charter.from_document(delegation.charter)
+    ends = (signed + datetime.timedelta(days=10)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    short = charter.model_copy(update={"supply_chain": charter.supply_chain.model_copy(update={"expires": ends})})
+    body = delegation.model_copy(update={"charter": short.to_document(), "digest": str(short.digest)})
+    payloads = delegation_payloads(body, read_trust_root(governed.config))
+    sealed = {name: seal(payload, signer_for(Role.ROOT, governed.config)) for name, payload in payloads.items()}
+    body = body.model_copy(update={"attestations": {name: str(digest_of_bytes(data)) for name, data in sealed.items()}})
+    bodies = [body if each == delegation else each for each in bodies_of(released)]
+    rewrite(released, bodies, list(sealed.values()), fresh=True)
+    said = [str(finding) for finding in verdict_of(released, governed.config).findings]
+    assert any(line.startswith("[authority] delegation 1: it expires") and "retention.days" in line for line in said), said
+
+
+def test_a_plan_warns_of_a_supply_chain_that_ends_within_retention(released: Path, governed: Governed) -> None:
+    assert "within the" not in run_forge(released, governed.config, "plan").stderr
+    soon = (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    govern(released, governed.supply_chain(expires=soon), governed.people())
+    said = run_forge(released, governed.config, "plan", "--worktree").stderr
+    assert f"warning: the supply chain expires {soon}, within the 30 days that retention.days keeps" in said
 
 
 def test_a_new_root_is_signed_by_the_old_one(released: Path, governed: Governed, tmp_path: Path) -> None:

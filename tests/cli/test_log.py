@@ -11,9 +11,9 @@ from tests.conftest import commit_all, git, run_forge
 from tests.serve.test_audit import day, record
 
 from forge.attest.keys import make_development_keys
-from forge.cli.log import LogPlace
 from forge.cli.serving import audit_log_place
 from forge.ledger.ledger import Ledger
+from forge.reconcile.log_place import LogPlace
 from forge.repo.repository import Repository
 from forge.serve.audit import AuditLog
 from forge.serve.transparency import AuditLogPlace
@@ -35,6 +35,14 @@ def run(place: Path, tmp_path: Path) -> Run:
     """``run("update", code=0)``: `forge log update`, with a configuration folder of its own."""
     make_development_keys(tmp_path / "config")
     return lambda *words, code=0: run_forge(place, tmp_path / "config", "log", *words, code=code)
+
+
+def change_policy(place: Path) -> None:
+    path = place / "policies" / "small.yaml"
+    text = path.read_text()
+    assert "max_tokens: 32" in text
+    path.write_text(text.replace("max_tokens: 32", "max_tokens: 16"))
+    commit_all(place)
 
 
 def witness_key(folder: Path) -> Path:
@@ -87,6 +95,45 @@ def test_the_ledger_is_logged_proved_and_witnessed(place: Path, run: Run, tmp_pa
     refused = run("witness", str(fork / ".forge/log/ledger"), *words[2:], code=4)
     assert refused.stderr.count("root ") == 2
     assert refused.stdout == ""
+
+
+def test_apply_logs_what_it_appends(place: Path, run: Run, tmp_path: Path, config_home: Path) -> None:
+    """Its key lies with the roles' keys, as `forge keys init` makes it."""
+    run_forge(place, config_home, "keys", "init")
+    done = run_forge(place, config_home, "apply")
+    assert "transparency log" not in done.stderr
+    with Repository(place) as repository:
+        head = Ledger(repository, "refs/forge/ledger").snapshot().head[0]
+    said = run_forge(place, config_home, "log", "check").stdout
+    assert f"at {head} leaves" in said
+    assert "not logged yet" not in said
+    change_policy(place)
+    run_forge(place, config_home, "apply")
+    said = run_forge(place, config_home, "log", "check").stdout
+    assert f"at {head + 2} leaves" in said, "the release's record and its move"
+
+
+def test_what_could_not_be_logged_is_told_kept_and_caught_up(place: Path, config_home: Path) -> None:
+    run_forge(place, config_home, "keys", "init")
+    folder = place / ".forge" / "log" / "ledger"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("in the way")
+    change_policy(place)
+    told = run_forge(place, config_home, "apply").stderr
+    assert told.count("not in its transparency log yet (`forge log update` logs them)") == 1
+    assert "In sync with commit" in told
+    folder.unlink()
+    assert "transparency" not in run_forge(place, config_home, "apply").stderr
+    said = run_forge(place, config_home, "log", "check").stdout
+    assert "at 10 leaves" in said
+    assert "not logged yet" not in said
+
+
+def test_without_a_key_apply_says_how_one_is_made(place: Path, config_home: Path, tmp_path: Path) -> None:
+    config = tmp_path / "without"
+    shutil.copytree(config_home, config)
+    (config / "keys" / "log.pem").unlink(missing_ok=True)
+    assert "`forge log init` makes the key" in run_forge(place, config, "apply").stderr
 
 
 def test_a_ledger_that_was_rewritten_is_named_and_not_logged(place: Path, run: Run, tmp_path: Path) -> None:

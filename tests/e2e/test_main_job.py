@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.browser import check_report, needs_chromium
 from tests.conftest import ROOT, commit_all, git, run_forge
 from tests.outside.desk import Desk
 from tests.outside.node import FOLDER
@@ -75,6 +76,15 @@ def test_one_request_is_answered_one_refused_one_redacted(main_job: str) -> None
     assert re.search(r"redacted   '\[email\]' \(the engine itself said '[a-z]+@[a-z]+\.org'\)", main_job)
 
 
+def test_the_ledger_and_the_requests_are_in_their_logs(main_job: str, clone: Path, config_home: Path) -> None:
+    assert "not in its transparency log" not in main_job
+    ledger = run_forge(clone, config_home, "log", "check").stdout
+    assert "every leaf is an entry of the ledger" in ledger
+    assert "not logged yet" not in ledger
+    audit = run_forge(clone, config_home, "log", "check", "--env", "local").stdout
+    assert "3 lines of the audit files are as they were logged" in audit
+
+
 def test_nothing_that_was_started_is_left(main_job: str, clone: Path) -> None:
     running = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [command for command in running if str(clone) in command]
@@ -119,6 +129,12 @@ def test_a_reviewer_without_forge_reaches_the_verdict_on_the_example(
     assert "model.safetensors: FAILED" in desk(weights, hashed).stdout
     assert "model.safetensors" in desk(weights, signed).stderr
     assert desk(weights, signed).returncode == 1
+
+
+@needs_chromium
+def test_the_report_on_the_example_reads_and_prints(main_job: str, clone: Path, config_home: Path, tmp_path: Path) -> None:
+    run_forge(clone, config_home, "report", "release/local", "--out", str(tmp_path / "report"))
+    check_report(tmp_path / "report", "handbook", "local", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """A reviewer's desk: the outside verifiers, and no Forge."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-from tests.outside.node import node
+from tests.conftest import run_forge
+from tests.outside.node import FOLDER, node
+
+from forge.attest.trust import read_trust_root
 
 
 class Desk:
@@ -31,3 +35,29 @@ class Desk:
         return subprocess.run(
             ["sh", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
+
+
+def judged_by_script(repository: Path, config: Path, environment: str, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A release's report, written by Forge; its bundle judged by its own script on a desk without Forge."""
+    desk, received = Desk(folder / "desk"), folder / "received"
+    run_forge(repository, config, "report", f"release/{environment}", "--out", str(folder / "report"))
+    received.mkdir()
+    for name in ("verify.sh", "bundle.tar.gz"):
+        shutil.copy(folder / "report" / name, received)
+    (received / "node_modules").symlink_to(FOLDER / "node_modules")
+    return desk(received, f"sh verify.sh {read_trust_root(config).digest} bundle.tar.gz")
+
+
+def sigstore_refuses(folder: Path, pattern: str) -> bool:
+    """Whether ``@sigstore/verify`` takes a bundle of ``judged_by_script`` as it is, and refuses it with one byte changed."""
+    bundle = folder / "received" / "bundle"
+    (line,) = [line for line in (bundle / "work" / "sigstore.list").read_text().splitlines() if pattern in line]
+    path, key = (bundle / word for word in line.split())
+    desk = Desk(folder / "second")
+    command = f"node verify.mjs {path} {key}"
+    if desk(bundle, command).returncode != 0:
+        return False
+    text = path.read_text()
+    signature = text.index('"sig":"') + len('"sig":"')
+    path.write_text(text[:signature] + ("A" if text[signature] != "A" else "B") + text[signature + 1 :])
+    return desk(bundle, command).returncode != 0

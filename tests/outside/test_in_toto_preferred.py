@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.admission.test_attacks import record_of
 from tests.conftest import run_forge
 from tests.governed import Governed
 from tests.outside.conftest import fact, report_on
+from tests.outside.desk import judged_by_script, sigstore_refuses
 from tests.outside.test_in_toto import link, payload_of, signed_again, verified
 
 from forge.attest.keys import signer_for
@@ -73,3 +75,14 @@ def test_the_report_says_what_was_preferred_and_how_well_it_is_learnt(
     assert "conversations in chats/*.jsonl: written for a test (CC0-1.0)" in sources.value
     run_forge(answering, governed.config, "report", "release/preferring", "--out", str(tmp_path / "page"))
     assert "direct preference optimisation" in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("environment", ["preferring"])
+def test_a_reviewer_without_forge_reaches_the_verdict_on_it(
+    answering: Path, governed: Governed, environment: str, tmp_path: Path
+) -> None:
+    """Every bundle of the chain goes through @sigstore/verify, and what is said together through check.mjs."""
+    done = judged_by_script(answering, governed.config, environment, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"VERDICT release/{environment}: the chain holds\n")
+    assert sigstore_refuses(tmp_path, f"train-{environment}.provenance")

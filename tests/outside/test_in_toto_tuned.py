@@ -10,6 +10,7 @@ from tests.admission.test_attacks import record_of
 from tests.conftest import run_forge
 from tests.governed import Governed
 from tests.outside.conftest import fact, report_on
+from tests.outside.desk import judged_by_script, sigstore_refuses
 from tests.outside.test_in_toto import link, payload_of, signed_again, verified
 from tests.steps.finetune.conftest import chat
 
@@ -68,3 +69,14 @@ def test_only_another_conversation_trains_again(answering: Path, governed: Gover
     made = {action["id"] for action in plan["actions"] if action["kind"] != "nothing"}
     trained = {step for step in made if step.startswith(("curate", "tok", "train"))}
     assert trained == {"train/tuned", "train/imported", "train/preferring"}
+
+
+@pytest.mark.parametrize("environment", ["tuned", "imported"])
+def test_a_reviewer_without_forge_reaches_the_verdict_on_it(
+    answering: Path, governed: Governed, environment: str, tmp_path: Path
+) -> None:
+    """Every bundle of the chain goes through @sigstore/verify, and what is said together through check.mjs."""
+    done = judged_by_script(answering, governed.config, environment, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"VERDICT release/{environment}: the chain holds\n")
+    assert sigstore_refuses(tmp_path, f"train-{environment}.provenance")

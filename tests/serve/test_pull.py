@@ -43,7 +43,9 @@ def test_a_changed_byte_of_the_weights_is_refused(copy_of_applied: Path, config_
     data = bytearray(blob.read_bytes())
     data[-1] ^= 1
     blob.write_bytes(data)
-    with pytest.raises(TrustError, match=r"release/local may not serve(.|\n)*model\.safetensors should be sha256:"):
+    with pytest.raises(
+        TrustError, match=r"release/local may not serve(.|\n)*model\.safetensors should be sha256:(.|\n)*remedy \[bytes\]: "
+    ):
         pulled(copy_of_applied, config_home)
 
 

@@ -66,6 +66,12 @@ def test_what_is_wrong_is_named(governed: Governed, changes: dict[str, Any], tol
     assert any(told in text for text in found), found
 
 
+def test_a_threshold_of_functionaries_is_not_accepted_where_nothing_would_hold_anybody_to_it(governed: Governed) -> None:
+    trainer = {**governed.supply_chain()["roles"]["trainer"], "threshold": 2}
+    (found,) = faults(governed, roles=roles_of(governed, trainer=trainer))
+    assert "unknown key `threshold`" in found
+
+
 def test_a_deployment_without_a_required_evaluation_is_named(governed: Governed) -> None:
     more = {"safety": SUITE.replace("name: small", "name: safety", 1)}
     assert "name: safety" in more["safety"]

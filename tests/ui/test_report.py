@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,8 +10,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.browser import needs_chromium, rendered
 
-from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
+from forge.admission.verdict import REMEDIES, Check, Finding, Rule, Verdict, WithdrawnSubject
 from forge.contract.verdict import Bound
 from forge.report.compare import differences
 from forge.report.model import (
@@ -38,7 +37,6 @@ from forge.ui.report_words import RULES
 HOSTILE = "<script>alert(1)</script>\"'><img src=http://evil.invalid/x onerror=alert(2)>&amp;</style>\x1b[2J\u202egnp.exe"
 DIGEST = "sha256:" + "ab" * 32
 PAST = "2026-01-01T00:00:00+00:00"
-CHROMIUM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
 
 
 def report_saying(text: str) -> Report:
@@ -182,6 +180,7 @@ def test_the_figures_are_well_formed_and_say_what_they_show() -> None:
 
 def test_programs_read_the_same() -> None:
     document = json.loads(to_data(report_saying(HOSTILE)))
+    assert [row["remedy"] for row in document["verdict"]["findings"]] == [REMEDIES[Rule.BYTES]]
     assert document["holds"] is False
     assert document["act"][0]["facts"][0]["standing"] == "proved"
     assert document["approvals"][0]["person"] == HOSTILE
@@ -202,33 +201,23 @@ def test_a_comparison_names_what_differs(tmp_path: Path) -> None:
     assert words == ["b", "c", "sub/a", "d"]
 
 
-def rendered(page: bytes, folder: Path) -> tuple[list[str], list[str], Path]:
-    """Open a page in a headless browser: console messages, requests that left the folder, and a picture."""
+def written(page: bytes, folder: Path) -> Path:
     (folder / "index.html").write_bytes(page)
-    picture, net = folder / "page.png", folder / "net.json"
-    command = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}/profile"]
-    command += ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    command += ["--enable-logging=stderr", "--v=0", f"--log-net-log={net}", "--net-log-capture-mode=IncludeSensitive"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--screenshot={picture}", "--window-size=1000,1400"]
-    done = subprocess.run([*command, (folder / "index.html").as_uri()], capture_output=True, text=True, check=False, timeout=90)
-    assert picture.stat().st_size > 10_000, done.stderr
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    requests = re.findall(r'"url":"((?:https?|wss?|ftp):[^"]*)"', net.read_text())
-    return console, [url for url in requests if "evil.invalid" in url or "outside.invalid" in url], picture
+    return folder / "index.html"
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs_chromium
 def test_a_browser_loads_nothing_and_has_nothing_to_complain_of(tmp_path: Path) -> None:
-    console, requests, _ = rendered(to_page(report_saying(HOSTILE)), tmp_path)
+    console, requests, _ = rendered(written(to_page(report_saying(HOSTILE)), tmp_path), tmp_path)
     assert console == []
     assert requests == []
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs_chromium
 def test_the_browser_would_have_told(tmp_path: Path) -> None:
     """The same page without escaping and without its policy: both kinds of fault are seen."""
     page = to_page(report_saying("plain")).replace(b"Content-Security-Policy", b"X-Nothing")
     bad = b'<img src="http://outside.invalid/x.png"><script>console.log("ran")</script>'
-    console, requests, _ = rendered(page.replace(b"<main>", b"<main>" + bad), tmp_path)
+    console, requests, _ = rendered(written(page.replace(b"<main>", b"<main>" + bad), tmp_path), tmp_path)
     assert any("ran" in line for line in console)
     assert requests

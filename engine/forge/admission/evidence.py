@@ -5,6 +5,7 @@ This half reads; ``rules`` decides. What cannot be read is a finding, not an exc
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
 from forge.admission.objects import read_objects
+from forge.admission.plans import Done, authors_at
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
@@ -27,7 +29,7 @@ from forge.ledger.ledger import Snapshot
 from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
 from forge.plan.graph import Step, build_graph
-from forge.repo.desired import read_desired
+from forge.repo.desired import read_desired, settings_of
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
 from forge.store.store import Store
@@ -56,6 +58,10 @@ class Evidence:
     """By commit: its SupplyChain and People; None where it has no SupplyChain."""
     authors: Authors | None = None
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    retention_days: float | None = None
+    """How long the commit of the delegation in force at a release keeps records; None where that commit is not here."""
+    plan_authors: dict[int, Authors | None] = field(default_factory=dict)
+    """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
@@ -173,6 +179,10 @@ def collect_governance(
         if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
     ]
     delegation = history.delegation(sequence)
+    if delegation is not None:
+        with suppress(ForgeError):
+            tree = CommitTree(repository, repository.resolve_commit(delegation.commit))
+            evidence.retention_days = settings_of(tree).retention.days
     try:
         if earlier and not repository.is_ancestor(earlier[-1], release.commit):
             evidence.goes_back_from = earlier[-1]
@@ -181,6 +191,22 @@ def collect_governance(
             evidence.authors = authors_of(repository, release.commit, before, authority)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
+
+
+def collect_plans(
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done]
+) -> None:
+    """Add the approvals of plans that some records and a release name, and who wrote what those plans bring."""
+    named = {digest for each in done for digest in each.body.plan_approvals}
+    moves = [entry for entry in evidence.entries if isinstance(entry.body, Release)] if named else []
+    for entry in evidence.entries if named else ():
+        if not isinstance(entry.body, Approval) or entry.digest not in named:
+            continue
+        _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
+        try:
+            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, history, entry)
+        except (RepoError, TrustError) as error:
+            evidence.findings.append(Finding(Rule.COMMIT, entry.body.commit, str(error)))
 
 
 def collect_delegations(snapshot: Snapshot, evidence: Evidence) -> None:

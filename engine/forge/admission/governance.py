@@ -1,6 +1,7 @@
 """What the supply chain in force asks of a release, beside that its chain of records holds.
 
-1. Authority: the commit's own supply chain is the one that the root signed, and it has not expired.
+1. Authority: the commit's own supply chain is the one that the root signed, it has not expired, and when it was signed it
+   outlived what its commit keeps (``retention.days``), as far as that commit is here.
 2. Layout: the chain has a shape that is listed, and the links that were signed for it are those of its records.
 3. Approvals: enough people approved these weights, with this verdict, for this environment.
 4. Order: the pointer moves to a commit that descends from the one before; rolling back is a commit too.
@@ -16,12 +17,13 @@ from forge.admission.evidence import Evidence
 from forge.admission.history import History
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.authority import Authority
+from forge.attest.delegation import expires_too_soon
 from forge.attest.envelope import unseal
 from forge.attest.layout import chain_links, chain_of, shape_of
 from forge.canonical import digest_of_json
 from forge.contract.charter import Charter
 from forge.contract.kinds import StepKind
-from forge.contract.record import Record, Release
+from forge.contract.record import Delegation, Record, Release
 from forge.errors import TrustError
 from forge.plan.approvals import tally
 from forge.plan.graph import Step
@@ -42,6 +44,7 @@ def judge_governance(release: Release, evidence: Evidence, history: History, now
     return [
         *_commit_agrees(place, release, evidence, authority.charter),
         *history.expired(sequence, now),
+        *_outlives_retention(authority.charter, evidence, history.delegation(sequence)),
         *_judge_layout(place, release, evidence, history, authority),
         *_judge_approvals(place, release, evidence, history, authority),
         *_judge_order(place, release, evidence),
@@ -55,6 +58,15 @@ def _commit_agrees(place: str, release: Release, evidence: Evidence, charter: Ch
         found = "none" if asked is None else f"{digest_of_json(asked)}"
         message = f"commit {release.commit} has the supply chain {found}, and the root signed {charter.digest}"
         yield Finding(Rule.AUTHORITY, place, message)
+
+
+def _outlives_retention(charter: Charter, evidence: Evidence, delegation: Delegation | None) -> Iterator[Judgement]:
+    """What was signed by an engine that did not hold the root to it (statements 1) stays valid."""
+    if delegation is None or delegation.statements == 1 or evidence.retention_days is None:
+        return
+    too_soon = expires_too_soon(charter, datetime.datetime.fromisoformat(delegation.signed), evidence.retention_days)
+    if too_soon is not None:
+        yield Finding(Rule.AUTHORITY, f"delegation {delegation.version}", too_soon)
 
 
 def _judge_layout(

@@ -1,5 +1,6 @@
 """What a verification found: checks that held, findings that did not, and the trust root that all of it rests on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,6 +46,28 @@ class Rule(StrEnum):
     """Nothing that it descends from is withdrawn: no data, file, evaluation, model, artifact or key."""
 
 
+REMEDIES: Mapping[Rule, str] = {
+    Rule.LEDGER: "fetch the ledger's ref anew from a clone that you trust, and compare the two: somebody wrote it by hand",
+    Rule.SIGNATURE: "`forge apply --force STEP` makes and signs it anew; `forge keys show` tells which keys are here",
+    Rule.STATEMENT: "restore the ledger from a clone that you trust, or make the step anew: `forge apply --force STEP`",
+    Rule.IDENTITY: "`forge apply --force STEP` records the step under its own key; find out who wrote the record that is there",
+    Rule.COMMIT: "fetch the commit that is named and apply it; a record of another commit is made anew by `--force STEP`",
+    Rule.MATERIAL: "`forge plan` shows which step makes what is missing, and `forge apply` makes it",
+    Rule.BYTES: "restore the store's files from a copy, or `forge scrub` and `forge apply`: what is damaged is made again",
+    Rule.FORMAT: "export the weights as safetensors, without files that run code, and train or import them anew",
+    Rule.GATE: "change the model, its data or the gate in a commit, and apply it",
+    Rule.RELEASE: "`forge apply --force release/DEPLOYMENT` releases anew what the commit asks for",
+    Rule.AUTHORITY: "whoever keeps the root's key reviews policies/ and runs `forge keys delegate`; then `forge apply`",
+    Rule.LAYOUT: "list the shape in the SupplyChain, `forge keys delegate`, and `forge apply --force release/DEPLOYMENT`",
+    Rule.APPROVAL: "somebody who may approve it and did not write it runs `forge approve`, then `forge apply`",
+    Rule.PREREGISTERED: "`forge apply --force evaluate/MODEL.SUITE` measures again, under today's thresholds",
+    Rule.ORDER: "to go back, `git revert` in a commit on top, and apply that",
+    Rule.TIMESTAMP: "pin the authority (`forge keys pin-timestamps`), or sign and stamp anew: `forge apply --force STEP`",
+    Rule.WITHDRAWN: "make it of something else, or take the entry out of Withdrawals in a later commit, and apply that",
+}
+"""What to do about a finding; where a finding knows more, its message says it."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that does not hold."""
@@ -56,6 +79,18 @@ class Finding:
 
     def __str__(self) -> str:
         return f"[{self.rule}] {self.object}: {self.message}"
+
+    @property
+    def remedy(self) -> str:
+        """What mends it."""
+        return REMEDIES[self.rule]
+
+
+def told(findings: Sequence[Finding], mark: str = "") -> str:
+    """The findings, a line each, and after them what mends them, once for each rule."""
+    rules = dict.fromkeys(finding.rule for finding in findings)
+    lines = [f"  {mark}{finding}" for finding in findings]
+    return "\n".join([*lines, *(f"  remedy [{rule}]: {REMEDIES[rule]}" for rule in rules)])
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,13 @@ from forge.admission.evidence import (
     collect_delegations,
     collect_governance,
     collect_ledger,
+    collect_plans,
     collect_retirement,
     collect_withdrawals,
 )
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
+from forge.admission.plans import Done, judge_plans
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.timestamps import Body, judge_timestamps, unjudged
@@ -122,13 +124,16 @@ def examine(
     collect(repository, snapshot, store, evidence, roots, release)
     if release is not None:
         collect_governance(repository, snapshot, evidence, history, release)
+    done = [Done(body, evidence.sequence(body)) for body in (*evidence.records.values(), *evidence.continued.values())]
+    done += [Done(release, evidence.sequence(release))] if release is not None else []
+    bodies: list[Body] = [each.body for each in done]
+    collect_plans(repository, snapshot, evidence, history, done)
     judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
     judgements += _judge_records(evidence, snapshot, store, history)
     if release is not None:
         judgements += judge_summary(release, evidence, history)
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
-    bodies: list[Body] = [*evidence.records.values(), *evidence.continued.values()]
-    bodies += [release] if release is not None else []
+    judgements += judge_plans(done, evidence.entries, evidence.attestations, evidence.plan_authors, history)
     judgements += judge_timestamps(bodies, evidence, history)
     collect_withdrawals(repository, snapshot, evidence)
     found, withdrawn = judge_withdrawals(evidence, history, roots, release)

@@ -11,6 +11,8 @@ from forge.contract.record import Approval
 from forge.errors import TrustError
 
 APPROVAL_TYPE = "urn:forge:approval:v1"
+APPROVED_PLAN = "plan"
+"""The name under which an approval of a plan lists the plan file."""
 
 
 def approval_statement(approval: Approval) -> bytes:

@@ -14,6 +14,8 @@ from forge.contract.charter import Charter
 from forge.contract.record import Delegation, RootChange
 from forge.errors import TrustError
 
+MOST_DAYS = 36_500.0
+"""Retention for longer than a century counts as that: there are no later times to compare with."""
 DELEGATION_TYPE = "urn:forge:delegation:v1"
 ROOT_PAYLOAD_TYPE = "application/vnd.forge.trust-root+json"
 """The payload of a root change is the change itself: it is about no artifact that an in-toto subject could name."""
@@ -73,7 +75,7 @@ def root_of(change: RootChange) -> TrustRoot:
 def expires_too_soon(charter: Charter, now: datetime.datetime, retention_days: float) -> str | None:
     """Why a charter may not be signed now: a layout has to outlive what retention keeps, or its chains end before it does."""
     ends = datetime.datetime.fromisoformat(charter.supply_chain.expires)
-    least = now + datetime.timedelta(days=retention_days)
+    least = now + datetime.timedelta(days=min(retention_days, MOST_DAYS))
     if ends >= least:
         return None
     return (

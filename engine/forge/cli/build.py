@@ -1,5 +1,6 @@
 """validate, plan, apply, status, schema: from a commit to what is released."""
 
+import datetime
 import gc
 import json
 import sys
@@ -180,8 +181,11 @@ def _warn(desired: "Desired", *, aloud: bool) -> list[str]:
     """What is valid and may still not be meant; ``aloud`` says it on stderr."""
     from forge.plan.contamination import contamination_warnings
     from forge.plan.residency import residency_warnings
+    from forge.plan.upkeep import expiry_warnings
 
     found = [*contamination_warnings(desired.compiled), *residency_warnings(desired)]
+    kept = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=min(desired.settings.retention.days, 36500.0))
+    found += expiry_warnings(desired, kept.strftime("%Y-%m-%dT%H:%M:%SZ"))
     for message in found if aloud else ():
         typer.echo(f"warning: {message}", err=True)
     return found
@@ -205,7 +209,7 @@ def apply(
     from forge.plan.render import duration, to_text
     from forge.reconcile.apply import Mode
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.approved import approved, approved_in_ledger
+    from forge.reconcile.approved import Approved, approved, approved_in_ledger
     from forge.reconcile.blocked import no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
@@ -219,15 +223,16 @@ def apply(
         began = place.now()
         stop = Stop()
         with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):
+            allowed: Approved | None
             if planfile is not None:
-                saved = approved(place, planfile.read_bytes(), str(planfile))
-                chosen, made = saved.scope, saved.plan
+                allowed = approved(place, planfile.read_bytes(), str(planfile))
+                chosen, made = allowed.saved.scope, allowed.saved.plan
             else:
-                saved, chosen = None, scope_of(place.desired, target, force)
+                chosen = scope_of(place.desired, target, force)
                 made = look(place, chosen).plan
-            allowed = saved.plan if saved else approved_in_ledger(place, chosen) if made.approvals else None
+                allowed = approved_in_ledger(place, chosen) if made.approvals else None
             typer.echo(to_text(made), nl=False)
-            if made.changes and not yes and saved is None and sys.stdin.isatty() and sys.stdout.isatty():
+            if made.changes and not yes and planfile is None and sys.stdin.isatty() and sys.stdout.isatty():
                 typer.confirm("Do this?", abort=True)
             shown = display()
             try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,8 @@ import typer
 from forge.cli.place import forge_folder, repository_of, tree_of
 
 if TYPE_CHECKING:
+    from forge.reconcile.log_place import LogPlace
     from forge.repo.repository import Repository
-    from forge.spec.settings import Settings
     from forge.tlog.log import View
     from forge.tlog.note import VerifierKey
     from forge.tlog.seals import Seals
@@ -23,66 +22,16 @@ Environment = Annotated[str | None, typer.Option("--env", help="The audit log of
 LogKey = Annotated[str, typer.Option("--key", help="The log's verifier key, NAME+ID+KEY, as `forge log init` prints it.")]
 
 
-@dataclass(frozen=True)
-class LogPlace:
-    """Where the logs of a repository lie on this machine."""
-
-    repository: "Repository"
-    settings: "Settings"
-    config: Path
-
-    @property
-    def key_file(self) -> Path:
-        """The key that signs every log of this machine; a log's name keeps its signatures apart from another's."""
-        return self.config / "keys" / "log.pem"
-
-    @property
-    def seals(self) -> Path:
-        """What was signed last, apart from the logs."""
-        return self.repository.state_folder / "log-seals.json"
-
-    def origin(self, environment: str | None) -> str:
-        """A log's name; raises UsageError where forge.toml gives none."""
-        from forge.errors import UsageError
-
-        if self.settings.log.origin is None:
-            raise UsageError(
-                "forge.toml names no log: a log needs a name that nobody else uses and that never changes. Write, for "
-                'instance:\n[log]\norigin = "example.org/forge"'
-            )
-        return f"{self.settings.log.origin}/{log_name(environment)}"
-
-    def folder(self, environment: str | None) -> Path:
-        """A log's folder."""
-        return self.repository.home / self.settings.log.folder / log_name(environment)
-
-    def audit_folder(self, environment: str) -> Path:
-        """Where an agent of this clone writes its audit log."""
-        return audit_folder(self.repository, environment)
-
-
-def log_name(environment: str | None) -> str:
-    """``ledger`` or ``audit/ENVIRONMENT``; raises UsageError for what is no name of an environment."""
-    import re
-
-    from forge.errors import UsageError
-
-    if environment is None:
-        return "ledger"
-    if re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", environment) is None:
-        raise UsageError(f"--env: {environment!r} is no name of an environment")
-    return f"audit/{environment}"
-
-
 def audit_folder(repository: "Repository", environment: str) -> Path:
     """One folder per environment: a file of lines has one writer."""
     return forge_folder(repository) / "serve" / "audit" / environment
 
 
 @contextmanager
-def log_place(context: typer.Context) -> Iterator[LogPlace]:
+def log_place(context: typer.Context) -> Iterator["LogPlace"]:
     """The logs of the repository that --repo names, as the commit at HEAD places them."""
     from forge.attest.trust import config_folder
+    from forge.reconcile.log_place import LogPlace
     from forge.repo.desired import settings_of
 
     with repository_of(context) as repository:
@@ -128,7 +77,7 @@ def update(context: typer.Context, environment: Environment = None) -> None:
             if environment is None:
                 count = ledger_log.update(writer, snapshot)
             else:
-                feed = Feed(writer, place.audit_folder(environment))
+                feed = Feed(writer, audit_folder(place.repository, environment))
                 try:
                     count = feed.poll()
                 finally:
@@ -158,7 +107,7 @@ def check(
                 waiting = ledger_log.check(view, Ledger(place.repository, place.settings.ledger.ref).snapshot())
                 typer.echo(f"holds: {view.checkpoint}; every leaf is an entry of the ledger")
             else:
-                found = compare_files(view, [place.audit_folder(environment), *files])
+                found = compare_files(view, [audit_folder(place.repository, environment), *files])
                 waiting = found.waiting
                 typer.echo(f"holds: {view.checkpoint}; {found.lines} lines of the audit files are as they were logged")
                 for name, count in sorted(found.absent.items()):
@@ -248,7 +197,7 @@ def witness(
         out.write_bytes(view.signed.data + line.encode())
 
 
-def _view(place: LogPlace, environment: str | None, key: str | None, checkpoint: Path | None = None) -> "View":
+def _view(place: "LogPlace", environment: str | None, key: str | None, checkpoint: Path | None = None) -> "View":
     from forge.tlog.log import read_log, view_at
 
     verifier = _verifier(place, environment, key)
@@ -256,7 +205,7 @@ def _view(place: LogPlace, environment: str | None, key: str | None, checkpoint:
     return read_log(folder, verifier) if checkpoint is None else view_at(folder, checkpoint.read_bytes(), verifier)
 
 
-def _verifier(place: LogPlace, environment: str | None, key: str | None) -> "VerifierKey":
+def _verifier(place: "LogPlace", environment: str | None, key: str | None) -> "VerifierKey":
     from forge.tlog.key import load_key
     from forge.tlog.note import parse_verifier_key, verifier_key
 

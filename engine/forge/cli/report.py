@@ -21,6 +21,7 @@ def report(
     check: Annotated[Path | None, typer.Option(help="A report to compare with the one that Forge writes.")] = None,
 ) -> None:
     """Write a report that opens from a folder, with its bundle; exit 4 where the model may not serve or a report was edited."""
+    from forge.admission.verdict import told
     from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
     from forge.ledger.ledger import Ledger
@@ -36,8 +37,8 @@ def report(
         made = _write(subject, place, out) if out is not None else _compare(subject, place, check or Path())
     answer = "may serve" if made.verdict.holds else "MAY NOT SERVE"
     typer.echo(f"{subject}: {made.model} {answer}; {made.verdict.trust}")
-    for finding in made.verdict.findings:
-        typer.echo(f"  FAIL {finding}")
+    if made.verdict.findings:
+        typer.echo(told(made.verdict.findings, "FAIL "))
     if out is not None:
         typer.echo(f"{out / 'index.html'}; check it without Forge: sh verify.sh {made.trust_root} bundle.tar.gz", err=True)
     if not made.verdict.holds:

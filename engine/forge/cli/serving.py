@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.log import LogPlace
 from forge.cli.place import forge_folder, repository_of, settings_at_head
 
 if TYPE_CHECKING:
+    from forge.reconcile.log_place import LogPlace
     from forge.serve.transparency import AuditLogPlace
 
 
@@ -45,6 +45,7 @@ def serve(
 
     from forge.attest.trust import config_folder
     from forge.errors import UsageError
+    from forge.reconcile.log_place import LogPlace
     from forge.serve.agent import ServeSettings, serve_environment
     from forge.serve.keys import resolve_secret
     from forge.serve.service import SwitchMode
@@ -82,7 +83,7 @@ def serve(
     serve_environment(source, settings)
 
 
-def audit_log_place(logs: LogPlace, environment: str) -> "AuditLogPlace | None":
+def audit_log_place(logs: "LogPlace", environment: str) -> "AuditLogPlace | None":
     """The transparency log of an environment's audit log; None where forge.toml names no log."""
     from forge.serve.transparency import AuditLogPlace
 

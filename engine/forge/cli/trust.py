@@ -49,13 +49,15 @@ def verify(
 
 @keys.command("init")
 def keys_init() -> None:
-    """Make development keys, one per role, outside Git, and pin their trust root. Existing keys are kept.
+    """Make development keys, one per role and one for logs, outside Git, and pin their trust root. Existing keys are kept.
 
     A development root that lacks a role, because it was made before there was that role, gets a key for it.
     """
     from forge.attest.keys import add_missing_keys, make_development_keys
     from forge.attest.trust import config_folder
     from forge.contract.kinds import Role
+    from forge.reconcile.log_place import LOG_KEY
+    from forge.tlog.key import make_key
 
     folder = config_folder()
     before, new = make_development_keys(folder)
@@ -67,6 +69,7 @@ def keys_init() -> None:
         typer.echo(before.describe())
         return
     root, added = add_missing_keys(folder)
+    make_key(folder / LOG_KEY)
     typer.echo(f"{'made' if new else 'kept'} development keys in {folder}")
     if added:
         typer.echo(
@@ -147,16 +150,16 @@ def approve(
         place = reader.place(ref, writes=True)
         chosen = key or _signing_key(reader.repository)
         if subject.startswith("release/"):
-            wanted = release_to_approve(place, subject.removeprefix("release/"))
+            plan, wanted = None, release_to_approve(place, subject.removeprefix("release/"))
             typer.echo(f"{subject}: weights {wanted.digest}, verdict {wanted.verdict}, commit {wanted.commit[:12]}")
         else:
-            data = Path(subject).read_bytes()
-            wanted = plan_to_approve(place, data, subject)
-            typer.echo(to_text(from_bytes(data, subject).plan), nl=False)
+            plan = Path(subject).read_bytes()
+            wanted = plan_to_approve(place, plan, subject)
+            typer.echo(to_text(from_bytes(plan, subject).plan), nl=False)
             typer.echo(f"{subject}: plan {wanted.digest}, commit {wanted.commit[:12]}")
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             typer.confirm("Approve this?", abort=True)
-        given = sign(place, wanted, chosen)
+        given = sign(place, wanted, chosen, plan)
     typer.echo(f"approved by {given.person}", err=True)
 
 

@@ -85,6 +85,8 @@ class Record(_Value):
     """What the step ran on, as it said."""
     about: dict[str, _Digest] = Field(default={}, exclude_if=not_)
     """Of a gate: the weights that its reports are about, by place (``train/handbook/weights``), as known when it ran."""
+    plan_approvals: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
+    """Digests of the ledger's approvals of the plan under which the step was done."""
 
     @model_validator(mode="after")
     def _says_what_its_statements_need(self) -> Self:
@@ -129,6 +131,8 @@ class Release(_Value):
     """UTC, RFC 3339."""
     approvals: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
     """Digests of the ledger's approval entries that it rests on."""
+    plan_approvals: tuple[_Digest, ...] = Field(default=(), exclude_if=not_)
+    """Digests of the ledger's approvals of the plan under which the pointer was moved."""
     attestations: dict[str, _Digest] = {}
     statements: _Statements = 1
     """1: ``release``. 2: ``verification-summary`` too."""
@@ -179,6 +183,8 @@ class Delegation(_Value):
     commit: _Commit
     signed: str
     """UTC, RFC 3339."""
+    statements: _Statements = 1
+    """2: what is made under it names the approvals of its plan, where plans need any. 1: engines before did not."""
     attestations: dict[str, _Digest] = {}
     """``delegation``, and ``layout-SHAPE`` for each shape."""
 
@@ -213,7 +219,8 @@ class Approval(_Value):
     given: str
     """UTC, RFC 3339."""
     attestations: dict[str, _Digest] = {}
-    """``approval``: the statement and the person's SSH signature over it."""
+    """``approval``: the statement and the person's SSH signature over it. ``plan``: the plan file that was approved, whose
+    digest the statement says."""
 
 
 class Withdrawal(_Value):

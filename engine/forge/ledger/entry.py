@@ -52,6 +52,7 @@ class Entry(BaseModel):
 DELEGATIONS = "trust/delegations"
 ROOTS = "trust/roots"
 APPROVALS = "approvals"
+RELEASES = "releases"
 
 
 def sequence_path(sequence: int) -> str:
@@ -86,7 +87,7 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
         case Attempt() as attempt:
             return [f"attempts/{attempt.step_id}/{name}"]
         case Release() as release:
-            return [f"releases/{release.environment}/{name}"]
+            return [f"{RELEASES}/{release.environment}/{name}"]
         case Protection() | Retirement() as note:
             return [f"subjects/{note.subject}/{name}"]
         case Delegation():

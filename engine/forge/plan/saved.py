@@ -9,6 +9,7 @@ approval, another team's record) changes nothing; one that it did makes it stale
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
 from forge.errors import RefusedError
-from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.action import IDLE, Action, ActionKind, Plan
 from forge.plan.recorded import Recorded, Scope
 
 _TOLERANCE = 1e-9
@@ -163,6 +164,33 @@ def from_bytes(data: bytes, name: str) -> SavedPlan:
     if not whole:
         raise RefusedError(f"{name}: the plan was altered after it was written: make a new one with `forge plan --out`")
     return saved
+
+
+@dataclass(frozen=True)
+class PlannedSteps:
+    """What a plan file lets be done, read by whoever verifies what was done under it."""
+
+    digest: str
+    commit: str | None
+    steps: Mapping[str, str | None]
+    """Step id -> step key; None for one that was to be decided later."""
+
+
+def planned_steps(data: bytes) -> PlannedSteps:
+    """Read a plan file, whichever engine wrote it; raises RefusedError for one that does not carry its own digest."""
+    try:
+        content: dict[str, Any] = json.loads(data)
+        digest = content.pop("digest")
+        if canonical_json({**content, "digest": digest}) + b"\n" != data or digest_of_bytes(canonical_json(content)) != digest:
+            raise RefusedError("the plan was altered after it was written")
+        plan = content["plan"]
+        idle = {kind.value for kind in IDLE}
+        steps = {
+            str(action["id"]): action["key"] and str(action["key"]) for action in plan["actions"] if action["kind"] not in idle
+        }
+        return PlannedSteps(str(digest), plan["commit"] and str(plan["commit"]), steps)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RefusedError(f"not a plan file: {error!r}") from error
 
 
 def what_moved(saved: SavedPlan, now: SavedPlan) -> list[str]:

@@ -71,6 +71,21 @@ def _rules_for_plans(desired: Desired) -> Mapping[str, Any]:
     return rules
 
 
+def expiry_warnings(desired: Desired, kept_until: str) -> list[str]:
+    """That the supply chain ends before what is made now may be collected: from then on its chain is refused, though kept.
+
+    ``kept_until``: when that is, written as ``expires`` is, so that the two compare as text.
+    """
+    if desired.charter is None or str(desired.charter["supply_chain"]["expires"]) >= kept_until:
+        return []
+    expires, days = desired.charter["supply_chain"]["expires"], desired.settings.retention.days
+    message = (
+        f"the supply chain expires {expires}, within the {days:g} days that retention.days keeps what is made now: set a later "
+        "`expires`, and `forge keys delegate`"
+    )
+    return [message]
+
+
 def refusals_of(plan: Plan, desired: Desired, recorded: Recorded, graph: Mapping[str, Step]) -> Iterator[str]:
     """Why a plan may not be applied, in words that say what to do; nothing where it may."""
     if plan.changes:

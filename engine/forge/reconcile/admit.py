@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from forge.admission.verdict import told
 from forge.admission.verify import Candidate, verify
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
@@ -22,8 +23,4 @@ def verify_move(place: Place, snapshot: Snapshot, drafts: Sequence[Draft]) -> No
     timestamps = read_timestamp_authority(place.config)
     verdict = verify(subject, place.repository, snapshot, place.store, root, place.now(), candidate, timestamps)
     if not verdict.holds:
-        findings = "\n".join(f"  {finding}" for finding in verdict.findings)
-        raise TrustError(
-            f"{subject} is not moved, for its chain of evidence does not hold\n{findings}\n"
-            "Restore what is named, or change what it was made from and apply again"
-        )
+        raise TrustError(f"{subject} is not moved, for its chain of evidence does not hold\n{told(verdict.findings)}")

@@ -33,12 +33,13 @@ from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verify_move
+from forge.reconcile.approved import Approved
 from forge.reconcile.at_work import AtWork, begin, store_bundle
 from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
 from forge.reconcile.heartbeat import Heartbeats
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
-from forge.reconcile.preflight import check_plan
+from forge.reconcile.preflight import check_approved, check_plan
 from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
 from forge.reconcile.stop import Stop
 
@@ -74,8 +75,8 @@ class Mode:
     """How a commit is applied."""
 
     scope: Scope = EVERYTHING
-    allowed: Plan | None = None
-    """A plan that was approved: nothing beyond it is done."""
+    allowed: Approved | None = None
+    """A plan that was approved: nothing beyond it is done, and what is done under it names its approvals."""
     keep_going: bool = False
     """After a failure, go on with what does not need the failed step."""
     refresh: Callable[[Place], Place] | None = None
@@ -84,6 +85,11 @@ class Mode:
     """Asked before a step is launched, by key: whether it is too early to try it again."""
     recorded: Callable[[Record], None] = lambda _record: None
     """Told of each step that is in the ledger now."""
+
+    @property
+    def approvals(self) -> tuple[str, ...]:
+        """Digests of the ledger's approvals of the plan."""
+        return self.allowed.approvals if self.allowed is not None else ()
 
 
 DEFAULT_MODE = Mode()
@@ -106,6 +112,8 @@ def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MOD
         except BaseException:
             running.end_all()
             raise
+        finally:
+            running.log()
 
 
 @dataclass
@@ -134,11 +142,13 @@ class _Apply:
     """By key: runs that stopped here for a newer commit that another runner applies, and what to say of it."""
     unheard: bool = False
     """Whether it was said that the ledger is out of reach."""
+    unlogged: str | None = None
+    """Why the transparency log does not hold what was appended."""
 
     def run(self) -> Plan:
         """The loop."""
         now = look(self.place, self.mode.scope)
-        check_plan(self.place, now.plan, is_approved=self.mode.allowed is not None)
+        check_plan(self.place, now.plan, len(self.mode.approvals))
         self.observer.planned(now.plan)
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
@@ -175,6 +185,17 @@ class _Apply:
             with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
                 self._end(work.lease)
 
+    def log(self) -> None:
+        """Bring the ledger's transparency log up to its head, where there is one; a failure is told and stops nothing."""
+        if self.place.desired.settings.log.origin is None:
+            return
+        from forge.reconcile.ledger_log import keep_up  # signing loads cryptography: who has no log does not pay for it
+
+        trouble = keep_up(self.place)
+        if trouble is not None and trouble != self.unlogged:
+            self.observer.said(trouble)
+        self.unlogged = trouble
+
     def _look_again(self) -> Look:
         if self.mode.refresh is not None:
             self.place = self.mode.refresh(self.place)
@@ -182,9 +203,12 @@ class _Apply:
         now = self._look(Scope(self.mode.scope.target, self.mode.scope.force - done))
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
+        check_approved(now.plan, len(self.mode.approvals))
         if self.mode.allowed is not None:
             spent = sum(record.actual.cost or 0.0 for record in self.done)
-            beyond = exceeds(self.mode.allowed, now.plan, spent)
+            beyond = exceeds(self.mode.allowed.saved.plan, now.plan, spent)
+            again = [action.id for action in now.plan.changes if action.id in done and action.step is not StepKind.RELEASE]
+            beyond += [f"{name} was done, and now is to be done again" for name in again]
             if beyond:
                 raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
         settled = {action.id: action for action in now.plan.actions if not action.does_something}
@@ -234,6 +258,7 @@ class _Apply:
         done += [(action, note_draft(self.place, action)) for action in notes]
         if done:
             self.place.ledger.append([draft for _, draft in done])
+            self.log()
         for action, draft in done:
             self.waiting.discard(action.id)
             if isinstance(draft.body, Release):
@@ -252,7 +277,7 @@ class _Apply:
         if action.id in self.refused:
             return []
         try:
-            draft = release_draft(self.place, snapshot, action, step, digest, made)
+            draft = release_draft(self.place, snapshot, action, step, digest, self.mode.approvals, made)
             verify_move(self.place, snapshot, [record, draft] if record is not None else [draft])
         except TrustError as error:
             self.refused[action.id] = str(error)
@@ -385,7 +410,7 @@ class _Apply:
             self.unsettled.append(work)
             try:
                 result, output = work.outcome()
-                record, made = record_drafts(self.place, work, now.snapshot, result, output)
+                record, made = record_drafts(self.place, work, now.snapshot, result, output, self.mode.approvals)
             except local.StepFailedError as error:
                 ended.append((work, None))
                 # a step that is told to stop before it can listen ends without a word of its own
@@ -414,6 +439,8 @@ class _Apply:
             told = "".join(f"{failure.error}\nand the attempt is not recorded: " for failure in self.failures.values())
             raise LedgerError(f"{told}{error}") from error
         self.unsettled.clear()
+        if drafts:
+            self.log()
         for work, record in ended:
             if record is not None:
                 work.space.clear()

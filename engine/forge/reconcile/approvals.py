@@ -1,15 +1,18 @@
 """The approvals in the ledger, each judged as of now: what planning and `forge apply FILE` count."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History, read_history
+from forge.admission.plans import authors_at
+from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
 from forge.contract.record import Approval, Delegation, RootChange
 from forge.errors import LedgerError, TrustError
-from forge.ledger.entry import APPROVALS, DELEGATIONS, ROOTS, Entry
+from forge.ledger.entry import APPROVALS, DELEGATIONS, RELEASES, ROOTS, Entry
 from forge.ledger.ledger import Snapshot
 from forge.plan.approvals import Given
 from forge.plan.upkeep import environments_with_approvals
@@ -27,11 +30,27 @@ def release_approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given
     return found
 
 
-def plan_approvals(place: Place, snapshot: Snapshot) -> tuple[Given, ...]:
-    """The approvals of plans; the authors of a plan are those of its commit since the supply chain was signed."""
-    releases = (snapshot.release(environment) for environment in snapshot.environments())
-    before = sorted({release.commit for release in releases if release is not None})
-    return _judged(place, snapshot, _trust(snapshot), snapshot.entries_in(f"{APPROVALS}/plan"), before)
+def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given, ...]:
+    """The approvals of a plan; its authors are those of its commit since what had been released when it was approved."""
+    entries = [
+        entry
+        for entry in snapshot.entries_in(f"{APPROVALS}/plan")
+        if isinstance(entry.body, Approval) and entry.body.digest == digest
+    ]
+    if not entries:
+        return ()
+    attestations, history = _read(place, snapshot, _trust(snapshot), entries)
+    folders = [f"{RELEASES}/{environment}" for environment in snapshot.environments()]
+    moves = sorted((entry for folder in folders for entry in snapshot.entries_in(folder)), key=lambda entry: entry.sequence)
+    sequence = snapshot.head[0] + 1
+    found = []
+    for entry in entries:
+        authors = authors_at(place.repository, moves, history, entry)
+        (given,) = judge_approvals([entry], attestations, history, sequence, authors)
+        if given.refusal is None and isinstance(entry.body, Approval) and APPROVED_PLAN not in entry.body.attestations:
+            given = replace(given, refusal="an older engine gave it, which did not keep the plan: approve it again")
+        found.append(given)
+    return tuple(found)
 
 
 def _trust(snapshot: Snapshot) -> list[Entry]:
@@ -43,6 +62,16 @@ def _judged(
 ) -> tuple[Given, ...]:
     if not entries:
         return ()
+    attestations, history = _read(place, snapshot, trust, entries)
+    sequence = snapshot.head[0] + 1
+    authors = _authors(place, history, sequence, before)
+    return tuple(judge_approvals(entries, attestations, history, sequence, authors))
+
+
+def _read(
+    place: Place, snapshot: Snapshot, trust: Sequence[Entry], entries: Sequence[Entry]
+) -> tuple[dict[str, bytes], History]:
+    """The attestations of some approvals, and who was trusted when; raises TrustError where that does not hold."""
     attestations: dict[str, bytes] = {}
     for entry in (*trust, *entries):
         if isinstance(entry.body, Approval | Delegation | RootChange):
@@ -55,9 +84,7 @@ def _judged(
     history = read_history(ordered, attestations, read_trust_root(place.config), read_timestamp_authority(place.config))
     if history.findings:
         raise TrustError("\n".join(str(finding) for finding in history.findings))
-    sequence = snapshot.head[0] + 1
-    authors = _authors(place, history, sequence, before)
-    return tuple(judge_approvals(entries, attestations, history, sequence, authors))
+    return attestations, history
 
 
 def _authors(place: Place, history: History, sequence: int, before: Sequence[str]) -> Authors | None:

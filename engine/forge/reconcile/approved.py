@@ -1,9 +1,10 @@
 """A plan held against its approval: one in a file against the world as it is now, or the one for now against the ledger."""
 
+from dataclasses import dataclass
+
 from forge import __version__
 from forge.errors import RefusedError
 from forge.ledger.ledger import Snapshot
-from forge.plan.action import Plan
 from forge.plan.approvals import Tally, tally
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import Reading, SavedPlan, digest_of, from_bytes, what_moved
@@ -11,11 +12,20 @@ from forge.plan.upkeep import plans_may_need_approval
 from forge.reconcile.place import Place, look
 
 
-def approved(place: Place, data: bytes, name: str) -> SavedPlan:
+@dataclass(frozen=True)
+class Approved:
+    """A plan that may be carried out."""
+
+    saved: SavedPlan
+    approvals: tuple[str, ...]
+    """Digests of the ledger's approvals by which it may; empty where it needs none."""
+
+
+def approved(place: Place, data: bytes, name: str) -> Approved:
     """The plan in a file; raises RefusedError, naming what moved, unless planning again gives the very same."""
     saved = from_bytes(data, name)
-    needed = saved.plan.approvals
-    if needed and not (found := _approvals(place, saved)).suffices:
+    found = _approvals(place, saved)
+    if found is not None and not found.suffices:
         raise RefusedError(f"{name}: the plan {found}: `forge approve {name}` gives one")
     moved = what_moved(saved, plan_to_save(place, saved.scope))
     if moved:
@@ -24,10 +34,10 @@ def approved(place: Place, data: bytes, name: str) -> SavedPlan:
             f"{name}: the plan is stale; since it was made:{rows}\n"
             "Make a new one (`forge plan --out FILE`), have it reviewed, and apply that."
         )
-    return saved
+    return Approved(saved, _entries(found))
 
 
-def approved_in_ledger(place: Place, scope: Scope = EVERYTHING) -> Plan | None:
+def approved_in_ledger(place: Place, scope: Scope = EVERYTHING) -> Approved | None:
     """The plan for now, where it needs approvals and the ledger holds as many of it; None where it does not.
 
     What people approved is a digest over the commit, every action, the engine and all that the ledger answered. So an approval
@@ -36,7 +46,8 @@ def approved_in_ledger(place: Place, scope: Scope = EVERYTHING) -> Plan | None:
     if not plans_may_need_approval(place.desired):
         return None
     now = plan_to_save(place, scope)
-    return now.plan if now.plan.approvals and _approvals(place, now).suffices else None
+    found = _approvals(place, now)
+    return Approved(now, _entries(found)) if found is not None and found.suffices else None
 
 
 def plan_to_save(place: Place, scope: Scope) -> SavedPlan:
@@ -51,8 +62,16 @@ def plan_to_save(place: Place, scope: Scope) -> SavedPlan:
     return SavedPlan(plan, scope, __version__, readings[-1].digest)
 
 
-def _approvals(place: Place, saved: SavedPlan) -> Tally:
+def _approvals(place: Place, saved: SavedPlan) -> Tally | None:
+    """The approvals of a plan, counted; None where it needs none."""
+    if not saved.plan.approvals:
+        return None
     from forge.reconcile.approvals import plan_approvals
 
-    given = plan_approvals(place, place.ledger.snapshot())
-    return tally(given, "plan", digest_of(saved), None, saved.plan.approvals)
+    digest = digest_of(saved)
+    given = plan_approvals(place, place.ledger.snapshot(), digest)
+    return tally(given, "plan", digest, None, saved.plan.approvals)
+
+
+def _entries(found: Tally | None) -> tuple[str, ...]:
+    return () if found is None else tuple(item.entry for item in found.counted)

@@ -7,7 +7,7 @@ a plan file.
 from pathlib import Path
 
 from forge.admission.history import current_authority
-from forge.attest.approval import approval_statement, pack
+from forge.attest.approval import APPROVED_PLAN, approval_statement, pack
 from forge.attest.authority import Authority
 from forge.attest.ssh import APPROVAL_NAMESPACE, sign_with_ssh, ssh_signer
 from forge.attest.trust import read_trust_root
@@ -55,8 +55,12 @@ def plan_to_approve(place: Place, data: bytes, name: str) -> Approval:
     )
 
 
-def approve(place: Place, approval: Approval, key: Path) -> Approval:
-    """Sign an approval with a person's SSH key and append it; raises TrustError for a key that is no approver's."""
+def approve(place: Place, approval: Approval, key: Path, plan: bytes | None = None) -> Approval:
+    """Sign an approval with a person's SSH key and append it; raises TrustError for a key that is no approver's.
+
+    ``plan``: the file that is approved, where it is one. It is kept beside the approval, so that whoever verifies what was
+    made under it can read what was approved.
+    """
     authority = current_authority(place.ledger.snapshot(), read_trust_root(place.config))
     person = _person(authority, key, approval.given)
     named = approval.model_copy(update={"person": person})
@@ -67,6 +71,8 @@ def approve(place: Place, approval: Approval, key: Path) -> Approval:
     if authority.person_of(signer, approval.given) != person:
         raise TrustError(f"{key}: another key signed than the one that was asked for")
     sealed = {"approval": pack(statement, signature), **tokens({"approval": signature.encode()}, place)}
+    if plan is not None:
+        sealed[APPROVED_PLAN] = plan
     signed = named.model_copy(update={"attestations": {name: str(digest_of_bytes(data)) for name, data in sealed.items()}})
     place.ledger.append([Draft(signed, tuple(sealed.values()))])
     return signed

@@ -118,7 +118,13 @@ class Controller:
             return replace(newer, leases=current.leases, holders=current.holders)
 
         allowed = approved_in_ledger(place)
-        mode = Mode(allowed=allowed, keep_going=True, refresh=refresh, holds_back=self.backoff.waits, recorded=self._recorded)
+        mode = Mode(
+            allowed=allowed,
+            keep_going=True,
+            refresh=refresh,
+            holds_back=self.backoff.waits,
+            recorded=self._recorded,
+        )
         try:
             plan = apply(place, self.reporter, self.stop, mode)
         except FailedStepsError as error:

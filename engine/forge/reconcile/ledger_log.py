@@ -5,15 +5,19 @@ the same root, and a ledger that was rewritten can be logged by nobody without a
 """
 
 from forge.canonical import canonical_json
-from forge.errors import LedgerError, TransparencyError, TrustError, printable
+from forge.errors import ForgeError, LedgerError, TransparencyError, TrustError, printable
 from forge.ledger.entry import Entry
 from forge.ledger.snapshot import Snapshot
+from forge.reconcile.log_place import LogPlace
+from forge.reconcile.place import Place
 from forge.tlog.check import check_log
-from forge.tlog.log import View, Writer
+from forge.tlog.key import load_key
+from forge.tlog.log import View, Writer, open_writer
+from forge.tlog.seals import Seals
 
-ORIGIN = "ledger"
-"""Under the origin of forge.toml; the folder has the same name."""
 _BATCH = 4096
+_WAIT_SECONDS = 5.0
+"""How long an apply waits for somebody else who writes the log."""
 
 
 def leaf_of_entry(entry: Entry) -> bytes:
@@ -43,6 +47,23 @@ def update(writer: Writer, snapshot: Snapshot) -> int:
     for start in range(view.size + 1, head + 1, _BATCH):
         writer.append([leaf_of_entry(_entry(snapshot, number)) for number in range(start, min(start + _BATCH, head + 1))])
     return head - view.size
+
+
+def keep_up(place: Place) -> str | None:
+    """Log what the ledger holds and the log does not, where forge.toml names one; returns why that failed, if it did.
+
+    It raises nothing: the entries are in the ledger, whatever becomes of the log. The next call catches up.
+    """
+    logs = LogPlace(place.repository, place.desired.settings, place.config)
+    if logs.settings.log.origin is None:
+        return None
+    try:
+        private = load_key(logs.key_file)
+        with open_writer(logs.folder(None), logs.origin(None), private, Seals(logs.seals), _WAIT_SECONDS) as writer:
+            update(writer, place.ledger.snapshot())
+    except (ForgeError, OSError) as error:
+        return f"the ledger's new entries are not in its transparency log yet (`forge log update` logs them): {error}"
+    return None
 
 
 def check(view: View, snapshot: Snapshot) -> int:

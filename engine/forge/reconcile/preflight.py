@@ -12,17 +12,22 @@ from forge.reconcile.place import Place
 from forge.reconcile.timestamping import check_authority
 
 
-def check_plan(place: Place, plan: Plan, *, is_approved: bool) -> None:
+def check_plan(place: Place, plan: Plan, approvals: int) -> None:
     """Raise RefusedError for a plan that may not be applied, and TrustError where a key for it is missing or does not count."""
     if plan.refusals:
         raise RefusedError("\n".join(plan.refusals))
-    if plan.approvals and not is_approved:
-        raise RefusedError(
-            f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
-            "(`forge approve FILE`), and apply that file"
-        )
+    check_approved(plan, approvals)
     if plan.changes:
         _check_keys(place, plan)
+
+
+def check_approved(plan: Plan, approvals: int) -> None:
+    """Raise RefusedError for a plan that needs more approvals than it has, also one that came to need them in the middle."""
+    if plan.approvals > approvals:
+        raise RefusedError(
+            f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
+            "(`forge approve FILE`), and apply again"
+        )
 
 
 def _check_keys(place: Place, plan: Plan) -> None:

@@ -42,9 +42,12 @@ from forge.reconcile.timestamping import stamped
 
 
 def record_drafts(
-    place: Place, work: AtWork, snapshot: Snapshot, result: StepResult, output: Path
+    place: Place, work: AtWork, snapshot: Snapshot, result: StepResult, output: Path, plan_approvals: tuple[str, ...] = ()
 ) -> tuple[Record, list[Draft]]:
-    """Store what a finished step made, hashed here, and what the ledger keeps of it."""
+    """Store what a finished step made, hashed here, and what the ledger keeps of it.
+
+    ``plan_approvals``: digests of the ledger's approvals of the plan that is carried out.
+    """
     action, step, request = work.action, work.step, work.request
     _check_result(action, step, result, output)
     manifests: dict[str, Manifest] = {digest: place.store.manifest(digest) for digest in action.inputs.values()}
@@ -83,6 +86,7 @@ def record_drafts(
         attestations={},
         supersedes=known.digest if known and action.again else None,
         continued=result.continued,
+        plan_approvals=plan_approvals,
         **_statements(place, step, snapshot, action, result),
     )
     record, attestations = _attest(place, step, record, manifests)
@@ -91,7 +95,13 @@ def record_drafts(
 
 
 def release_draft(
-    place: Place, snapshot: Snapshot, action: Action, step: Step, digest: str, record: Record | None = None
+    place: Place,
+    snapshot: Snapshot,
+    action: Action,
+    step: Step,
+    digest: str,
+    plan_approvals: tuple[str, ...] = (),
+    record: Record | None = None,
 ) -> Draft:
     """A signed move of the environment's pointer; ``record`` is the release step's where the ledger does not have it yet.
 
@@ -111,6 +121,7 @@ def release_draft(
         commit=place.desired.commit or "",
         moved=_time_of_move(place, snapshot, step.environment or ""),
         approvals=action.approvals,
+        plan_approvals=plan_approvals,
         statements=CURRENT_STATEMENTS,
         rests_on=tuple(entry.digest for entry in behind),
     )

@@ -9,6 +9,7 @@ from forge.admission.history import current_authority
 from forge.attest.delegation import ROOT_PAYLOAD_TYPE, delegation_payloads, expires_too_soon, root_payload
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
+from forge.attest.statements import CURRENT_STATEMENTS
 from forge.attest.trust import TrustRoot, read_trust_root
 from forge.canonical import digest_of_bytes
 from forge.contract.charter import Charter
@@ -52,6 +53,7 @@ def delegate(place: Place) -> Delegation:
         digest=charter.digest,
         commit=place.desired.commit or "",
         signed=_text(now),
+        statements=CURRENT_STATEMENTS,
     )
     sealed = {name: seal(payload, signer) for name, payload in delegation_payloads(body, root).items()}
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}

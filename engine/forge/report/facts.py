@@ -147,7 +147,11 @@ def shown(value: object) -> str:  # noqa: PLR0911 (one per type)
         case float():
             return f"{value:.4g}"
         case Mapping():
-            rows = ((name, f"({shown(item)})" if isinstance(item, Mapping) else shown(item)) for name, item in value.items())
+            # what stands at its default is left out of parameters, so a table with nothing in it is one of defaults
+            rows = (
+                (name, f"({shown(item) if item else 'defaults'})" if isinstance(item, Mapping) else shown(item))
+                for name, item in value.items()
+            )
             return ", ".join(f"{name} {text}" for name, text in rows) or "none"
         case str():
             return value

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from forge.admission.verdict import WithdrawnSubject
+from forge.admission.verdict import WithdrawnSubject, told
 from forge.admission.verify import verify
 from forge.admission.withdrawals import REMEDY
 from forge.attest.timestamps import TimestampAuthority
@@ -68,10 +68,10 @@ def admit(
     if verdict.withdrawn:
         raise WithdrawnError(environment, verdict.withdrawn)
     if not verdict.holds:
-        findings = "\n".join(f"  {finding}" for finding in verdict.findings)
-        raise TrustError(f"release/{environment} may not serve: its chain of evidence does not hold\n{findings}")
+        raise TrustError(f"release/{environment} may not serve: its chain of evidence does not hold\n{told(verdict.findings)}")
     if verdict.release is None:
-        raise TrustError(f"release/{environment} may not serve: its verification names no release")
+        message = "its verification names no release: `forge apply` releases what passes its gates"
+        raise TrustError(f"release/{environment} may not serve: {message}")
     try:  # what was verified, never a second look-up: the ledger's index could answer otherwise
         document = ReleaseDocument.model_validate_json(store.read_file(verdict.release, RELEASE_FILE))
         policy = json.loads(store.read_file(document.policy, POLICY_FILE))

@@ -28,6 +28,8 @@ from forge.ui.report_words import (
     RULES,
 )
 
+_KEY_ID = 12
+"""How much of a key's id is shown."""
 PAGE, DATA = "index.html", "report.json"
 ARCHIVE = f"{BUNDLE}.tar.gz"
 _SECTIONS = (
@@ -90,6 +92,8 @@ def to_page(report: Report) -> bytes:
 def to_data(report: Report) -> bytes:
     """The same for programs."""
     document = {"schema_version": 1, "holds": report.verdict.holds, **asdict(report)}
+    for row, finding in zip(document["verdict"]["findings"], report.verdict.findings, strict=True):
+        row["remedy"] = finding.remedy
     return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
@@ -120,7 +124,11 @@ def _answer(report: Report) -> Element:
         rules = sorted({finding.rule.value for finding in verdict.findings})
         broken = [
             el("p", f"{len(verdict.findings)} findings, against the rules: {', '.join(rules)}."),
-            el("ul", [el("li", str(finding)) for finding in verdict.findings], class_="findings"),
+            el(
+                "ul",
+                [el("li", str(finding), el("span", finding.remedy, class_="from")) for finding in verdict.findings],
+                class_="findings",
+            ),
         ]
     word = "YES" if verdict.holds else "NO"
     text = f"{word}: {report.model} {'may' if verdict.holds else 'may not'} serve {report.environment}"
@@ -159,12 +167,20 @@ def _rules(report: Report) -> Content:
     ]
 
 
+def _signer(text: str) -> Content:
+    """A role and the start of its key's id, which is not broken into two."""
+    role, _, keyid = text.rpartition(" ")
+    if not role or len(keyid) > _KEY_ID:
+        return text
+    return [f"{role} ", el("span", keyid, class_="digest short")]
+
+
 def _chain(report: Report) -> Content:
     rows = [
         el(
             "tr",
             el("th", step.id, scope="row"),
-            el("td", step.signer, el("div", f"time stamp {step.stamped}") if step.stamped else None),
+            el("td", _signer(step.signer), el("div", f"time stamp {step.stamped}") if step.stamped else None),
             el("td", el("span", step.commit[:12], class_="digest short")),
             el("td", [el("div", f"{name} ", el("span", digest, class_="digest")) for name, digest in step.products]),
             el("td", evidence_links(step.evidence), None if step.holds else tag("fails", "not proved")),

@@ -97,12 +97,12 @@ def _rows(steps: Sequence[ChainStep]) -> list[list[ChainStep]]:
 
 
 def _edge(source: tuple[float, float, int], target: tuple[float, float, int]) -> Element:
-    """Straight down to the next row; around the boxes where rows lie between."""
+    """Straight down to the next row; around the boxes where rows lie between, out of a box's lower half and into the upper."""
     (x1, y1, one), (x2, y2, other) = source, target
     if other - one == 1:
         d = f"M{x1 + _BOX / 2:g},{y1 + _HEIGHT:g} L{x2 + _BOX / 2:g},{y2 - 2:g}"
     else:
-        side, start, end = max(x1, x2) + _BOX + 26 + 14 * min(other - one, 5), y1 + _HEIGHT / 2, y2 + _HEIGHT / 2
+        side, start, end = max(x1, x2) + _BOX + 26 + 14 * min(other - one, 5), y1 + _HEIGHT * 0.7, y2 + _HEIGHT * 0.3
         d = f"M{x1 + _BOX:g},{start:g} C{side:g},{start:g} {side:g},{end:g} {x2 + _BOX + 2:g},{end:g}"
     return el("path", d=d, class_="edge", marker_end="url(#tip)")
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from forge.admission.verdict import Verdict
+from forge.admission.verdict import Verdict, told
 
 
 def to_text(verdict: Verdict) -> str:
@@ -12,7 +12,7 @@ def to_text(verdict: Verdict) -> str:
     if verdict.release:
         lines.append(f"released as {verdict.release}")
     lines.append("")
-    lines += [f"  FAIL {finding}" for finding in verdict.findings]
+    lines += [told(verdict.findings, "FAIL ")] if verdict.findings else []
     lines += [f"  ok   [{check.rule}] {check.message}" for check in verdict.checks]
     return "\n".join(lines) + "\n"
 
@@ -26,7 +26,13 @@ def to_data(verdict: Verdict) -> dict[str, Any]:
         "trust_root": verdict.trust,
         "release": verdict.release,
         "findings": [
-            {"rule": finding.rule.value, "object": finding.object, "message": finding.message} for finding in verdict.findings
+            {
+                "rule": finding.rule.value,
+                "object": finding.object,
+                "message": finding.message,
+                "remedy": finding.remedy,
+            }
+            for finding in verdict.findings
         ],
         "checks": [{"rule": check.rule.value, "message": check.message} for check in verdict.checks],
     }
