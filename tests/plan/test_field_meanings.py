@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, MIXTURE, REMOTE, desired_from, full_documents, nanotron_documents, own_keys
+from tests.plan.full import LATER, MIXTURE, REMOTE, ROPES, desired_from, full_documents, nanotron_documents, own_keys
 
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
@@ -173,6 +173,31 @@ CHANGES: dict[str, dict[str, Any]] = {
         PRETRAINED + "architecture.max_position_embeddings": 512,
         PRETRAINED + "architecture.rope_theta": 30000.0,
         PRETRAINED + "architecture.rms_norm_eps": 1e-5,
+        **{
+            f"{PRETRAINED}architecture.rope_scaling{{{kind}}}.{name}": value
+            for kind, fields in {
+                "LinearRope": {"rope_type": ROPES["Llama3Rope"], "factor": 4.0},
+                "Llama3Rope": {
+                    "rope_type": ROPES["YarnRope"],
+                    "factor": 4.0,
+                    "low_freq_factor": 2.0,
+                    "high_freq_factor": 8.0,
+                    "original_max_position_embeddings": 64,
+                },
+                "YarnRope": {
+                    "rope_type": ROPES["LinearRope"],
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                    "attention_factor": 1.5,
+                    "beta_fast": 16.0,
+                    "beta_slow": 2.0,
+                    "mscale": 1.5,
+                    "mscale_all_dim": 1.5,
+                    "truncate": False,
+                },
+            }.items()
+            for name, value in fields.items()
+        },
         PRETRAINED + "architecture.initializer_range": 0.02,
         PRETRAINED + "architecture.tie_word_embeddings": False,
         **of_each_objective(
@@ -408,6 +433,9 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
             document["spec"]["sources"] = [copy.deepcopy(source)]
     if path.startswith(PRETRAINED + "mixture"):
         document["spec"]["mixture"] = copy.deepcopy(MIXTURE)
+    for kind_of_rope, rope in ROPES.items():
+        if f"{{{kind_of_rope}}}" in path:
+            document["spec"]["architecture"]["rope_scaling"] = copy.deepcopy(rope)
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
@@ -419,6 +447,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
         place = place[0] if part == "[]" else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
         document["spec"]["training"]["schedule"] = value
+    elif last == "rope_type":
+        document["spec"]["architecture"]["rope_scaling"] = value
     else:
         place[last] = value
     if path.endswith("architecture.family"):

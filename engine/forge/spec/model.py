@@ -11,6 +11,7 @@ from forge.spec.data_recipe import Pii
 from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, Regions, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
+from forge.spec.rope import RopeScaling
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -61,6 +62,8 @@ class Architecture(Part):
     tie_word_embeddings: Annotated[bool, REBUILD] = False
     experts: Annotated[Experts | None, REBUILD] = None
     """Of the mixtral family; None: one feed-forward part, which every token goes through."""
+    rope_scaling: Annotated[RopeScaling | None, REBUILD] = None
+    """None: positions are turned by ``rope_theta`` alone."""
 
     @model_validator(mode="after")
     def _has_experts(self) -> Self:
@@ -274,7 +277,7 @@ class ModelBase(Part):
 
 
 class FolderBase(Part):
-    """A folder of the repository as Hugging Face writes it: config.json, model.safetensors, tokenizer.json and its config."""
+    """A folder of the repository as Hugging Face writes it: config.json, safetensors, tokenizer.json and its config."""
 
     hints: ClassVar[Mapping[str, str]] = ModelBase.hints
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ def launch(run: StepRun) -> Metrics:
     """Train with as many processes as the request asks for."""
     job = read_job(run.request)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
+    if job.architecture.rope_scaling is not None:
+        run.environment["transformers"] = version("transformers")  # it works out the frequencies
     if job.objective in TUNED:
         with quick_imports():
             from forge.steps.finetune import train as finetune
