@@ -222,9 +222,13 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.seed": 18,
                 "training.validate_every_tokens": None,
                 "training.checkpoint_every_tokens": 100_000,
+                "training.max_loss_rise": None,
+                "resources.accelerator": "cuda",
                 "chat_template": "{{ other }}{% generation %}{% endgeneration %}",
             }
         ),
+        **{objective + "resources.count": 1 for objective in (PRETRAINED, CONTINUED)},
+        **{objective + "resources.count": 2 for objective in (TUNED, PREFERRED)},
         **{
             objective + path: value
             for objective in (PRETRAINED, CONTINUED)
@@ -233,9 +237,6 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.parallelism.tensor": 2,
                 "training.activation_checkpointing": True,
                 "training.compile": True,
-                "training.max_loss_rise": None,
-                "resources.accelerator": "cuda",
-                "resources.count": 1,
             }.items()
         },
         **of_each_chat(),
@@ -323,11 +324,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
-    ("Model", TUNED + "resources.count"),
-    ("Model", PREFERRED + "resources.count"),
     *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
-    ("Model", TUNED + "resources.accelerator"),
-    ("Model", PREFERRED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -348,6 +345,7 @@ TRAVELS_BESIDE = {
         ("Model", path)
         for path in (
             *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
+            *of_each_objective(dict.fromkeys(("training.max_loss_rise", "resources.accelerator", "resources.count"))),
             *(
                 objective + path
                 for objective in (PRETRAINED, CONTINUED)
@@ -356,9 +354,6 @@ TRAVELS_BESIDE = {
                     "training.parallelism.tensor",
                     "training.activation_checkpointing",
                     "training.compile",
-                    "training.max_loss_rise",
-                    "resources.accelerator",
-                    "resources.count",
                 )
             ),
             PRETRAINED + "nanotron.tensor_parallel",

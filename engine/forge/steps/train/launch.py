@@ -24,6 +24,7 @@ from forge.steps.train.job import TUNED, TrainJob, read_job
 
 _FILE = "ranks"
 _WORKER = "forge.steps.train.worker"
+_TUNING_WORKER = "forge.steps.finetune.worker"
 _POLL_SECONDS = 0.2
 _SPIN_COUNT = "100000"
 """How long an idle OpenMP thread spins before it sleeps (libgomp: 300,000 by default).
@@ -41,6 +42,8 @@ def launch(run: StepRun) -> Metrics:
     if job.architecture.rope_scaling is not None:
         run.environment["transformers"] = version("transformers")  # it works out the frequencies
     if job.objective in TUNED:
+        if job.processes > 1 or job.accelerator != "cpu":  # without torchrun, transformers would take every device it sees
+            return under_torchrun(run, job, _TUNING_WORKER)
         with quick_imports():
             from forge.steps.finetune import train as finetune
 
