@@ -32,6 +32,18 @@ LATER: dict[str, dict[str, Any]] = {
 """Parts that came after the corpus of step keys: none of its old entries has them. Kind -> place -> what is written there."""
 LATER_OF_CHATS = {"pii": {"emails": True}, "decontaminate_against": ["EvalSuite/b"], "decontamination_ngram": 12}
 """The same for what Model/e and Model/g learn to answer from."""
+ROPES: dict[str, dict[str, Any]] = {
+    "LinearRope": {"rope_type": "linear", "factor": 2.0},
+    "Llama3Rope": {
+        "rope_type": "llama3",
+        "factor": 2.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    },
+    "YarnRope": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 128},
+}
+"""Scaled rotary embeddings, of each kind."""
 _TERMS = {"license": "CC-BY-4.0", "origin": "somewhere"}
 REMOTE: dict[str, dict[str, Any]] = {
     "git": {

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, MIXTURE, REMOTE, desired_from, full_documents, nanotron_documents, own_keys
+from tests.plan.full import LATER, MIXTURE, REMOTE, ROPES, desired_from, full_documents, nanotron_documents, own_keys
 
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
@@ -173,6 +173,31 @@ CHANGES: dict[str, dict[str, Any]] = {
         PRETRAINED + "architecture.max_position_embeddings": 512,
         PRETRAINED + "architecture.rope_theta": 30000.0,
         PRETRAINED + "architecture.rms_norm_eps": 1e-5,
+        **{
+            f"{PRETRAINED}architecture.rope_scaling{{{kind}}}.{name}": value
+            for kind, fields in {
+                "LinearRope": {"rope_type": ROPES["Llama3Rope"], "factor": 4.0},
+                "Llama3Rope": {
+                    "rope_type": ROPES["YarnRope"],
+                    "factor": 4.0,
+                    "low_freq_factor": 2.0,
+                    "high_freq_factor": 8.0,
+                    "original_max_position_embeddings": 64,
+                },
+                "YarnRope": {
+                    "rope_type": ROPES["LinearRope"],
+                    "factor": 4.0,
+                    "original_max_position_embeddings": 64,
+                    "attention_factor": 1.5,
+                    "beta_fast": 16.0,
+                    "beta_slow": 2.0,
+                    "mscale": 1.5,
+                    "mscale_all_dim": 1.5,
+                    "truncate": False,
+                },
+            }.items()
+            for name, value in fields.items()
+        },
         PRETRAINED + "architecture.initializer_range": 0.02,
         PRETRAINED + "architecture.tie_word_embeddings": False,
         **of_each_objective(
@@ -197,9 +222,13 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.seed": 18,
                 "training.validate_every_tokens": None,
                 "training.checkpoint_every_tokens": 100_000,
+                "training.max_loss_rise": None,
+                "resources.accelerator": "cuda",
                 "chat_template": "{{ other }}{% generation %}{% endgeneration %}",
             }
         ),
+        **{objective + "resources.count": 1 for objective in (PRETRAINED, CONTINUED)},
+        **{objective + "resources.count": 2 for objective in (TUNED, PREFERRED)},
         **{
             objective + path: value
             for objective in (PRETRAINED, CONTINUED)
@@ -208,9 +237,6 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.parallelism.tensor": 2,
                 "training.activation_checkpointing": True,
                 "training.compile": True,
-                "training.max_loss_rise": None,
-                "resources.accelerator": "cuda",
-                "resources.count": 1,
             }.items()
         },
         **of_each_chat(),
@@ -298,11 +324,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 ONE_VALUE = {
     *((kind, name) for kind in RESOURCE_TYPES for name in ("apiVersion", "kind")),
     ("DataRecipe", "spec.language"),
-    ("Model", TUNED + "resources.count"),
-    ("Model", PREFERRED + "resources.count"),
     *(("Model", path) for path in of_each_objective(dict.fromkeys(("objective", "training.optimizer.name")))),
-    ("Model", TUNED + "resources.accelerator"),
-    ("Model", PREFERRED + "resources.accelerator"),
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
@@ -323,6 +345,7 @@ TRAVELS_BESIDE = {
         ("Model", path)
         for path in (
             *of_each_objective(dict.fromkeys(("training.validate_every_tokens", "training.checkpoint_every_tokens"))),
+            *of_each_objective(dict.fromkeys(("training.max_loss_rise", "resources.accelerator", "resources.count"))),
             *(
                 objective + path
                 for objective in (PRETRAINED, CONTINUED)
@@ -331,9 +354,6 @@ TRAVELS_BESIDE = {
                     "training.parallelism.tensor",
                     "training.activation_checkpointing",
                     "training.compile",
-                    "training.max_loss_rise",
-                    "resources.accelerator",
-                    "resources.count",
                 )
             ),
             PRETRAINED + "nanotron.tensor_parallel",
@@ -408,6 +428,9 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
             document["spec"]["sources"] = [copy.deepcopy(source)]
     if path.startswith(PRETRAINED + "mixture"):
         document["spec"]["mixture"] = copy.deepcopy(MIXTURE)
+    for kind_of_rope, rope in ROPES.items():
+        if f"{{{kind_of_rope}}}" in path:
+            document["spec"]["architecture"]["rope_scaling"] = copy.deepcopy(rope)
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
@@ -419,6 +442,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
         place = place[0] if part == "[]" else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
         document["spec"]["training"]["schedule"] = value
+    elif last == "rope_type":
+        document["spec"]["architecture"]["rope_scaling"] = value
     else:
         place[last] = value
     if path.endswith("architecture.family"):

@@ -39,6 +39,17 @@ def test_weights_and_tokenizer_are_bundles_of_their_own_and_nothing_else_is_read
     assert bundles["Model/next", "base"].sources["config.json"] == "vendor/base/config.json"
 
 
+def test_weights_in_several_files_are_read_with_their_index(imported: Path) -> None:
+    folder = imported / "vendor" / "base"
+    (folder / "model.safetensors").unlink()
+    shards = {f"model-{number:05d}-of-00002.safetensors" for number in (1, 2)}
+    for name in (*shards, "model.safetensors.index.json", "model-00001-of-00001.safetensors"):
+        (folder / name).write_text(name)
+    commit_all(imported)
+    found = set(desired_at(imported).bundles["Model/next", "base"].files)
+    assert found == {"config.json", "model.safetensors.index.json", *shards}
+
+
 def test_the_bytes_are_the_identity_and_the_place_is_not(imported: Path) -> None:
     before = desired_at(imported).bundles
     git(imported, "mv", "vendor/base", "vendor/moved")
@@ -72,7 +83,13 @@ def test_a_preview_reads_the_folder_from_the_disk(imported: Path) -> None:
         (
             "model.safetensors",
             ("model-00001-of-00002.safetensors", "model.safetensors.index.json"),
-            "`vendor/base` lacks model.safetensors; it holds model-00001-of-00002.safetensors: write the weights as one file",
+            "`vendor/base` lacks model-00002-of-00002.safetensors",
+        ),
+        ("model.safetensors", ("model.safetensors.index.json",), "`vendor/base` lacks model-00001-of-00001.safetensors"),
+        (
+            "model.safetensors",
+            ("model-00001-of-00001.safetensors",),
+            "`vendor/base` lacks model.safetensors; it holds model-00001-of-00001.safetensors, but no ",
         ),
         ("tokenizer.json", ("tokenizer.model",), "`vendor/base` lacks tokenizer.json"),
     ],

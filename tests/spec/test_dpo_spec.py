@@ -43,7 +43,7 @@ def test_a_model_that_learns_from_preferences_is_valid_and_may_be_continued() ->
         ("micro_batch_sequences: 4", "micro_batch_sequences: 1", "next.yaml:5:3: `spec`: a pair is two sequences"),
         ("batch_tokens: 512", "batch_tokens: 128", "next.yaml:5:3: `spec`: a pair is two sequences"),
         ("{%- generation -%}", "", "next.yaml:5:3: `spec`: chat_template does not say what is learnt"),
-        ("  adapter:", "  resources: {count: 2}\n  adapter:", "`count` is 2, expected 1"),
+        ("  adapter:", "  resources: {count: 4}\n  adapter:", "(4) processes in 2s, which are read together: "),
         ("Model/small}", "Model/preferring}", "next.yaml:6:17: Model/preferring continues itself"),
     ],
 )

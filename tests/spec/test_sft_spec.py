@@ -66,7 +66,7 @@ def test_a_fine_tuned_model_is_valid_and_may_be_continued() -> None:
         ("[q_proj, v_proj]", "[q_proj, lm_head]", "next.yaml:23:57: `1` is 'lm_head', expected"),
         ("[q_proj, v_proj]", "[q_proj, q_proj]", "next.yaml:23:19: `lora`: targets names a projection twice"),
         ("[q_proj, v_proj]", "[]", "next.yaml:23:48: `targets`"),
-        ("  adapter:", "  resources: {count: 2}\n  adapter:", "next.yaml:23:22: `count` is 2, expected 1"),
+        ("  adapter:", "  resources: {count: 3}\n  adapter:", "next.yaml:5:3: `spec`: a batch of 4 sequences cannot be dealt"),
         ("sequence_length: 128", "sequence_length: 512", "next.yaml:10:22: `sequence_length` is 512, but Model/small has 256"),
         ("Model/small}", "Model/tuned}", "next.yaml:6:17: Model/tuned continues itself"),
     ],

@@ -28,11 +28,16 @@ from forge.contract.messages import (
     StepResult,
 )
 from forge.errors import StepError
+from forge.executors.devices import VISIBLE, lend
 from forge.executors.events import EventTail, OnEvent
 from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
-_PASSED_ON = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", "CUDA_VISIBLE_DEVICES")
+_PASSED_ON = (
+    "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", VISIBLE,
+    "CC", "CXX", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+)  # fmt: skip
+"""The last five are for `training.compile`: its compilers, and where what was compiled is kept for the next attempt."""
 _FOR_FETCHING = re.compile(
     r"(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|NETRC|AWS_[A-Z0-9_]+|AZURE_STORAGE_[A-Z0-9_]+"
     r"|GOOGLE_APPLICATION_CREDENTIALS|FORGE_GIT_CREDENTIALS"
@@ -88,27 +93,40 @@ class Job:
 
 
 def launch(request: StepRequest, space: Workspace, lock: int, on_event: OnEvent) -> Job:
-    """Start an attempt in a session of its own. It inherits the lock: the caller may close its own copy."""
+    """Start an attempt in a session of its own. It inherits the lock: the caller may close its own copy.
+
+    Where too few devices are free the attempt is over at once, and has failed for want of a resource.
+    """
     folder = space.attempt(request.attempt)
     folder.mkdir(parents=True)
     (folder / REQUEST_FILE).write_text(request.model_dump_json(indent=1) + "\n")
     home = space.folder / "home"
     home.mkdir(exist_ok=True)
     reached("executor.launch.before")
-    with (folder / LOG_FILE).open("wb") as log:
+    with (folder / LOG_FILE).open("wb") as log, lend(request.resources, space.folder.parent / "devices") as lent:
+        if lent.refusal is not None:
+            return _not_started(request, space, lent.refusal, on_event)
         process = subprocess.Popen(
             [sys.executable, "-m", "forge.steps", str(folder / REQUEST_FILE)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(request, home),
+            env=_environment(request, home) | ({VISIBLE: ",".join(lent.names)} if lent.names else {}),
             cwd=folder,
-            pass_fds=(lock,),
+            pass_fds=(lock, *lent.locks),
             start_new_session=True,
         )
     reached("executor.launch.after")
     _write_process_file(folder, process.pid)
     return Job(space, request.attempt, process, on_event)
+
+
+def _not_started(request: StepRequest, space: Workspace, why: str, on_event: OnEvent) -> Job:
+    failure = StepFailure(
+        key=request.key, attempt=request.attempt, cause=FailureCause.RESOURCE, message=f"{request.subject}: {why}"
+    )
+    (space.attempt(request.attempt) / FAILURE_FILE).write_text(failure.model_dump_json(indent=1) + "\n")
+    return Job(space, request.attempt, None, on_event)
 
 
 def adopt(space: Workspace, on_event: OnEvent) -> Job:

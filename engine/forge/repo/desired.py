@@ -16,7 +16,7 @@ from forge.errors import Diagnostic, RepoError, SpecError, UsageError
 from forge.plan.desired import Bundle, BundleFile, Deferred, Desired, EachOnDemand
 from forge.repo.cache import FileDigest, SpecCache, SpecFile, TreeState, engine_digest
 from forge.repo.tree import CommitTree, Matcher, Tree, git_name, submodules_matching
-from forge.spec.base_folder import BASE_FILES, TOKENIZER_FILES, why_no_base
+from forge.spec.base_folder import TOKENIZER_FILES, base_files, why_no_base
 from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.resolve import check, diagnose, in_order, references_of_broken
 from forge.spec.settings import SETTINGS_FILE, Settings, read_settings
@@ -273,7 +273,7 @@ class _Bundles:
             return []
         return [
             ((item.address, name), number, {file: f"{folder}/{file}" for file in files if file in listed})
-            for name, files in (("base", BASE_FILES), ("tokenizer", TOKENIZER_FILES))
+            for name, files in (("base", base_files(listed)), ("tokenizer", TOKENIZER_FILES))
         ]
 
     def _chats(self, item: Compiled, number: int) -> list[tuple[tuple[str, str], int, dict[str, str]]]:

@@ -11,6 +11,7 @@ from forge.spec.data_recipe import Pii
 from forge.spec.fields import ContentOf, Count, DataRecipeRef, EvalSuiteRef, ModelRef, Part, Regions, RepoPath, TokenizerRef
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
+from forge.spec.rope import RopeScaling
 
 DEFAULT_CHAT_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}{% if not loop.last %}{{ '\n\n' }}{% endif %}{% endfor %}"
@@ -61,6 +62,8 @@ class Architecture(Part):
     tie_word_embeddings: Annotated[bool, REBUILD] = False
     experts: Annotated[Experts | None, REBUILD] = None
     """Of the mixtral family; None: one feed-forward part, which every token goes through."""
+    rope_scaling: Annotated[RopeScaling | None, REBUILD] = None
+    """None: positions are turned by ``rope_theta`` alone."""
 
     @model_validator(mode="after")
     def _has_experts(self) -> Self:
@@ -137,6 +140,8 @@ class Training(Part):
     """How often the validation loss is computed; None: at the end only. Does not change the weights."""
     checkpoint_every_tokens: Annotated[Count | None, Field(ge=1), NONE] = None
     """How often a checkpoint is written; None: ten times over the run. Does not change the weights."""
+    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
+    """Stop at the second step in a row whose loss is so many nats per token above the lowest mean of 8; None: train on."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -172,8 +177,6 @@ class LargeTraining(Training):
     """Keep only each layer's input for the way back and compute the rest again: memory for time, and the same bits."""
     compile: Annotated[bool, NONE] = False
     """torch.compile for each layer; needs a C++ compiler where it runs. Rounds differently, as another machine does."""
-    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
-    """Stop at the second step in a row whose loss is so many nats per token above the lowest mean of 8; None: train on."""
 
 
 class ModelResources(Part):
@@ -182,13 +185,6 @@ class ModelResources(Part):
     accelerator: Annotated[Literal["cpu", "cuda"], NONE] = "cpu"
     count: Annotated[int, Field(ge=1, le=1024), NONE] = 1
     """Processes (torchrun's world size); with cuda, one for each device."""
-
-
-class OneProcess(Part):
-    """The same, for what trains in one process."""
-
-    accelerator: Annotated[Literal["cpu"], NONE] = "cpu"
-    count: Annotated[Literal[1], NONE] = 1
 
 
 class MixedIn(Part):
@@ -274,7 +270,7 @@ class ModelBase(Part):
 
 
 class FolderBase(Part):
-    """A folder of the repository as Hugging Face writes it: config.json, model.safetensors, tokenizer.json and its config."""
+    """A folder of the repository as Hugging Face writes it: config.json, safetensors, tokenizer.json and its config."""
 
     hints: ClassVar[Mapping[str, str]] = ModelBase.hints
 
@@ -440,11 +436,12 @@ class SftSpec(Part):
     """Jinja; the answers stand inside ``{% generation %}``. It is exported with the weights, without those marks."""
     adapter: Annotated[Adapter | None, REBUILD] = None
     """None: every weight is trained."""
-    resources: Annotated[OneProcess, NONE] = OneProcess()
+    resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _check_marks(self.chat_template)
+        _check_shares(self.training, self.resources)
         return self
 
 
@@ -474,11 +471,12 @@ class DpoSpec(Part):
     """As for sft; usually the base's own text."""
     adapter: Annotated[Adapter | None, REBUILD] = None
     """None: every weight is trained."""
-    resources: Annotated[OneProcess, NONE] = OneProcess()
+    resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         _check_marks(self.chat_template)
+        _check_shares(self.training, self.resources, 2)
         sequences = self.training.batch_tokens // self.training.sequence_length
         if sequences % 2 or min(self.training.micro_batch_sequences, sequences) % 2:
             raise ValueError(
@@ -486,6 +484,17 @@ class DpoSpec(Part):
                 "sequence_length, and training.micro_batch_sequences even"
             )
         return self
+
+
+def _check_shares(training: Training, resources: ModelResources, together: int = 1) -> None:
+    """Refuse a batch that cannot be dealt out to the processes, so many sequences at a time."""
+    sequences = training.batch_tokens // training.sequence_length
+    if resources.count > 1 and sequences % (resources.count * together):
+        of_pairs = "" if together == 1 else f" in {together}s, which are read together"
+        raise ValueError(
+            f"a batch of {sequences} sequences cannot be dealt out to resources.count ({resources.count}) processes{of_pairs}: "
+            "change training.batch_tokens or resources.count"
+        )
 
 
 def _check_marks(chat_template: str) -> None:

@@ -21,7 +21,8 @@ _CONTINUED_FILE = "continued.json"
 class StepRun:
     """One attempt, seen from inside its process."""
 
-    def __init__(self, request: StepRequest, folder: Path, stop: StopRequest | None = None) -> None:
+    def __init__(self, request: StepRequest, folder: Path, stop: StopRequest | None = None, *, tells: bool = True) -> None:
+        self._tells = tells  # of several ranks, one
         self.request = request
         self.folder = folder
         self.stop = stop or StopRequest()
@@ -84,5 +85,7 @@ class StepRun:
 
     def emit(self, **fields: Any) -> None:
         """Append one event: keyword arguments are the fields of ``contract.messages.Event``."""
+        if not self._tells:
+            return
         event = Event(time=time.time(), **fields)
         self._events.write(json.dumps(event.model_dump(mode="json", exclude_none=True)) + "\n")

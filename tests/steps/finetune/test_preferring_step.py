@@ -22,6 +22,7 @@ from forge.steps.finetune.pairs import make_pairs, sequences_of
 from forge.steps.finetune.preferences import read_preferences, split
 from forge.steps.finetune.template import ChatTemplate
 from forge.steps.interruption import StoppedError, StopRequest
+from forge.steps.train.distributed import World
 
 Make = Callable[..., Any]
 MEASURES = ("train_loss", "validation_loss", "base_validation_loss", "validation_reward_margin", "tokens", "answer_tokens")
@@ -87,7 +88,7 @@ def test_the_first_loss_is_that_of_a_model_that_is_its_own_reference(
     for folder in (two.base, one.weights):
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         with torch.no_grad():
-            losses.append(lesson.measure(model, lambda: None)["loss"])
+            losses.append(lesson.measure(model, World(0, 1, torch.device("cpu")), lambda: None)["loss"])
     assert metrics["train_loss"] == pytest.approx(losses[1], rel=1e-4)
     assert losses[1] != losses[0]
 

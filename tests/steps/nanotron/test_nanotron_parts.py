@@ -30,7 +30,8 @@ from forge.steps.nanotron.wheel import check_sources, read_wheel
 from forge.steps.nanotron.worker import check_spread, stages_with_weights
 from forge.steps.train.data import open_corpus, training_batch, validation_batches
 from forge.steps.train.export import export_weights
-from forge.steps.train.model import RMSNorm, Rotary, build_model
+from forge.steps.train.model import RMSNorm, build_model
+from forge.steps.train.rotary import Rotary
 
 CPU = Machine(cuda=False, flash_attention=False)
 IN_ANOTHER_PROCESS = """

@@ -15,17 +15,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, write_tokens
+from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, manifest_of_folder, write_tokens
 from tests.steps.train.test_train_stop import signal_before
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from forge.errors import StepError
 from forge.spec.model import exact
+from forge.spec.rope import LinearRope
 from forge.steps.interruption import StoppedError, StopRequest
-from forge.steps.train import loop
+from forge.steps.train import export, loop
+from forge.steps.train.base import read_architecture
 from forge.steps.train.data import Replay, open_corpus, training_batch
+from forge.steps.train.job import read_job
 from forge.steps.train.mixture import num_replayed, place_of
+from forge.steps.train.start import initial_model
 
 Make = Callable[..., Any]
 BATCH = 256
@@ -109,6 +113,139 @@ def test_transformers_gives_the_logits_of_the_export_and_of_a_base_that_it_wrote
         logits, expected = theirs(tokens).logits, written(tokens).logits
     assert expected.std() > 0.1
     assert (logits - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+
+
+SCALINGS = {
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "llama3": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    },
+    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn-deepseek": {
+        "rope_type": "yarn",
+        "factor": 4.0,
+        "original_max_position_embeddings": 16,
+        "beta_fast": 16.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.8,
+        "truncate": False,
+    },
+}
+LLAMA = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaled_rotary_embeddings_are_those_of_transformers(
+    new_attempt: Make, tokenizer_folder: Path, tmp_path: Path, name: str
+) -> None:
+    torch.manual_seed(1)
+    folder = tmp_path / "theirs"
+    LlamaForCausalLM(LlamaConfig(**LLAMA, rope_parameters={"rope_theta": 700.0, **SCALINGS[name]})).save_pretrained(folder)
+    written = AutoModelForCausalLM.from_pretrained(folder)
+    attempt = new_attempt(base=folder, training={"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": SCHEDULE})
+    job = read_job(attempt.request())
+    tokens = torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = written(tokens).logits
+        ours = initial_model(job, 512)(tokens)
+    assert isinstance(ours, torch.Tensor)
+    assert (ours - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+    plain = edited(folder, tmp_path / "plain", rope_parameters={"rope_theta": 700.0, "rope_type": "default"})
+    with torch.no_grad():
+        unscaled = AutoModelForCausalLM.from_pretrained(plain)(tokens).logits
+    assert (unscaled - expected).abs().max().item() > 1e-2 * expected.abs().max().item()
+    attempt.run()
+    theirs = AutoModelForCausalLM.from_pretrained(attempt.weights)
+    assert theirs.config.rope_parameters == written.config.rope_parameters
+    with torch.no_grad():
+        assert torch.allclose(theirs(tokens).logits, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+def test_the_old_spelling_of_a_scaled_rotary_embedding_is_the_same_model(
+    new_attempt: Make, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    LlamaForCausalLM(LlamaConfig(**LLAMA)).save_pretrained(tmp_path / "theirs")
+    scaling = {"type": "linear", "factor": 4.0}
+    old = edited(tmp_path / "theirs", tmp_path / "old", rope_scaling=scaling, rope_theta=500.0, rope_parameters="absent")
+    found = read_architecture(old)
+    assert (found.rope_theta, found.rope_scaling) == (500.0, LinearRope(rope_type="linear", factor=4.0))
+    expected = AutoModelForCausalLM.from_pretrained(old).config.rope_parameters
+    assert (expected["rope_theta"], expected["rope_type"], expected["factor"]) == (500.0, "linear", 4.0)
+
+
+def test_weights_in_several_files_are_the_same_base(
+    new_attempt: Make, base: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Written in several files and read from them, by this engine and by transformers, nothing changes but the files."""
+    training = {"tokens": BATCH, "schedule": SCHEDULE}
+    one = new_attempt("one", base=base.weights, training=training)
+    expected = one.run()
+    monkeypatch.setattr(export, "SHARD_BYTES", 30_000)
+    folders = []
+    for name in ("several", "again"):
+        attempt = new_attempt(name, base=base.weights, training=training)
+        attempt.run()
+        folders.append(attempt.weights)
+    assert manifest_of_folder(folders[0]).digest == manifest_of_folder(folders[1]).digest
+    files = sorted(path.name for path in folders[0].glob("*.safetensors"))
+    assert len(files) > 2
+    assert files == [f"model-{number:05d}-of-{len(files):05d}.safetensors" for number in range(1, len(files) + 1)]
+    assert {path.name for path in folders[0].iterdir()} == {
+        *(path.name for path in one.weights.iterdir() if path.name != "model.safetensors"),
+        "model.safetensors.index.json",
+        *files,
+    }
+    whole, parts = (AutoModelForCausalLM.from_pretrained(each).state_dict() for each in (one.weights, folders[0]))
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    next_of = [
+        new_attempt(name, base=folder, training=training).run()
+        for name, folder in (("next-one", one.weights), ("next-several", folders[0]))
+    ]
+    assert next_of[0]["train_loss"] == next_of[1]["train_loss"] != expected["train_loss"]
+
+
+def test_an_index_that_does_not_fit_its_files_is_refused(
+    new_attempt: Make, base: Attempt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = {"tokens": BATCH, "schedule": SCHEDULE}
+    monkeypatch.setattr(export, "SHARD_BYTES", 30_000)
+    attempt = new_attempt(base=base.weights, training=training)
+    attempt.run()
+    index = json.loads((attempt.weights / "model.safetensors.index.json").read_text())
+    norm, files = "model.norm.weight", sorted(set(index["weight_map"].values()))
+    elsewhere = next(file for file in files if file != index["weight_map"][norm])
+
+    def refused(label: str, **places: Any) -> str:
+        folder = shutil.copytree(attempt.weights, tmp_path / label)
+        weight_map = {name: file for name, file in (index["weight_map"] | places.get("places", {})).items() if file}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places.get("all", weight_map)}))
+        with pytest.raises(StepError) as told:
+            new_attempt(label, base=folder, training=training).run()
+        return str(told.value)
+
+    assert f"holds {norm}, which lies in {elsewhere}" in refused("moved", places={norm: elsewhere})
+    assert f"holds {norm}, which lies nowhere by" in refused("unlisted", places={norm: None})
+    assert "says that more lies in " in refused("invented", places={"more": elsewhere})
+    assert "expected a .safetensors file beside it" in refused("outside", places={norm: "../model-00001-of-00001.safetensors"})
+    assert "cannot be read as safetensors" in refused("absent", places={"more": "model-00009-of-00009.safetensors"})
+    assert "expected the file of each tensor" in refused("empty", all={})
 
 
 def test_it_has_the_bases_chat_template_unless_it_names_one(new_attempt: Make, tmp_path: Path, base: Attempt) -> None:
@@ -260,9 +397,11 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
         ({"model_type": "mistral"}, "model_type is 'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this trainer's model has 'silu' only"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"rope_scaling": {"type": "linear", "factor": 2}}, "rope_scaling is"),
-        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3"}}, "rope_type is 'llama3'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_scaling is .*'dynamic'.* that this trainer's model has are"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3"}}, "llama3.factor"),
+        ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 8.0, "odd": 1}}, "linear.odd"),
         ({"rope_parameters": {"rope_theta": 1e4, "factor": 8.0}}, "rope_parameters is"),
+        ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected a mapping"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
         ({"head_dim": 16}, "head_dim is 16"),

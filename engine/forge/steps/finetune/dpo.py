@@ -18,6 +18,7 @@ from forge.errors import StepError
 from forge.steps.finetune.examples import NO_LABEL
 from forge.steps.finetune.lesson import LOSS, Apprentice, in_batches
 from forge.steps.finetune.pairs import Pair, sequences_of
+from forge.steps.train.distributed import World, shares_together
 
 REFERENCE = "reference"
 """The group of a checkpoint that holds how likely the base finds the answers."""
@@ -99,21 +100,22 @@ class Comparisons:
             callbacks=apprentice.callbacks,
         )
         if self._reference is None:
-            self._reference = self._referred(trainer, apprentice.model, check)
+            self._reference = self._referred(trainer, apprentice, check)
         places = {index: place for place, index in enumerate(self._read)}
         found = self._reference[[places[index] for index in self._order[first:]]]
         trainer.train_dataset = _dataset(rows, found)
         return trainer
 
-    def measure(self, model: torch.nn.Module, check: Callable[[], None]) -> Mapping[str, float]:
+    def measure(self, model: torch.nn.Module, world: World, check: Callable[[], None]) -> Mapping[str, float]:
         """The loss of the held-out pairs; how much more the chosen answer is rewarded, and how often.
 
         ``likelier_chosen`` is the share of pairs whose chosen answer the model itself finds likelier; of the base it is the
         only one that says something, for the base's rewards are all 0.
         """
-        found = torch.cat(
-            [_log_probabilities(model, batch, self._padding) for batch in in_batches(self._held_out, self._micro_batch, check)]
-        )
+        found = torch.zeros(len(self._held_out), 2, dtype=torch.float64)
+        for first, batch in in_batches(self._held_out, self._micro_batch, world, check):
+            found[first : first + len(batch)] = _log_probabilities(model, batch, self._padding)
+        found = shares_together(found, world)
         if not torch.isfinite(found).all():
             place = self._held_out[int((~torch.isfinite(found)).any(1).nonzero()[0])].place
             raise StepError(
@@ -142,12 +144,13 @@ class Comparisons:
         self._reference = groups[REFERENCE]["log_probabilities"]
 
     @torch.no_grad()
-    def _referred(self, trainer: DPOTrainer, model: torch.nn.Module, check: Callable[[], None]) -> torch.Tensor:
+    def _referred(self, trainer: DPOTrainer, apprentice: Apprentice, check: Callable[[], None]) -> torch.Tensor:
         """How likely the base finds both answers of each pair that is read: float32, [pairs, 2]."""
+        model, pairs = apprentice.model, [self._pairs[index] for index in self._read]
         was_training = model.training
         model.eval()
-        found = []
-        for batch in in_batches([self._pairs[index] for index in self._read], self._micro_batch, check):
+        found = torch.zeros(len(pairs), 2)
+        for first, batch in in_batches(pairs, self._micro_batch, apprentice.world, check):
             inputs = {name: value.to(trainer.accelerator.device) for name, value in trainer.data_collator(_rows(batch)).items()}
             chosen, rejected = trainer.compute_ref_log_probs(model, inputs)
             both = torch.stack([chosen, rejected], 1).float().cpu()
@@ -156,9 +159,9 @@ class Comparisons:
                 raise StepError(
                     f"{self._subject}: the base finds an answer in {place} impossible, or its weights are no numbers"
                 )
-            found.append(both)
+            found[first : first + len(batch)] = both
         model.train(was_training)
-        return torch.cat(found)
+        return shares_together(found, apprentice.world)
 
     def _losses(self, gained: torch.Tensor) -> torch.Tensor:
         """TRL's loss of each held-out pair, from how much likelier its answers became, as logarithms."""

@@ -1,15 +1,20 @@
 """What a fine-tuning learns from, as the loop sees it: rows in an order, a trainer of TRL's, and what is measured.
 
 Invariant: a lesson is a function of its rows and the base. Whatever it works out before the first step (``prepare``) is the
-same after an interruption, or comes back from the checkpoint (``state``).
+same after an interruption, or comes back from the checkpoint (``state``). Where several processes train, each of them has all
+rows, reads its share of them, and is told what all together found.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from forge.steps.train.distributed import World
+
+Row = TypeVar("Row")
 
 LOSS = "loss"
 """The measure that every lesson has."""
@@ -25,6 +30,7 @@ class Apprentice:
     tokenizer: PreTrainedTokenizerBase
     optimizers: tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]
     callbacks: list[TrainerCallback]
+    world: World
 
 
 class Lesson(Protocol):
@@ -43,7 +49,7 @@ class Lesson(Protocol):
     def trainer(self, apprentice: Apprentice, first: int, check: Callable[[], None]) -> Trainer:
         """TRL's trainer of the rows from one position on; ``check`` is called between batches and may raise."""
 
-    def measure(self, model: torch.nn.Module, check: Callable[[], None]) -> Mapping[str, float]:
+    def measure(self, model: torch.nn.Module, world: World, check: Callable[[], None]) -> Mapping[str, float]:
         """``LOSS`` of the held-out rows, and what else tells how well it is learnt; ``model`` is in evaluation mode.
 
         The first call is about the base.
@@ -56,8 +62,13 @@ class Lesson(Protocol):
         """The inverse of ``state``, from a checkpoint."""
 
 
-def in_batches(rows: Sequence[Any], size: int, check: Callable[[], None]) -> Any:
-    """Rows in batches of at most ``size``, with a check before each."""
-    for first in range(0, len(rows), size):
+def in_batches(rows: Sequence[Row], size: int, world: World, check: Callable[[], None]) -> Iterator[tuple[int, Sequence[Row]]]:
+    """This process's batches of at most ``size`` rows, each with the place of its first row.
+
+    Every process checks as often, so that a check may be one that they make together.
+    """
+    for first in range(0, len(rows), size * world.data_size):
         check()
-        yield rows[first : first + size]
+        place = first + size * world.data_rank
+        if place < len(rows):
+            yield place, rows[place : place + size]

@@ -7,6 +7,7 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HUB_DI
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import ValidationError
 from tokenizers import Tokenizer
@@ -53,8 +54,12 @@ class _Taught:
     """Tokens that the reference reads."""
 
 
-def train(run: StepRun, job: TrainJob) -> Metrics:
-    """Fine-tune, and write the product ``weights``; raises ``StepError`` for what a user can mend."""
+def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Metrics:
+    """Fine-tune one rank's share; rank 0 writes events, checkpoints and the product ``weights``.
+
+    ``meeting_point`` is the file where ranks under torchrun find each other, None for a single process on a CPU. Raises
+    ``StepError`` for what a user can mend.
+    """
     make_deterministic(job)
     adapter = _read_adapter(job)
     tokenizer = read_tokenizer(run.input("tokenizer"))
@@ -62,13 +67,14 @@ def train(run: StepRun, job: TrainJob) -> Metrics:
     check_tokenizer(run.input("tokenizer"), meta)
     taught = _LESSONS[job.objective](run, job, tokenizer, meta)
     lesson = taught.lesson
-    with memory_named(job.subject, _LESS_MEMORY), open_world(job.accelerator, job.processes, None) as world:
+    with memory_named(job.subject, _LESS_MEMORY), open_world(job.accelerator, job.processes, meeting_point) as world:
         model = model_to_train(job, meta, adapter).to(world.device)
         trained = sum(tensor.numel() for tensor in trained_tensors(model).values())
-        outcome = Finetuning(job, world, model, lesson, run).fit()
-        run.stop.check()
+        outcome = Finetuning(job, world, model, meta.vocab_size, lesson, run).fit()
         state = merged_state(model, job)
-    export_weights(run.product("weights"), state, job, meta, run.input("tokenizer"), taught.template.exported())
+        if world.is_main:
+            run.stop.check()
+            export_weights(run.product("weights"), state, job, meta, run.input("tokenizer"), taught.template.exported())
     tokens = lesson.num_tokens(0, lesson.num_rows)
     shape = (job.architecture, meta.vocab_size, job.training.sequence_length)
     formula = flops_formula(job.architecture)
@@ -129,8 +135,10 @@ def _preferences(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Tokens
     limits = (job.training.sequence_length, meta.eos_token_id)
     pairs, held_out = (make_pairs(part, template, tokenizer, *limits) for part in (parts.train, parts.validation))
     size = Comparisons.sequences_of_a_row
-    if job.batch_sequences % size or job.micro_batch_sequences % size:
-        raise StepError(f"{job.subject}: a batch of {job.batch_sequences} sequences cannot be read in pairs of answers")
+    if job.process_sequences % size or job.micro_batch_sequences % size:
+        raise StepError(
+            f"{job.subject}: a batch of {job.batch_sequences} sequences over {job.topology} cannot be read in pairs of answers"
+        )
     order = read_order(len(pairs), job.training.seed, job.total_steps * job.batch_sequences // size)
     micro_batch = job.micro_batch_sequences // size
     padding = meta.eos_token_id
@@ -175,8 +183,6 @@ def _held_out(job: TrainJob, chats: str) -> float:
 
 
 def _read_adapter(job: TrainJob) -> Adapter | None:
-    if job.processes != 1:
-        raise StepError(f"{job.subject}: fine-tuning runs in one process, the request asks for {job.processes}")
     given = job.parameters.get("adapter")
     try:
         return None if given is None else Adapter.model_validate(given)

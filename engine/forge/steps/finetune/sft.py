@@ -15,6 +15,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from forge.steps.finetune.examples import NO_LABEL, Example, batch_of
 from forge.steps.finetune.lesson import LOSS, Apprentice, in_batches
+from forge.steps.train.distributed import World, sum_values
 
 
 class QuietTrainer(SFTTrainer):  # type: ignore[misc, unused-ignore]
@@ -63,10 +64,10 @@ class Answers:
             callbacks=apprentice.callbacks,
         )
 
-    def measure(self, model: torch.nn.Module, check: Callable[[], None]) -> Mapping[str, float]:
+    def measure(self, model: torch.nn.Module, world: World, check: Callable[[], None]) -> Mapping[str, float]:
         """Nats per token of the held-out answers."""
         device, summed, count = next(model.parameters()).device, 0.0, 0
-        for batch in in_batches(self._held_out, self._micro_batch, check):
+        for _, batch in in_batches(self._held_out, self._micro_batch, world, check):
             ids, labels, mask = batch_of(batch, self._padding)
             logits = model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
             targets = labels[:, 1:].to(device)
@@ -74,7 +75,8 @@ class Answers:
                 cross_entropy(logits[:, :-1].float().transpose(1, 2), targets, ignore_index=NO_LABEL, reduction="sum")
             )
             count += int((targets != NO_LABEL).sum())
-        return {LOSS: summed / count}
+        summed, of_all = sum_values([summed, float(count)], world)
+        return {LOSS: summed / of_all}
 
     def state(self) -> Mapping[str, Mapping[str, torch.Tensor]]:
         """Nothing: each row says by itself what is learnt."""

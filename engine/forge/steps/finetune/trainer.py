@@ -7,11 +7,16 @@ one that was not:
 3. Checkpoints are ``steps.train.checkpoint``'s: safetensors and digests, no pickle. The Trainer's own hold three pickles.
 4. Random numbers (an adapter's dropout) go on from a checkpoint at its first step, after the reader of the rows was made,
    for making it draws one.
+5. Several processes (torchrun's) take the steps of one: TRL deals each batch out in order, counts the tokens of all, and sums
+   gradients; rank 0 writes. All agree on stopping.
+6. A loss that is not finite, or that rises far above what it was, ends the training before a checkpoint is written of it.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import accelerate
@@ -24,15 +29,17 @@ from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallba
 from forge.contract.checkpoints import CHECKPOINTS
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
+from forge.plan.compute import flops_per_token
 from forge.steps.finetune.lesson import LOSS, Apprentice, Lesson
 from forge.steps.finetune.model import load_trained_tensors, trained_tensors
 from forge.steps.interruption import StoppedError
 from forge.steps.run import StepRun
-from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_newest, remove_before, save_named
-from forge.steps.train.distributed import World
+from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_checkpoint, load_newest, remove_before, save_named
+from forge.steps.train.distributed import World, reason_of_any, tensors_of_all, text_of_main
 from forge.steps.train.job import TrainJob
-from forge.steps.train.keeping import bit_environment
+from forge.steps.train.keeping import bit_environment, topology_of
 from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
+from forge.steps.train.rise import LossWatch
 from forge.steps.train.schedule import learning_rate_fraction
 from forge.steps.train.throughput import Throughput, memory_bytes
 
@@ -52,7 +59,10 @@ class Outcome:
 class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
     """One run on its way from the base, or the last checkpoint, to the end."""
 
-    def __init__(self, job: TrainJob, world: World, model: torch.nn.Module, lesson: Lesson, run: StepRun) -> None:
+    def __init__(
+        self, job: TrainJob, world: World, model: torch.nn.Module, vocab_size: int, lesson: Lesson, run: StepRun
+    ) -> None:
+        self._vocab_size = vocab_size
         self._job, self._world, self._model, self._lesson, self._run = job, world, model, lesson, run
         self._rows_of_a_step = job.batch_sequences // lesson.sequences_of_a_row
         self._optimizer = build_optimizer(model, job.training.optimizer)
@@ -62,6 +72,8 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._step = 0
         self._written: int | None = None
         self._loss = math.nan
+        self._lowest_mean_loss: float | None = None
+        self._losses = LossWatch(job)
         self._tokens = 0
         self._clock = Throughput()
 
@@ -81,7 +93,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._resumed is not None:
             load_trained_tensors(self._model, self._resumed.groups["model"])
             load_optimizer_tensors(self._model, self._optimizer, self._resumed.groups["optimizer"])
-            torch.set_rng_state(self._resumed.groups["rng"]["cpu"])
+            self._set_random_states(self._resumed.groups["rng"])
             self._resumed = None
         self._clock.start()
 
@@ -101,13 +113,20 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             )
         tokens = self._lesson.num_tokens(self._step * self._rows_of_a_step, step * self._rows_of_a_step)
         rate = job.training.optimizer.lr * self._rate(step - 1)
+        self._lowest_mean_loss = self._losses.check(step - 1, self._loss, rate, self._lowest_mean_loss)
         self._step, self._tokens = step, self._tokens + tokens
         if self._clock.event_is_due() or step in {1, job.total_steps}:
             speed = self._clock.recent_tokens_per_second(tokens)
-            memory = memory_bytes(self._world.device)
-            self._emit(loss=self._loss, learning_rate=rate, gradient_norm=norm, tokens_per_second=speed, memory_bytes=memory)
+            self._emit(
+                loss=self._loss,
+                learning_rate=rate,
+                gradient_norm=norm,
+                tokens_per_second=speed,
+                flops_per_second=speed * self._flops_per_token,
+                memory_bytes=memory_bytes(self._world.device),
+            )
         self._clock.stop(tokens)
-        reason = self._run.stop.reason
+        reason = reason_of_any(self._run.stop.reason, self._world)
         if reason or step % job.checkpoint_every_steps == 0 or step == job.total_steps:
             self._checkpoint()
         if reason:
@@ -121,11 +140,13 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         arguments = {
             "output_dir": str(self._run.scratch / "trainer"),
             "per_device_train_batch_size": job.micro_batch_sequences // self._lesson.sequences_of_a_row,
-            "gradient_accumulation_steps": job.batch_sequences // job.micro_batch_sequences,
+            "gradient_accumulation_steps": job.process_sequences // job.micro_batch_sequences,
             "max_steps": job.total_steps - self._first,
             "max_grad_norm": training.optimizer.gradient_clip_norm or 0.0,
             "bf16": training.precision == "bfloat16",
             "use_cpu": self._world.device.type == "cpu",
+            **({"ddp_backend": "gloo"} if self._world.device.type == "cpu" and self._world.size > 1 else {}),
+            "ddp_find_unused_parameters": False,
             "seed": training.seed % 2**32,
             "train_sampling_strategy": "sequential",
             "gradient_checkpointing": False,
@@ -137,7 +158,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             "dataloader_pin_memory": False,
         }
         schedule = torch.optim.lr_scheduler.LambdaLR(self._optimizer, lambda step: self._rate(self._first + step))
-        apprentice = Apprentice(self._model, arguments, self._tokenizer(), (self._optimizer, schedule), [self])
+        apprentice = Apprentice(self._model, arguments, self._tokenizer(), (self._optimizer, schedule), [self], self._world)
         trainer = self._lesson.trainer(apprentice, self._first * self._rows_of_a_step, self._check_stop)
         trainer.remove_callback(PrinterCallback)
         trainer.train()
@@ -151,18 +172,23 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def _take_up(self) -> None:
         """Find the furthest checkpoint, which is loaded now where nothing is left to train, else at the first step."""
-        found = load_newest(
-            self._run.scratch / CHECKPOINTS, self._job.key, self._environment(), lambda text: self._run.emit(message=text)
-        )
-        if found is None:
+        found = None
+        if self._world.is_main:
+            environment, key = self._environment(), self._job.key
+            found = load_newest(self._run.scratch / CHECKPOINTS, key, environment, lambda text: self._emit(message=text))
+        path = text_of_main("" if found is None else str(found.path), self._world)
+        if not path:
             return
+        found = found or load_checkpoint(Path(path))
         load_trained_tensors(self._model, found.groups["model"])
         self._lesson.take_up(found.groups)
         self._resumed, self._first = found, found.state.step
         self._step = self._written = found.state.step
-        self._loss = found.state.train_loss
+        self._loss, self._lowest_mean_loss = found.state.train_loss, found.state.lowest_mean_loss
         self._tokens = self._lesson.num_tokens(0, self._first * self._rows_of_a_step)
-        self._emit(message=f"resumed from checkpoint {found.path.name}")
+        before, now = topology_of(found.state.environment), self._job.topology
+        goes_on = "" if before == now else f"; it was made by {before}, this run has {now}: it goes on, but not bit for bit"
+        self._emit(message=f"resumed from checkpoint {found.path.name}{goes_on}")
 
     def _checkpoint(self) -> None:
         job, folder = self._job, self._run.scratch / CHECKPOINTS
@@ -174,35 +200,62 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             sequences=self._step * job.batch_sequences,
             train_loss=self._loss,
             environment=self._environment(),
+            lowest_mean_loss=self._lowest_mean_loss,
         )
         groups = {
             "model": trained_tensors(self._model),
             "optimizer": optimizer_tensors(self._model, self._optimizer),
-            "rng": {"cpu": torch.get_rng_state()},
+            "rng": self._random_states(),
             **{name: dict(tensors) for name, tensors in self._lesson.state().items()},
         }
-        path = save_named(job.subject, folder, state, groups)
-        if self._written is not None:
-            remove_before(folder, self._written)
+        if self._world.is_main:
+            path = save_named(job.subject, folder, state, groups)
+            if self._written is not None:
+                remove_before(folder, self._written)
+            self._emit(message=f"checkpoint {path.name}")
         self._written = self._step
-        self._emit(message=f"checkpoint {path.name}")
+
+    def _random_states(self) -> dict[str, torch.Tensor]:
+        """Of every rank, whose dropout has numbers of its own."""
+        own = {"cpu": torch.get_rng_state()}
+        if self._world.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(self._world.device)
+        if self._world.mesh is None:
+            return own
+        return {
+            f"{name}.{rank}": found
+            for name, state in own.items()
+            for rank, found in enumerate(tensors_of_all(state, self._world))
+        }
+
+    def _set_random_states(self, states: Mapping[str, torch.Tensor]) -> None:
+        """The inverse, for this rank; one that was not there draws what its seed says."""
+        place = "" if self._world.mesh is None else f".{self._world.rank}"
+        if f"cpu{place}" in states:
+            torch.set_rng_state(states[f"cpu{place}"])
+        if f"cuda{place}" in states:
+            torch.cuda.set_rng_state(states[f"cuda{place}"], self._world.device)
 
     @torch.no_grad()
     def _validate(self, message: str) -> Mapping[str, float]:
         """What the lesson measures of its held-out rows."""
         was_training = self._model.training
         self._model.eval()
-        found = self._lesson.measure(self._model, self._check_stop)
+        found = self._lesson.measure(self._model, self._world, self._check_stop)
         self._model.train(was_training)
         self._emit(message=message, loss=found[LOSS])
         return found
 
     def _check_stop(self) -> None:
-        """Raise ``StoppedError`` where a stop was asked for between two steps, with a checkpoint of the last one."""
-        if self._run.stop.reason:
+        """Raise ``StoppedError`` where a stop was asked for between two steps, with a checkpoint of the last one.
+
+        All ranks have to ask together.
+        """
+        reason = reason_of_any(self._run.stop.reason, self._world)
+        if reason:
             if self._step and self._written != self._step:
                 self._checkpoint()
-            raise StoppedError(f"stopped by {self._run.stop.reason} while measuring, after step {self._step}")
+            raise StoppedError(f"stopped by {reason} while measuring, after step {self._step}")
 
     def _environment(self) -> dict[str, str]:
         libraries = {module.__name__: module.__version__ for module in (accelerate, peft, transformers, trl)}
@@ -213,6 +266,11 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         path = self._run.input("tokenizer") / "tokenizer.json"
         tokens = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
         return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=EOS_TOKEN, **tokens)
+
+    @cached_property
+    def _flops_per_token(self) -> int:
+        job = self._job
+        return flops_per_token(job.architecture, self._vocab_size, job.training.sequence_length)
 
     def _emit(self, **fields: Any) -> None:
         self._run.emit(step=self._step, tokens=self._tokens, fraction=self._step / self._job.total_steps, **fields)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
-from forge.spec.base_folder import CONFIG_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
+from forge.spec.base_folder import CONFIG_FILE, INDEX_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Experts
 
 _NEUTRALISED = (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN)
@@ -21,7 +21,6 @@ _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 _ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
     "attention_dropout": (0, 0.0),
-    "rope_scaling": (None,),
     "quantization_config": (None,),
     "auto_map": (None,),
 }
@@ -37,6 +36,7 @@ _ROPE_THETA = {"llama": 10000.0, "mixtral": 1e6}
 _KEY_VALUE_HEADS = {"mixtral": 8}
 _EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001}
 """transformers' own, for what a folder leaves out."""
+_ROPE_TYPES = ("linear", "llama3", "yarn")
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -50,6 +50,7 @@ def read_architecture(folder: Path) -> Architecture:
     for name, accepted in (_ONLY | _FAMILIES[family]).items():
         if name in config and config[name] not in accepted:
             raise StepError(f"{path}: {name} is {config[name]!r}; this trainer's model has {accepted[0]!r} only")
+    theta, scaling = _rotary(path, config, _ROPE_THETA[family])
     defaults = _DEFAULTS | (_MIXTRAL_DEFAULTS if family == "mixtral" else {})
     missing = [name for name in (*_SHAPE, "vocab_size") if name not in config]
     if missing:
@@ -61,7 +62,8 @@ def read_architecture(folder: Path) -> Architecture:
             **{name: config.get(name, value) for name, value in defaults.items()},
             num_key_value_heads=config.get("num_key_value_heads", _KEY_VALUE_HEADS.get(family))
             or config["num_attention_heads"],
-            rope_theta=_rope_theta(path, config, _ROPE_THETA[family]),
+            rope_theta=theta,
+            rope_scaling=scaling,
             experts=_experts_of(config) if family == "mixtral" else None,
         )
     except ValidationError as error:
@@ -91,9 +93,18 @@ def chat_template_of(folder: Path, tokenizer: Path) -> str:
     return DEFAULT_CHAT_TEMPLATE
 
 
-def weights_file(folder: Path) -> Path:
-    """The base's tensors."""
-    return folder / WEIGHTS_FILE
+def weights_of(folder: Path) -> tuple[Path, dict[str, Path] | None]:
+    """The file of the base's tensors, or their index and the file of each; raises ``StepError`` for an index that is none."""
+    index = folder / INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return folder / WEIGHTS_FILE, None
+    places = _read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise StepError(f"{index}: weight_map is {places!r:.80}; expected the file of each tensor")
+    for name, file in places.items():
+        if not isinstance(file, str) or Path(file).name != file or not file.endswith(".safetensors"):
+            raise StepError(f"{index}: {name} lies in {file!r}; expected a .safetensors file beside it")
+    return index, {name: folder / file for name, file in places.items()}
 
 
 def check_same_tokenizer(folder: Path, tokenizer: Path) -> None:
@@ -128,16 +139,21 @@ def _experts_of(config: dict[str, Any]) -> Experts:
     return Experts(**{**{name: config.get(name, value) for name, value in _EXPERTS.items()}, "num_local_experts": count})
 
 
-def _rope_theta(path: Path, config: dict[str, Any], default: float) -> Any:
-    """The rotary base in the old spelling or the new; other kinds of rotary embedding are refused."""
-    parameters = config.get("rope_parameters")
-    if parameters is None:
-        return config.get("rope_theta", default)
-    if not isinstance(parameters, dict) or parameters.keys() - {"rope_theta", "rope_type"}:
-        raise StepError(f"{path}: rope_parameters is {parameters!r}; this trainer knows rope_theta alone")
-    if parameters.get("rope_type", "default") != "default":
-        raise StepError(f"{path}: rope_type is {parameters['rope_type']!r}; this trainer's model has 'default' only")
-    return parameters.get("rope_theta", config.get("rope_theta", default))
+def _rotary(path: Path, config: dict[str, Any], default_theta: float) -> tuple[Any, Any]:
+    """The rotary base and how positions are scaled, in the old spelling (``rope_scaling``) or the new (``rope_parameters``)."""
+    spelt = next((name for name in ("rope_scaling", "rope_parameters") if config.get(name) is not None), None)
+    found = {} if spelt is None else config[spelt]
+    if not isinstance(found, dict):
+        raise StepError(f"{path}: {spelt} is {found!r}; expected a mapping")
+    settings = {name: value for name, value in found.items() if name not in ("type", "rope_type", "rope_theta")}
+    kind = found.get("rope_type", found.get("type", "default"))
+    theta = found.get("rope_theta", config.get("rope_theta", default_theta))
+    if kind == "default" and not settings:
+        return theta, None
+    if kind not in _ROPE_TYPES:
+        known = ", ".join(repr(each) for each in ("default", *_ROPE_TYPES))
+        raise StepError(f"{path}: {spelt} is {found!r}; rotary embeddings that this trainer's model has are {known}")
+    return theta, {"rope_type": kind, **{name: value for name, value in settings.items() if value is not None}}
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import distributed
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from forge.errors import StepError
+from forge.steps.interruption import StopReason
 
 _BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 DATA, TENSOR = "data", "tensor"
@@ -79,6 +80,16 @@ def sum_values(values: list[float], world: World) -> list[float]:
     return [float(value) / (world.size // world.data_size) for value in summed.tolist()]
 
 
+def first_reason(askers: list[float]) -> StopReason | None:
+    """The reason that any rank has, from the sums over all ranks of who asked for each."""
+    return next((each for each, count in zip(StopReason, askers, strict=True) if count), None)
+
+
+def reason_of_any(asked: StopReason | None, world: World) -> StopReason | None:
+    """Why to stop, where any rank was asked to; all ranks have to ask together, and are told the same."""
+    return first_reason(sum_values([float(asked is each) for each in StopReason], world))
+
+
 def text_of_main(text: str, world: World) -> str:
     """The text that rank 0 holds, on every rank."""
     if world.mesh is None:
@@ -86,6 +97,22 @@ def text_of_main(text: str, world: World) -> str:
     box: list[str] = [text]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def shares_together(values: torch.Tensor, world: World) -> torch.Tensor:
+    """The sum over all ranks of a tensor on the CPU; where each filled places of its own and left 0 elsewhere, all of them."""
+    if world.mesh is not None:
+        distributed.all_reduce(values)
+    return values
+
+
+def tensors_of_all(tensor: torch.Tensor, world: World) -> list[torch.Tensor]:
+    """Every rank's tensor on the CPU, all alike in shape and type, in the order of ranks."""
+    if world.mesh is None:
+        return [tensor]
+    found = [torch.empty_like(tensor) for _ in range(world.size)]
+    distributed.all_gather(found, tensor)
+    return found
 
 
 def _device(accelerator: str, processes: int, rank: int) -> torch.device:

@@ -1,6 +1,7 @@
 """The product ``weights``: a Hugging Face folder that transformers and vLLM load without code of ours.
 
-Invariant: the bytes are a function of weights, tokenizer and chat template; no time, path or host enters.
+Invariant: the bytes are a function of weights, tokenizer and chat template; no time, path or host enters. Weights of more than
+``SHARD_BYTES`` are several files and their index, as transformers writes them, cut in the order of the model's tensors.
 """
 
 import json
@@ -8,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as bytes_from_tensors
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from forge.errors import StepError
+from forge.spec.base_folder import INDEX_FILE, WEIGHTS_FILE
 from forge.spec.model import Architecture
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 from forge.steps.train.names import to_files
+from forge.steps.train.rotary import scaling_of
 
+SHARD_BYTES = 5_000_000_000
+"""The most that one file of weights holds, unless a single tensor is larger; the hub's default."""
 _COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _REQUIRED = ("tokenizer.json", "tokenizer_config.json")
 
@@ -52,7 +57,7 @@ def export_weights(
     """Write the whole folder; weights stay in the type they have. ``chat_template``: in place of the job's."""
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in to_files(state).items()}
-    (folder / "model.safetensors").write_bytes(bytes_from_tensors(tensors, metadata={"format": "pt"}))
+    _write_tensors(folder, tensors)
     _write_json(folder / "config.json", model_config(job.architecture, meta, dtype))
     _write_json(folder / "generation_config.json", {"bos_token_id": meta.bos_token_id, "eos_token_id": meta.eos_token_id})
     for name in _COPIED:
@@ -66,6 +71,7 @@ def export_weights(
 
 def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> dict[str, Any]:
     """Hugging Face's ``config.json``; the rotary base in the old and the new spelling, for readers of either."""
+    scaling = scaling_of(architecture)
     common = {
         "vocab_size": meta.vocab_size,
         "hidden_size": architecture.hidden_size,
@@ -76,7 +82,8 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> di
         "head_dim": architecture.hidden_size // architecture.num_attention_heads,
         "max_position_embeddings": architecture.max_position_embeddings,
         "rope_theta": architecture.rope_theta,
-        "rope_parameters": {"rope_theta": architecture.rope_theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": architecture.rope_theta, "rope_type": "default", **scaling},
+        **({"rope_scaling": scaling} if scaling else {}),
         "rms_norm_eps": architecture.rms_norm_eps,
         "initializer_range": architecture.initializer_range,
         "tie_word_embeddings": architecture.tie_word_embeddings,
@@ -102,6 +109,21 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> di
         "output_router_logits": False,
         "sliding_window": None,
     }
+
+
+def _write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """One file, or several and an index; each is written as it is read from memory, with no second copy of it."""
+    metadata = {"format": "pt"}
+    if sum(tensor.nbytes for tensor in tensors.values()) <= SHARD_BYTES:
+        save_file(tensors, folder / WEIGHTS_FILE, metadata)
+        return
+    from huggingface_hub import split_torch_state_dict_into_shards  # half a second, and small models need none of it
+
+    split = split_torch_state_dict_into_shards(tensors, max_shard_size=SHARD_BYTES)
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: tensors[name] for name in names}, folder / file, metadata)
+    if split.is_sharded:
+        _write_json(folder / INDEX_FILE, {"metadata": split.metadata, "weight_map": split.tensor_to_filename})
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

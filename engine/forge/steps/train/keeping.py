@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -252,6 +253,7 @@ def bit_environment(job: TrainJob, world: World) -> dict[str, str]:
         "processes": str(job.processes),
         **({"topology": job.topology} if job.processes > 1 else {}),
         **({"compile": "true"} if job.training.compile else {}),
+        **({"transformers": version("transformers")} if job.architecture.rope_scaling is not None else {}),
     }
 
 

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from forge.steps.train.job import TUNED, TrainJob, read_job
 
 _FILE = "ranks"
 _WORKER = "forge.steps.train.worker"
+_TUNING_WORKER = "forge.steps.finetune.worker"
 _POLL_SECONDS = 0.2
 _SPIN_COUNT = "100000"
 """How long an idle OpenMP thread spins before it sleeps (libgomp: 300,000 by default).
@@ -37,7 +39,11 @@ def launch(run: StepRun) -> Metrics:
     """Train with as many processes as the request asks for."""
     job = read_job(run.request)
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
+    if job.architecture.rope_scaling is not None:
+        run.environment["transformers"] = version("transformers")  # it works out the frequencies
     if job.objective in TUNED:
+        if job.processes > 1 or job.accelerator != "cpu":  # without torchrun, transformers would take every device it sees
+            return under_torchrun(run, job, _TUNING_WORKER)
         with quick_imports():
             from forge.steps.finetune import train as finetune
 

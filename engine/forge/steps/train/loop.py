@@ -24,7 +24,7 @@ from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.train.balance import Balance, Load, split
 from forge.steps.train.data import Batch, Corpus, Replay, TokenFile, training_batch, validation_batches
-from forge.steps.train.distributed import World, sum_values
+from forge.steps.train.distributed import World, first_reason, reason_of_any, sum_values
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
@@ -199,7 +199,7 @@ class Trainer:
                 memory_bytes=memory_bytes(self.world.device),
                 **({} if load is None else load.figures()),
             )
-        return _first_reason(askers)
+        return first_reason(askers)
 
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
@@ -281,8 +281,7 @@ class Trainer:
         balance = Balance(self.job.architecture, len(tokens), self.world)
         batches = validation_batches(tokens, self.job.training.sequence_length, self.job.training.micro_batch_sequences)
         while shares := list(islice(batches, self.world.data_size)):
-            asked = stop.reason
-            reason = _first_reason(sum_values([float(asked is each) for each in StopReason], self.world))
+            reason = reason_of_any(stop.reason, self.world)
             if reason:
                 self._end_here(reason)
             count += sum(batch.targets.numel() for batch in shares)
@@ -303,11 +302,6 @@ class Trainer:
     def _emit_progress(self, **fields: Any) -> None:
         step = self.progress.step
         self.emit(step=step, tokens=step * self.job.training.batch_tokens, fraction=step / self.job.total_steps, **fields)
-
-
-def _first_reason(askers: list[float]) -> StopReason | None:
-    """The reason that any rank has, from the sums over all ranks."""
-    return next((each for each, count in zip(StopReason, askers, strict=True) if count), None)
 
 
 def _bits_per_byte(summed_nats: float, tokens: TokenFile) -> float:

@@ -3,8 +3,7 @@
 Parameter names are those of Hugging Face's ``LlamaForCausalLM``, so that its export is a plain state dict; with experts they
 are those of its ``MixtralForCausalLM`` in memory, and what files call an expert's matrices is ``names``'s to say.
 
-Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary. Rotary embeddings
-follow Hugging Face's half-rotation convention (dimension i turns with i + D/2), not the paper's interleaved pairs.
+Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary.
 """
 
 from typing import NamedTuple, cast
@@ -17,6 +16,7 @@ from forge.spec.model import Architecture
 from forge.steps.train.experts import MixtureOfExperts, Routing
 from forge.steps.train.kernels import causal_attention, rms_norm
 from forge.steps.train.loss import summed_cross_entropy
+from forge.steps.train.rotary import Rotary
 
 
 class Places(NamedTuple):
@@ -35,32 +35,6 @@ def places_of(documents_bs: torch.Tensor) -> Places:
     first_bs = torch.where(begins_bs, index_s, 0).cummax(dim=1).values
     same_bss = documents_bs[:, :, None] == documents_bs[:, None, :]
     return Places(index_s - first_bs, (same_bss & (index_s[:, None] >= index_s))[:, None])
-
-
-class Rotary(nn.Module):
-    """Cosines and sines of every position, float32 [positions, D] (Su et al. 2021)."""
-
-    cos: torch.Tensor
-    sin: torch.Tensor
-
-    def __init__(self, architecture: Architecture) -> None:
-        super().__init__()
-        head = architecture.hidden_size // architecture.num_attention_heads
-        frequencies = 1.0 / (architecture.rope_theta ** (torch.arange(0, head, 2, dtype=torch.int64).float() / head))
-        angles = torch.outer(torch.arange(architecture.max_position_embeddings).float(), frequencies)
-        both_halves = torch.cat((angles, angles), dim=-1)
-        self.register_buffer("cos", both_halves.cos(), persistent=False)
-        self.register_buffer("sin", both_halves.sin(), persistent=False)
-
-    def forward(self, x_bnsd: torch.Tensor, positions_bs: torch.Tensor | None = None) -> torch.Tensor:
-        """Turn queries or keys by their positions; None: one after another."""
-        length = x_bnsd.shape[-2]
-        if positions_bs is None:
-            cos, sin = self.cos[:length].to(x_bnsd.dtype), self.sin[:length].to(x_bnsd.dtype)
-        else:
-            cos, sin = (table[positions_bs][:, None].to(x_bnsd.dtype) for table in (self.cos, self.sin))
-        first, second = x_bnsd.chunk(2, dim=-1)
-        return x_bnsd * cos + torch.cat((-second, first), dim=-1) * sin
 
 
 class RMSNorm(nn.Module):

@@ -37,7 +37,7 @@ def to_files(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def from_files(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The inverse, of tensors that are a model's: each expert has its three matrices, alike in shape and type."""
+    """The inverse, of some of a model's tensors or all; of a layer's experts all have the same of their three matrices."""
     found: dict[str, torch.Tensor] = {}
     experts: dict[str, dict[tuple[int, str], torch.Tensor]] = {}
     for name, tensor in tensors.items():
@@ -49,7 +49,9 @@ def from_files(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             found[name] = tensor
     for layer, parts in experts.items():
         numbers = sorted({number for number, _ in parts})
-        gate_up = [torch.cat((parts[number, "w1"], parts[number, "w3"])) for number in numbers]
-        found[f"{layer}.mlp.experts.gate_up_proj"] = torch.stack(gate_up)
-        found[f"{layer}.mlp.experts.down_proj"] = torch.stack([parts[number, "w2"] for number in numbers])
+        if (0, "w1") in parts:
+            gate_up = [torch.cat((parts[number, "w1"], parts[number, "w3"])) for number in numbers]
+            found[f"{layer}.mlp.experts.gate_up_proj"] = torch.stack(gate_up)
+        if (0, "w2") in parts:
+            found[f"{layer}.mlp.experts.down_proj"] = torch.stack([parts[number, "w2"] for number in numbers])
     return found

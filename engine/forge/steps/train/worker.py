@@ -100,7 +100,8 @@ def main(argv: list[str], train_rank: Callable[[StepRun, Path], Metrics] = train
     stop = StopRequest(watch_stdin=True)
     try:
         with stop.listening():
-            metrics = train_rank(StepRun(request, request_path.parent, stop), result_path.with_suffix(".group"))
+            run = StepRun(request, request_path.parent, stop, tells=rank == 0)
+            metrics = train_rank(run, result_path.with_suffix(".group"))
     except (Exception, StoppedError) as error:  # noqa: BLE001 (a rank that leaves no word counts as killed: every other end has one)
         known = isinstance(error, StepError | OSError | MemoryError | StoppedError)
         message = str(error) if known else f"{type(error).__name__}: {error}"
