@@ -20,7 +20,7 @@ from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
 from forge.plan.live import Live
 from forge.plan.reason import Reason, ReasonKind
-from forge.spec.meaning import EXTEND, GOVERN, NONE
+from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 
 ALIKE = {
     ("DataRecipe", "spec.sources[].path"),
@@ -92,6 +92,13 @@ def applied(desired: Desired) -> Approved:
     raise AssertionError("it is never in sync")
 
 
+BRANCHES = {
+    PRETRAINED + "from.step": ("trunk[0].steps", "1", "2"),
+    PRETRAINED + "from.model": ("trunk[0].optimizer.lr", "0.001", "0.002"),
+}
+"""What a branch is made anew for, by field: it goes on from a checkpoint of the training that it leaves now."""
+
+
 @every_field
 def test_the_plan_does_what_a_changed_field_declares_and_says_why(kind: str, path: str) -> None:
     value = table.SAME_FOR_ALL[path] if path in table.SAME_FOR_ALL else CHANGES[kind][path]
@@ -126,6 +133,11 @@ def test_the_plan_does_what_a_changed_field_declares_and_says_why(kind: str, pat
 def expect_own(action: Action, kind: str, path: str, value: Any) -> None:
     """The step that the field belongs to is done, in the way that its meaning says, and the reason names field and values."""
     meaning = FIELDS[kind, path]
+    if path in BRANCHES:  # named by how the shared steps are taken, in the place of whose they are
+        (reason,) = [reason for reason in action.reasons if reason.kind is ReasonKind.FIELD_CHANGED]
+        assert (action.kind, reason.meaning) == (ActionKind.EXTEND, REBUILD)
+        assert (reason.subject, reason.old, reason.new) == BRANCHES[path]
+        return
     moved = (kind, path) == ("Deployment", "spec.environment")  # a reload there, and the first release here
     assert action.kind is (
         ActionKind.EXTEND

@@ -16,6 +16,7 @@ from tests.plan.full import LATER, MIXTURE, REMOTE, ROPES, desired_from, full_do
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
 from forge.spec.compiled import read_facts
+from forge.spec.fields import name_in_yaml
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import RESOURCE_TYPES
 from forge.spec.supply_chain import STEP_NAMES
@@ -248,6 +249,8 @@ CHANGES: dict[str, dict[str, Any]] = {
         PRETRAINED + "mixture[].data": "DataRecipe/c",
         PRETRAINED + "mixture[].fraction": 0.5,
         PRETRAINED + "mixture[].max_epochs": 3.0,
+        PRETRAINED + "from.model": "Model/z",
+        PRETRAINED + "from.step": 2,
         CONTINUED + "base{ModelBase}.model": "Model/a",
         CONTINUED + "base{FolderBase}.path": "models/other",
         CONTINUED + "base{FolderBase}.license": "CC-BY-4.0",
@@ -364,6 +367,12 @@ TRAVELS_BESIDE = {
 }
 """Fields of meaning NONE that reach the step all the same."""
 
+KEPT_BESIDE = {
+    ("Model", PRETRAINED + "from.step"): {"train/y"},
+    ("Model", PRETRAINED + "from.model"): {"train/y", "train/z"},
+}
+"""Fields that tell other steps to keep something; their identity is as it was."""
+
 
 def leaves(annotation: Any, path: str, meaning: Meaning | None) -> typing.Iterator[tuple[str, Meaning | None]]:
     """Every field below a type that holds no further fields."""
@@ -374,7 +383,8 @@ def leaves(annotation: Any, path: str, meaning: Meaning | None) -> typing.Iterat
         branch = f"{path}{{{model.__name__}}}" if len(models) > 1 else path
         if typing.get_origin(_plain(annotation)) is list:
             branch += "[]"
-        for name, info in model.model_fields.items():
+        for attribute, info in model.model_fields.items():
+            name = name_in_yaml(attribute, info)
             yield from leaves(info.annotation, f"{branch}.{name}" if branch else name, meanings_of(model)[name])
 
 
@@ -431,6 +441,13 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
     for kind_of_rope, rope in ROPES.items():
         if f"{{{kind_of_rope}}}" in path:
             document["spec"]["architecture"]["rope_scaling"] = copy.deepcopy(rope)
+    if path.startswith(PRETRAINED + "from"):  # what is branched from is like it, but for its rates
+        for name, rate in (("y", 1.0e-3), ("z", 2.0e-3)):
+            other = copy.deepcopy(document)
+            other["metadata"] = {"name": name}
+            other["spec"]["training"]["optimizer"] = {"lr": rate}
+            documents[f"Model/{name}"] = other
+        document["spec"]["from"] = {"model": "Model/y", "step": 1}
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
@@ -498,6 +515,8 @@ def test_a_changed_field_does_what_it_declares(kind: str, path: str) -> None:
     ]
     if (kind, path) in TRAVELS_BESIDE:
         assert differing(*beside) == {"curate/a" if kind == "DataRecipe" else f"train/{name_at(path)}"}
+    elif (kind, path) in KEPT_BESIDE:
+        assert differing(*beside) == KEPT_BESIDE[kind, path]
     elif (kind, path) not in MOVES_STEPS:
         assert beside[0] == beside[1]
 

@@ -38,9 +38,10 @@ def desired_of(
     commit: str = "c",
     without: Iterable[str] = (),
     settings: str = SETTINGS,
+    models: Iterable[str] = (),
 ) -> Desired:
-    """The small repository's specs with some text replaced, as a commit named by one hexadecimal digit."""
-    files = []
+    """The small repository's specs with some text replaced, and more models, as a commit named by one hexadecimal digit."""
+    files = [(f"models/other-{number}.yaml", text.encode()) for number, text in enumerate(models)]
     for path, text in SPECS.items():
         old, new = (changes or {}).get(path, ("", ""))
         assert old in text
@@ -229,7 +230,9 @@ class World:
     def _record(self, step: Step, action: Action, commit: str, verdict: str, product: Product) -> None:
         key = action.key or ""
         products = {name: digest_of_bytes(f"{name} {product(step, key)}".encode()) for name in STEPS[step.kind].products}
-        byproducts = {"checkpoint": digest_of_bytes(f"checkpoint {key}".encode())} if step.kind is StepKind.TRAIN else {}
+        names = ["checkpoint", *(f"checkpoint-{point}" for point in step.settings.get("branches", ()))]
+        kept = names if step.kind is StepKind.TRAIN else []
+        byproducts = {name: digest_of_bytes(f"{name} {key}".encode()) for name in kept}
         record = Record(
             key=key,
             step=step.kind,

@@ -17,7 +17,6 @@ from forge.admission.plans import Done, authors_at
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
-from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Approval, Attempt, Delegation, Record, Release, Retirement, RootChange, Withdrawal
@@ -350,7 +349,9 @@ def _collect_continued(repository: Repository, snapshot: Snapshot, record: Recor
         named = [
             entry.body
             for entry in evidence.entries
-            if isinstance(entry.body, Record) and (entry.body.key, entry.body.byproducts.get(BYPRODUCT)) == place
+            if isinstance(entry.body, Record)
+            and entry.body.key == record.continued.key
+            and entry.body.byproducts.get(record.continued.byproduct) == record.continued.checkpoint
         ]
         if not named or place in evidence.continued:
             return

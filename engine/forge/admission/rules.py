@@ -29,9 +29,8 @@ from forge.attest.statements import (
     retirement_statement,
     statement_name,
 )
-from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import STEPS, StepKind
-from forge.contract.messages import FailureCause
+from forge.contract.messages import Continued, FailureCause
 from forge.contract.record import Attempt, Record, Release, Retirement
 from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
@@ -39,7 +38,7 @@ from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
 from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
-from forge.spec.extend import why_not_extended
+from forge.spec.extend import earlier_runs, why_not_extended
 from forge.spec.meaning import RELOAD, meaningful
 
 Judgement = Finding | Check
@@ -205,25 +204,28 @@ def _judge_continuation(record: Record, evidence: Evidence) -> Iterator[Finding]
     if record.step is not StepKind.TRAIN or not isinstance(training, Mapping):
         yield Finding(Rule.MATERIAL, place, f"a {record.step.value} step continues no checkpoint")
         return
-    parameters = {**record.parameters, "training": {**training, "tokens": continued.tokens}}
-    if step_key(record.step, record.step_version, parameters, record.inputs) != continued.key:
+    runs = list(earlier_runs(record.parameters, continued.tokens))
+    keys = [step_key(record.step, record.step_version, parameters, record.inputs) for parameters in runs]
+    if continued.key not in keys:
+        others = ", nor that of a run that it branches from" if len(runs) > 1 else ""
         message = (
-            f"step key {continued.key} is not this step's with training.tokens {continued.tokens:,}: other parameters or inputs"
+            f"step key {continued.key} is not this step's with training.tokens {continued.tokens:,}{others}: other parameters "
+            "or inputs"
         )
         yield Finding(Rule.MATERIAL, place, message)
-    reason = why_not_extended(parameters, record.parameters)
+    reason = why_not_extended(runs[keys.index(continued.key) if continued.key in keys else 0], record.parameters)
     if reason:
         yield Finding(Rule.MATERIAL, place, f"it is no continuation of a run of {continued.tokens:,} tokens: {reason}")
-    if not any(_names_checkpoint(entry.body, continued.key, continued.checkpoint) for entry in evidence.entries):
+    if not any(_names_checkpoint(entry.body, continued) for entry in evidence.entries):
         message = f"no record of step key {continued.key} names the checkpoint {continued.checkpoint}"
         yield Finding(Rule.MATERIAL, place, message)
 
 
-def _names_checkpoint(body: object, key: str, checkpoint: str) -> bool:
+def _names_checkpoint(body: object, continued: Continued) -> bool:
     """Whether a finished run left this checkpoint, or one that was stopped to be continued under another key."""
     match body:
         case Record() | Attempt(cause=FailureCause.STOPPED):
-            return body.key == key and body.byproducts.get(BYPRODUCT) == checkpoint
+            return body.key == continued.key and body.byproducts.get(continued.byproduct) == continued.checkpoint
     return False
 
 

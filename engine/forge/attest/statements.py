@@ -14,7 +14,6 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from forge.canonical import canonical_json, digest_of_json, hex_of
-from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.inventory import pinned
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -85,7 +84,7 @@ def _link(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[
         for file in manifests[artifact].files:
             materials[f"{producers[name]}/{file.path}"] = {"sha256": hex_of(file.sha256)}
     if record.continued is not None:
-        materials[_byproduct_path(record.continued.key, BYPRODUCT)] = _sha256(record.continued.checkpoint)
+        materials[_byproduct_path(record.continued.key, record.continued.byproduct)] = _sha256(record.continued.checkpoint)
     products: dict[str, dict[str, str]] = {}
     for name, artifact in record.products.items():
         for file in manifests[artifact].files:
@@ -278,7 +277,7 @@ def _continued(record: Record) -> list[dict[str, Any]]:
     """The checkpoint that a run went on from: a dependency that is no input of its key."""
     if record.continued is None:
         return []
-    path = _byproduct_path(record.continued.key, BYPRODUCT)
+    path = _byproduct_path(record.continued.key, record.continued.byproduct)
     return [{"name": path, "uri": f"urn:forge:step-key:{record.continued.key}", "digest": _sha256(record.continued.checkpoint)}]
 
 

@@ -14,10 +14,29 @@ from forge.canonical import Digest, digest_of_json
 CHECKPOINTS = "checkpoints"
 BEFORE_DECAY = "before-decay"
 BYPRODUCT = "checkpoint"
-"""The name of a train step's by-product."""
+"""The name of a train step's by-product: the checkpoint from which a longer run may go on."""
+BRANCH_POINT = re.compile(r"checkpoint-([1-9]\d{0,14})")
+"""Names of others: checkpoints of the steps at which branches leave the run."""
 CHECKPOINT_GLOB = "*/step-*-attempt-*"
 """Matches, below scratch, the folders that ``newest_checkpoint`` chooses from (and more)."""
 _NAME = re.compile(r"step-(\d{8,})-attempt-(\d+)")
+
+
+def branch_point(step: int) -> str:
+    """The name of the by-product that a branch at a step begins with."""
+    return f"{BYPRODUCT}-{step}"
+
+
+def branch_point_of(name: str) -> int | None:
+    """The step of such a by-product; None for any other name."""
+    match = BRANCH_POINT.fullmatch(name)
+    return int(match[1]) if match else None
+
+
+def name_of_checkpoint(byproducts: Mapping[str, str], digest: str) -> str | None:
+    """Which of a run's by-products a checkpoint is, by its digest; None where it is none of them."""
+    names = (name for name in sorted(byproducts) if name == BYPRODUCT or BRANCH_POINT.fullmatch(name))
+    return next((name for name in names if byproducts[name] == digest), None)
 
 
 def checkpoint_name(step: int, attempt: int) -> str:

@@ -4,10 +4,11 @@ Invariant: whoever changes the bytes that a step produces raises its version her
 digest per version and fails when only one of the two moved.
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from forge.contract.checkpoints import BYPRODUCT
+from forge.contract.checkpoints import BRANCH_POINT, BYPRODUCT
 from forge.contract.inventory import BYPRODUCT as INVENTORY
 from forge.contract.survey import BYPRODUCT as SURVEY
 
@@ -60,13 +61,19 @@ class StepDefinition:
     byproducts: tuple[str, ...] = ()
     """What the step may leave beside its products: kept and named in its record, never an input of a key, and allowed to
     differ between two runs of one key."""
+    numbered: re.Pattern[str] | None = None
+    """Names of further by-products, as many as the step is asked for."""
+
+    def leaves(self, name: str) -> bool:
+        """Whether a by-product of this name may be left."""
+        return name in self.byproducts or (self.numbered is not None and self.numbered.fullmatch(name) is not None)
 
 
 STEPS: dict[StepKind, StepDefinition] = {
     StepKind.CURATE: StepDefinition(1, ("documents", "report"), Role.DATA_STEWARD, byproducts=(SURVEY, INVENTORY)),
     StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
     StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
-    StepKind.TRAIN: StepDefinition(2, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,)),
+    StepKind.TRAIN: StepDefinition(2, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,), numbered=BRANCH_POINT),
     StepKind.EVALUATE: StepDefinition(1, ("report",), Role.EVALUATOR),
     StepKind.GATE: StepDefinition(1, ("verdict",), Role.EVALUATOR),
     StepKind.RELEASE: StepDefinition(1, ("release",), Role.RELEASER, frozenset({"weights"})),

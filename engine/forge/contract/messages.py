@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.kinds import StepKind
 
 REQUEST_FILE = "request.json"
@@ -40,7 +41,7 @@ class InputArtifact(BaseModel):
 
 
 class Continued(BaseModel):
-    """The run that another one is the exact continuation of."""
+    """The run that another one is the exact continuation of: of fewer tokens, or one that it branches from."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
@@ -49,7 +50,9 @@ class Continued(BaseModel):
     checkpoint: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """Digest of the checkpoint's artifact: the sha256 of its manifest."""
     tokens: int = Field(ge=1, le=2**53 - 1)
-    """Its ``training.tokens``, the one parameter in which the two keys differ."""
+    """Its ``training.tokens``: with them, and the trunk of a branch, the parameters of its key follow from the other's."""
+    byproduct: str = Field(default=BYPRODUCT, pattern=r"^[a-z][a-z0-9-]*$", exclude_if=BYPRODUCT.__eq__)
+    """What the checkpoint is called among the by-products of its run."""
 
 
 class Hardware(BaseModel):

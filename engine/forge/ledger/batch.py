@@ -116,7 +116,7 @@ def _says_the_same(known: Entry, body: Body) -> bool:
     if not isinstance(body, Record) or not isinstance(known.body, Record):
         return known.body == body
     if known.body.products == body.products:
-        return not _measured_again(known, known.body, body)
+        return body.supersedes != known.digest or not _adds(known.body, body)
     if body.supersedes != known.digest:
         raise LedgerError(
             f"{body.step_id}: step key {body.key} is recorded with other products (entry {known.sequence}); "
@@ -125,9 +125,14 @@ def _says_the_same(known: Entry, body: Body) -> bool:
     return False
 
 
-def _measured_again(known: Entry, before: Record, body: Record) -> bool:
-    """Whether a figure was taken anew for another commit: it is the same, the thresholds that it was taken for may not be."""
-    return body.step is StepKind.EVALUATE and body.supersedes == known.digest and body.commit != before.commit
+def _adds(before: Record, body: Record) -> bool:
+    """Whether a record of the same products says more.
+
+    A figure was taken anew for another commit: it is the same, the thresholds that it was taken for may not be. Or something
+    was left beside the products that was not left before, such as a checkpoint that a branch asks for.
+    """
+    measured_again = body.step is StepKind.EVALUATE and body.commit != before.commit
+    return measured_again or not before.byproducts.keys() >= body.byproducts.keys()
 
 
 def _check_version(known: Entry | None, body: Body) -> None:

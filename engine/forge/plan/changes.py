@@ -8,6 +8,7 @@ from forge.contract.kinds import StepKind
 from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
 from forge.spec.deployment import DeploymentSpec
+from forge.spec.extend import TRUNK
 from forge.spec.meaning import Meaning, meaning_at
 from forge.spec.resource import RESOURCE_TYPES, InferencePolicy
 
@@ -43,7 +44,8 @@ def _meaning(step: Step, path: tuple[str | int, ...]) -> Meaning | None:
     resource_type = RESOURCE_TYPES.get(step.subject.split("/", 1)[0])
     if step.kind is StepKind.EVALUATE:
         resource_type = RESOURCE_TYPES["EvalSuite"]
-    return meaning_at(resource_type, ("spec", *path)) if resource_type else None
+    place = ("from",) if path[:1] == (TRUNK,) else path  # how a branch's first steps were taken, in the place of who took them
+    return meaning_at(resource_type, ("spec", *place)) if resource_type else None
 
 
 def _differences(old: Any, new: Any, path: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any, Any]]:

@@ -12,7 +12,7 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from forge.canonical import PREFIX, Digest, digest_of_json
+from forge.canonical import PREFIX, Digest, canonical_json, digest_of_json
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan.desired import Bundle, Desired
 from forge.spec.compiled import Compiled, read_facts, read_json
@@ -54,6 +54,8 @@ class _StepFields(NamedTuple):
     """Where its history lies if it was recorded under a previous name of the resources it is named after."""
     suspended: bool = False
     """Its subject is paused, or all resources that ask for it are."""
+    after: tuple[str, ...] = ()
+    """Of a branch: the trainings that it leaves, the nearest first. It needs nothing of them; what they keep saves it work."""
 
 
 class Step(_StepFields):
@@ -92,11 +94,16 @@ class _Parts:
     bundles: dict[tuple[str, str], Bundle]
     roots: dict[str, Compiled]
     """Model -> the model that its chain of bases begins with; filled as models come, each after its base."""
+    branches: dict[str, list[int]]
+    """Model -> the steps at which others leave its training."""
+    trained: dict[str, str]
+    """Model that others branch from -> the parameters of its training; filled as models come."""
 
 
 def build_graph(desired: Desired) -> dict[str, Step]:
     """All steps by id, each after those it reads from."""
-    parts = _Parts(dict(desired.compiled), dict(desired.bundles), {})
+    resources = dict(desired.compiled)
+    parts = _Parts(resources, dict(desired.bundles), {}, _branch_points(resources), {})
     steps: dict[str, Step] = {}
     for resource in parts.resources.values():
         steps_of = _STEPS_OF.get(resource.kind)
@@ -105,6 +112,27 @@ def build_graph(desired: Desired) -> dict[str, Step]:
             if known is None or (known.suspended and not step.suspended):
                 steps[step.id] = step
     return steps
+
+
+def _branch_points(resources: Mapping[str, Compiled]) -> dict[str, list[int]]:
+    """Where trainings are left. A branch of a branch may leave the trunk of both, so each of those is told."""
+    found: dict[str, set[int]] = {}
+    for model in resources.values():
+        if '"branches"' not in model.facts:
+            continue
+        step = None
+        for other, at in _left_by(model, resources):
+            step = at if step is None else min(step, at)
+            found.setdefault(other, set()).add(step)
+    return {address: sorted(steps) for address, steps in found.items()}
+
+
+def _left_by(model: Compiled, resources: Mapping[str, Compiled]) -> Iterator[tuple[str, int]]:
+    """The models whose training a model's leaves, the nearest first, each with the step; the commit is valid, so they end."""
+    point = read_facts(model.facts).get("branches")
+    while point is not None:
+        yield point[0], point[1]
+        point = read_facts(resources[point[0]].facts).get("branches")
 
 
 def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
@@ -175,12 +203,32 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
     yield _own_step(
         StepKind.TRAIN,
         model,
-        model.parameters,
+        _trained(model, parts),
         inputs,
-        json_settings=model.settings,
+        json_settings=_with_branches(model, parts),
         processes=facts["processes"],
         accelerator=facts["accelerator"],
+        after=tuple(f"train/{_name(other)}" for other, _ in _left_by(model, parts.resources)),
     )
+
+
+def _trained(model: Compiled, parts: _Parts) -> str:
+    """The parameters of a model's training: of a branch with the way that it shares, in the place of the model's name."""
+    found, point = model.parameters, read_facts(model.facts).get("branches")
+    if point is not None:
+        from forge.spec.extend import with_trunk  # most commits branch nothing, and plan without the models of specs
+
+        trunk = with_trunk(read_json(model.parameters), read_json(parts.trained[point[0]]))
+        found = canonical_json(trunk).decode()
+    if model.address in parts.branches:
+        parts.trained[model.address] = found
+    return found
+
+
+def _with_branches(model: Compiled, parts: _Parts) -> str:
+    """A training's settings, with the steps at which it keeps a checkpoint for others."""
+    steps = parts.branches.get(model.address)
+    return model.settings if steps is None else json.dumps({**json.loads(model.settings), "branches": steps})
 
 
 def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step:

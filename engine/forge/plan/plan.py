@@ -20,6 +20,7 @@ from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
 from forge.plan.changes import changed_fields, changed_inputs, changed_policy
+from forge.plan.continuation import Kept, Place, continues, kept_by
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
@@ -29,7 +30,6 @@ from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
 from forge.plan.residency import residency_refusals
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
-from forge.spec.extend import kept_tokens, why_not_extended
 from forge.spec.resource import Model
 
 
@@ -58,6 +58,8 @@ def _waves(graph: Mapping[str, Step], chosen: set[str] | None) -> list[list[Step
         for source in step.inputs.values():
             if isinstance(source, FromStep) and depths[source.step_id] >= depth:
                 depth = depths[source.step_id] + 1
+        for name in step.after:
+            depth = max(depth, depths[name] + 1)
         depths[step_id] = depth
         if chosen is None or step_id in chosen:
             while len(waves) <= depth:
@@ -74,6 +76,7 @@ def _with_needs(graph: Mapping[str, Step], target: frozenset[str]) -> set[str]:
         if step_id not in chosen:
             chosen.add(step_id)
             pending.extend(item.step_id for item in graph[step_id].inputs.values() if isinstance(item, FromStep))
+            pending.extend(graph[step_id].after)
     return chosen
 
 
@@ -205,52 +208,47 @@ class _Planner:
         if at_work is not None:
             reasons = (Reason(ReasonKind.IN_FLIGHT, at_work.holder, commit=at_work.commit), *reasons)
             return self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate)
-        kind, replaces, continues = self._run_kind(step, latest), None, None
+        coming = [name for name in step.after if self.actions[name].does_something]
+        if coming:  # it may keep a checkpoint for this one
+            return self._without_key(step, coming, [])
+        kind, replaces, earlier = self._run_kind(step, latest), None, None
         other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
         if other is not None:
             replaces = other.key
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
             reasons = (*reasons, Reason(why, other.holder, commit=other.commit))
         if step.kind is StepKind.TRAIN and step.id not in self.force:
-            continues, added = self._continuation(step, key, inputs, latest, other)
+            earlier, added, kept = self._continuation(step, key, inputs, latest, other)
             reasons = (*reasons, *added)
-            if continues is not None:
-                kind = ActionKind.EXTEND
-                if continues.checkpoint is not None and latest is not None:
-                    estimate = _rest_of(estimate, kept_tokens(latest.parameters))
-        return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=continues, replaces=replaces)
+            if earlier is not None:
+                kind, estimate = ActionKind.EXTEND, _rest_of(estimate, kept)
+        return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=earlier, replaces=replaces)
 
     def _continuation(
         self, step: Step, key: str, inputs: Mapping[str, str], latest: Record | None, other: Running | None
-    ) -> tuple[Continuation | None, tuple[Reason, ...]]:
-        """The earlier run that this one is the exact continuation of, or why a grown budget cannot use one."""
+    ) -> tuple[Continuation | None, tuple[Reason, ...], int]:
+        """The earlier run that this one is the exact continuation of, or why a grown budget or a branch cannot use one.
+
+        The last are the tokens that need not be trained on again, as far as they are known.
+        """
         stopped = next((self.live.stopped[name] for name in (step.id, *step.previous_ids) if name in self.live.stopped), None)
         for run in (other, stopped):
-            if run is not None and run.key != key and _continues(run, step, inputs):
-                return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),)
-        if latest is None or latest.inputs != dict(inputs) or latest.step_version != version_of(step.kind):
-            return None, ()
-        obstacle = why_not_extended(latest.parameters, step.parameters) or self._other_machine(step, latest)
-        if obstacle is None and self._descent is not None:
-            obstacle = self._descent.hinders_continuing(latest)
-        checkpoint = latest.byproducts.get("checkpoint")
-        if obstacle is None and checkpoint is None:
-            obstacle = "the earlier run kept no checkpoint"
-        elif obstacle is None and checkpoint is not None and not self.live.has(checkpoint):
-            obstacle = f"the store no longer has the checkpoint {checkpoint}"
-        if obstacle is not None:
-            only_tokens = _tokens(latest.parameters) != _tokens(step.parameters)
-            return None, (Reason(ReasonKind.FROM_SCRATCH, obstacle),) if only_tokens else ()
-        reason = Reason(ReasonKind.CONTINUES, f"{checkpoint}", commit=latest.commit)
-        return Continuation(latest.key, checkpoint), (reason,)
-
-    def _other_machine(self, step: Step, latest: Record) -> str | None:
-        """Why the last digits of a continued run would not be those of a run from scratch here, as far as records tell."""
-        wanted = {"threads": str(self.desired.settings.executor.threads), "processes": str(step.processes)}
-        for name, value in wanted.items():
-            if latest.environment.get(name, value) != value:
-                return f"it ran with {latest.environment[name]} {name}, and this run has {value}: the last digits would differ"
-        return None
+            if run is not None and run.key != key and continues(run, step, inputs):
+                return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),), 0
+        reasons: list[Reason] = []
+        place = Place(self.live, self._descent, self.desired.settings.executor.threads)
+        for record in (latest, *(self.recorded.latest(name) for name in step.after)):
+            found = kept_by(record, step, inputs, place) if record is not None else None
+            if isinstance(found, Kept):
+                reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
+                return found.run, (reason,), found.tokens
+            if record is None or found is None:
+                continue
+            if record.step_id in step.after:
+                reasons.append(Reason(ReasonKind.FROM_SCRATCH, f"{record.step_id}, which it branches from: {found}"))
+            elif _tokens(record.parameters) != _tokens(step.parameters):
+                reasons.append(Reason(ReasonKind.FROM_SCRATCH, found))
+        return None, tuple(reasons), 0
 
     def _if_approved(self, step: Step, action: Action) -> Action:
         """The release with the approvals that it rests on; blocked where there are too few."""
@@ -370,11 +368,6 @@ class _Planner:
 
 
 _IN_SYNC = (Reason(ReasonKind.IN_SYNC),)
-
-
-def _continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
-    """Whether a step is the exact continuation of a run that was not recorded."""
-    return bool(run.parameters) and dict(run.inputs) == dict(inputs) and not why_not_extended(run.parameters, step.parameters)
 
 
 def _environment(step: Step) -> str:

@@ -22,10 +22,10 @@ from forge.attest.statements import (
 )
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
-from forge.contract.checkpoints import BYPRODUCT
+from forge.contract.checkpoints import name_of_checkpoint
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.messages import StepResult
+from forge.contract.messages import Continued, StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.weights import HEAD_BYTES, why_refused
@@ -85,8 +85,8 @@ def record_drafts(
         actual=Spent(seconds=seconds, cost=price(seconds, step.processes, step.accelerator, place.desired.settings)),
         attestations={},
         supersedes=known.digest if known and action.again else None,
-        continued=result.continued,
         plan_approvals=plan_approvals,
+        continued=_named(result.continued, snapshot),
         **_statements(place, step, snapshot, action, result),
     )
     record, attestations = _attest(place, step, record, manifests)
@@ -156,7 +156,7 @@ def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry
                 each
                 for each in earlier
                 if isinstance(each.body, Record)
-                and each.body.byproducts.get(BYPRODUCT) == continued.checkpoint
+                and each.body.byproducts.get(continued.byproduct) == continued.checkpoint
                 and each.digest not in found
             ]
     return sorted(found.values(), key=lambda entry: entry.sequence)
@@ -242,6 +242,18 @@ def _check_formats(step: Step, folder: Path) -> None:
             refusal = why_refused(path.relative_to(folder).as_posix(), path.stat().st_size, head)
             if refusal is not None:
                 raise RefusedError(f"{step.id}: {refusal}: nothing of this run is recorded; export the weights as safetensors")
+
+
+def _named(continued: Continued | None, snapshot: Snapshot) -> Continued | None:
+    """What a run went on from, with the name that the ledger has for the checkpoint: a step knows its digest alone."""
+    if continued is None:
+        return None
+    for entry in snapshot.entries_in(key_folder(continued.key)):
+        if isinstance(entry.body, Record):
+            name = name_of_checkpoint(entry.body.byproducts, continued.checkpoint)
+            if name is not None:
+                return continued.model_copy(update={"byproduct": name})
+    return continued
 
 
 def _statements(place: Place, step: Step, snapshot: Snapshot, action: Action, result: StepResult) -> dict[str, Any]:

@@ -216,7 +216,8 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
     if isinstance(spec, PretrainSpec):
         experts = {} if spec.architecture.experts is None else {"experts": spec.architecture.experts.num_local_experts}
         facts |= {"tokenizer": spec.tokenizer, "positions": spec.architecture.max_position_embeddings, **experts}
-        return {**facts, "mixture": [part.data for part in spec.mixture]} if spec.mixture else facts
+        facts |= {"mixture": [part.data for part in spec.mixture]} if spec.mixture else {}
+        return facts if spec.from_ is None else {**facts, "branches": [spec.from_.model, spec.from_.step]}
     base = spec.base
     if isinstance(base, ModelBase):
         facts["base"] = base.model

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -96,11 +97,21 @@ class ContentOf:
     """Annotation that a string is a glob of files: their bytes, not their paths, are what enters an identity."""
 
 
+def name_in_yaml(name: str, info: FieldInfo) -> str:
+    """What a field is called in a document: `from` is no name that Python lets an attribute have."""
+    return info.alias or name
+
+
+def field_at(model: type[BaseModel], name: str) -> FieldInfo | None:
+    """A model's field by its name in a document; None where it has none of that name."""
+    return next((info for attribute, info in model.model_fields.items() if name_in_yaml(attribute, info) == name), None)
+
+
 def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Every reference below a value, with the place where it stands, in the order of the fields."""
     if isinstance(value, BaseModel):
-        for name, is_reference in _fields(type(value)):
-            item = getattr(value, name)
+        for attribute, name, is_reference in _fields(type(value)):
+            item = getattr(value, attribute)
             if is_reference and isinstance(item, list):
                 yield from (((*location, name, index), target) for index, target in enumerate(item))
             elif is_reference:
@@ -113,9 +124,14 @@ def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[
 
 
 @functools.cache
-def _fields(model: type[BaseModel]) -> tuple[tuple[str, bool], ...]:
+def _fields(model: type[BaseModel]) -> tuple[tuple[str, str, bool], ...]:
+    """Attribute, name in a document, and whether its value names another resource."""
     return tuple(
-        (name, any(isinstance(mark, ReferenceTo) for mark in [*info.metadata, *_marks_of_items(info.annotation)]))
+        (
+            name,
+            name_in_yaml(name, info),
+            any(isinstance(mark, ReferenceTo) for mark in [*info.metadata, *_marks_of_items(info.annotation)]),
+        )
         for name, info in model.model_fields.items()
     )
 

@@ -1,4 +1,4 @@
-"""Models that continue each other: where each chain of bases begins. Pure; names in, names out.
+"""Models that continue each other, or branch from each other: where each chain of bases begins. Pure; names in, names out.
 
 Invariant: a chain ends. A model that leads back to itself, at once or by way of others, has no beginning, so it is refused;
 whatever a continued model has of its base (architecture, tokenizer, positions) is that of the chain's first model.
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forge.spec.compiled import Compiled, read_facts
+from forge.spec.compiled import Compiled, read_facts, read_json
 
 Row = tuple[int, tuple[str | int, ...], str, int | None]
 """As ``governed.Row``."""
@@ -54,7 +54,7 @@ def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> It
         if item.kind == "Model" and by_address[item.address] == index
     }
     found = lineages({address: fact.get("base") for address, fact in facts.items()})
-    for circle in found.circles:
+    for circle in lineages({address: fact.get("base") or _left_by(fact) for address, fact in facts.items()}).circles:
         for number, address in enumerate(circle):
             others = [*circle[number + 1 :], *circle[:number], address]
             message = (
@@ -63,7 +63,8 @@ def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> It
                 else f"{address} continues {', which continues '.join(others)}"
             )
             remedy = ": a chain of bases begins with a model whose objective is pretrain, or with a folder"
-            yield by_address[address], ("spec", "base", "model"), message + remedy, None
+            field = "base" if "base" in facts[address] else "from"
+            yield by_address[address], ("spec", field, "model"), message + remedy, None
     for address, fact in facts.items():
         root = found.roots.get(address)
         limit = facts[root]["positions"] if root is not None else None
@@ -81,6 +82,50 @@ def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> It
         if reason:
             place = ("spec", "base", "model") if fact["tunes"] is None else ("spec", "adapter", "lora", "targets")
             yield by_address[address], place, f"{root} is a mixture of {experts} experts; {reason}", None
+
+
+def branched(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Row]:
+    """Every fault between a branch and the training that it leaves: up to there they are one."""
+    for index, item in enumerate(compiled):
+        facts = read_facts(item.facts) if item.kind == "Model" and by_address[item.address] == index else {}
+        other = _left_by(facts)
+        if other is not None and other in by_address and other != item.address:
+            for place, message in _unlike(item, compiled[by_address[other]], facts["branches"][1]):
+                yield index, ("spec", *place), message, None
+
+
+def _left_by(facts: Mapping[str, Any]) -> str | None:
+    """The model that one branches from."""
+    point: tuple[str, int] | None = facts.get("branches")
+    return None if point is None else point[0]
+
+
+def _unlike(branch: Compiled, other: Compiled, step: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    from forge.spec.extend import differences  # a plan of what is cached loads no model, where nothing branches
+
+    own, theirs = read_json(branch.parameters), read_json(other.parameters)
+    if theirs.get("objective") != "pretrain":
+        yield ("from", "model"), f"{other.address} is no training from random weights: only such a one is branched from"
+        return
+    total = -(-theirs["training"]["tokens"] // theirs["training"]["batch_tokens"])
+    if step > total:
+        yield ("from", "step"), f"`step` is {step}, but the training of {other.address} has {total} steps"
+    for path in sorted({*differences(_shared(theirs, other), _shared(own, branch))}):
+        message = (
+            f"`{path}` is not that of {other.address}, which it branches from: a branch differs from it in training.tokens, "
+            "training.optimizer and training.schedule alone; on other data, `objective: continue` trains its weights"
+        )
+        yield tuple(path.split(".")), message
+
+
+def _shared(parameters: Mapping[str, Any], model: Compiled) -> dict[str, Any]:
+    """What a branch has in common with the training that it leaves; of what is mixed in, the fractions and then the names."""
+    own = ("tokens", "optimizer", "schedule")
+    training = {name: value for name, value in parameters["training"].items() if name not in own}
+    named = {name: value for name, value in read_facts(model.facts).items() if name in ("data", "tokenizer")}
+    mixture = [parameters.get("mixture"), read_facts(model.facts).get("mixture")]
+    rest = {name: value for name, value in parameters.items() if name != "from"}
+    return {**rest, **named, "training": training, "mixture": mixture}
 
 
 def positions_of(address: str, compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> int | None:

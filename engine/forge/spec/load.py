@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from forge.errors import Diagnostic
 from forge.spec.document import Document, Location, read_documents
+from forge.spec.fields import field_at, name_in_yaml
 from forge.spec.meaning import branches
 from forge.spec.resource import API_VERSION, RESOURCE_TYPES, Resource, annotation_faults
 
@@ -128,7 +129,11 @@ def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[
 def _remedy(parent: type[BaseModel] | None, name: str) -> str:
     """The end of a message about an unknown key: what the kind says of it, or what is near."""
     hints: dict[str, str] = getattr(parent, "hints", {})
-    return f"; {hints[name]}" if name in hints else did_you_mean(name, parent.model_fields if parent else ())
+    return f"; {hints[name]}" if name in hints else did_you_mean(name, _names_of(parent) if parent else ())
+
+
+def _names_of(model: type[BaseModel]) -> list[str]:
+    return [name_in_yaml(name, info) for name, info in model.model_fields.items()]
 
 
 def _pattern_message(name: str, fault: dict[str, Any]) -> str:
@@ -169,7 +174,7 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel] | N
         following: list[Any] = []
         for candidate in candidates:
             if isinstance(candidate, type) and issubclass(candidate, BaseModel):
-                info = candidate.model_fields.get(str(part))
+                info = field_at(candidate, str(part))
                 if info is not None:
                     following.extend(branches(info.annotation))
                 elif part in _tags(candidate):

@@ -13,8 +13,9 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
-from forge.spec.fields import ContentOf, ReferenceTo
+from forge.spec.fields import ContentOf, ReferenceTo, field_at, name_in_yaml
 
 
 class Meaning(StrEnum):
@@ -41,11 +42,8 @@ NONE = Meaning.NONE
 
 
 def meanings_of(model: type[BaseModel]) -> dict[str, Meaning | None]:
-    """Each field's declared meaning; None where none is declared."""
-    return {
-        name: next((item for item in info.metadata if isinstance(item, Meaning)), None)
-        for name, info in model.model_fields.items()
-    }
+    """Each field's declared meaning, by its name in a document; None where none is declared."""
+    return {name_in_yaml(name, info): _declared(info) for name, info in model.model_fields.items()}
 
 
 def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
@@ -55,8 +53,8 @@ def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
     References and globs of files are left out: what they name enters a step as an input, by its digest.
     """
     selected: dict[str, Any] = {}
-    for name, default, declared in _identity_fields(type(value)):
-        item = getattr(value, name)
+    for attribute, name, default, declared in _identity_fields(type(value)):
+        item = getattr(value, attribute)
         chosen = declared is meaning or (declared is EXTEND and meaning is REBUILD)
         if chosen and item != default:
             selected[name] = _plain(item, meaning)
@@ -64,14 +62,17 @@ def meaningful(value: BaseModel, meaning: Meaning) -> dict[str, Any]:
 
 
 @functools.cache
-def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, Any, Meaning | None], ...]:
-    """Name, default and meaning of each field whose own value can be part of an identity."""
-    declared = meanings_of(model)
+def _identity_fields(model: type[BaseModel]) -> tuple[tuple[str, str, Any, Meaning | None], ...]:
+    """Attribute, name, default and meaning of each field whose own value can be part of an identity."""
     return tuple(
-        (name, info.get_default(call_default_factory=True, validated_data={}), declared[name])
+        (name, name_in_yaml(name, info), info.get_default(call_default_factory=True, validated_data={}), _declared(info))
         for name, info in model.model_fields.items()
         if not any(isinstance(mark, ReferenceTo | ContentOf) for mark in info.metadata)
     )
+
+
+def _declared(info: FieldInfo) -> Meaning | None:
+    return next((item for item in info.metadata if isinstance(item, Meaning)), None)
 
 
 def _plain(item: Any, meaning: Meaning) -> Any:
@@ -91,7 +92,7 @@ def meaning_at(model: Any, path: tuple[str | int, ...]) -> Meaning | None:
         if isinstance(part, int):
             candidates = [branch for item in candidates for argument in typing.get_args(item) for branch in branches(argument)]
             continue
-        fields = [item.model_fields[part] for item in candidates if _is_model(item) and part in item.model_fields]
+        fields = [info for item in candidates if _is_model(item) for info in (field_at(item, part),) if info is not None]
         if not fields:
             return None
         found = next((mark for mark in fields[0].metadata if isinstance(mark, Meaning)), found)

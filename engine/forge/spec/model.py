@@ -207,8 +207,17 @@ def _check_grid(training: LargeTraining, resources: ModelResources) -> None:
         )
 
 
+class BranchPoint(Part):
+    """Where a training leaves another's way."""
+
+    model: Annotated[ModelRef, REBUILD]
+    """A branch is like it in all but training.tokens, training.optimizer and training.schedule."""
+    step: Annotated[int, Field(ge=1), REBUILD]
+    """Optimiser steps that the two share; the next one is taken with the branch's own optimiser settings and schedule."""
+
+
 class PretrainSpec(Part):
-    """A model that begins with random weights."""
+    """A model that begins with random weights, or where another one's training stood after some steps."""
 
     objective: Annotated[Literal["pretrain"], REBUILD]
     data: Annotated[DataRecipeRef, REBUILD]
@@ -224,6 +233,8 @@ class PretrainSpec(Part):
     resources: Annotated[ModelResources, NONE] = ModelResources()
     mixture: Annotated[list[MixedIn], Field(max_length=15), REBUILD] = []
     """Other data that is mixed in, besides ``data``."""
+    from_: Annotated[BranchPoint | None, Field(alias="from"), REBUILD] = None
+    """Begin as another model's training did, and go on alone after a step of it; None: from random weights."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -233,10 +244,17 @@ class PretrainSpec(Part):
             reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
             if reason:
                 raise ValueError(reason)
+            if self.from_ is not None:
+                raise ValueError("`backend: nanotron` branches no training: leave `from` out, or train with the torch backend")
             if self.mixture:
                 raise ValueError("`backend: nanotron` reads one recipe: leave mixture out, or train with the torch backend")
         elif self.nanotron is not None:
             raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
+        if self.from_ is not None and self.from_.step * self.training.batch_tokens >= self.training.tokens:
+            raise ValueError(
+                f"from.step ({self.from_.step}) leaves nothing to train: training.tokens is "
+                f"{-(-self.training.tokens // self.training.batch_tokens)} steps of batch_tokens"
+            )
         _check_grid(self.training, self.resources)
         slices = self.training.parallelism.tensor
         if slices > 1 and self.architecture.experts is not None:

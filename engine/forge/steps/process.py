@@ -91,21 +91,22 @@ def _carry_out(request: StepRequest, folder: Path, stop: StopRequest) -> StepFai
 
 def _run(request: StepRequest, folder: Path, stop: StopRequest) -> StepResult:
     started = _now()
-    module, libraries = _MODULES[request.step]
+    definition, (module, libraries) = STEPS[request.step], _MODULES[request.step]
     output = Path(request.output)
     output.mkdir(parents=True, exist_ok=True)
     run = StepRun(request, folder, stop)
     environment = _environment(request, libraries)  # before the work: what is missing is refused, and costs nothing
     metrics: Metrics = importlib.import_module(module).run(run)
+    left = sorted(path.name for path in output.iterdir() if path.is_dir() and definition.leaves(path.name))
     result = StepResult(
         key=request.key,
         attempt=request.attempt,
-        products={name: name for name in STEPS[request.step].products},
+        products={name: name for name in definition.products},
         metrics=metrics,
         started=started,
         finished=_now(),
         environment=environment | run.environment,
-        byproducts={name: name for name in STEPS[request.step].byproducts if (output / name).is_dir()},
+        byproducts={name: name for name in left},
         continued=run.continued,
         lock=installed(),
         hardware=hardware(),

@@ -69,7 +69,7 @@ class StepRun:
 
     def byproduct(self, name: str) -> Path:
         """Where a by-product goes: a folder that does not exist yet, and whose presence says that it was made."""
-        if name not in STEPS[self.request.step].byproducts:
+        if not STEPS[self.request.step].leaves(name):
             raise StepError(f"a {self.request.step} step makes no by-product {name!r}")
         return Path(self.request.output) / name
 

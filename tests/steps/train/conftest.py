@@ -125,6 +125,8 @@ class Attempt:
     architecture: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
+    branches: tuple[int, ...] = ()
+    """Steps at which other trainings leave this one."""
     parameters: dict[str, Any] = field(default_factory=dict)
     processes: int = 1
     key: str = "sha256:" + "a" * 64
@@ -174,7 +176,7 @@ class Attempt:
                 "training": {**TRAINING, **self.training},
                 **self.parameters,
             },
-            settings={"training": self.settings},
+            settings={"training": self.settings, **({"branches": list(self.branches)} if self.branches else {})},
             inputs={
                 name: InputArtifact(digest=f"sha256:{number:x}" + f"{number:x}" * 63, path=str(path))
                 for number, (name, path) in enumerate(inputs.items(), 1)

@@ -1,20 +1,20 @@
-"""Going on from the checkpoint of another, shorter run: this step makes sure by itself that it may.
+"""Going on from the checkpoint of another run, a shorter one or one that this one branches from: the step makes sure itself.
 
 Rules; each is refused in words that name both sides and say what to do:
 1. The checkpoint's bytes are those of its manifest, and the folder is the artifact that the request names.
-2. It is of this lineage: the same step version, parameters but for ``training.tokens``, and inputs.
-3. Its run was shorter, and ``spec.extend`` allows to continue it.
+2. It is of this lineage, or of one that this run branches from: the same step version, parameters but for
+   ``training.tokens``, and inputs.
+3. ``spec.extend`` allows to continue its run.
 4. It lies at or before the start of that run's decay: further on, the rates depended on that run's total. This run's own
    decay begins later.
 5. It was made in an environment that computes the same bits.
 """
 
 from pathlib import Path
-from typing import Any
 
 from forge.contract.messages import Continued, InputArtifact
 from forge.errors import StepError
-from forge.spec.extend import shared_steps, why_not_extended
+from forge.spec.extend import earlier_runs, shared_steps, why_not_extended
 from forge.steps.train.checkpoint import (
     Checkpoint,
     CheckpointState,
@@ -61,12 +61,14 @@ def continued_from(checkpoint: Checkpoint, artifact: InputArtifact) -> Continued
 def _why_not(job: TrainJob, state: CheckpointState, environment: dict[str, str]) -> str | None:
     if state.lineage is None or state.training_tokens is None:
         return "it was written by an engine that did not say what a checkpoint descends from"
-    if state.lineage != job.lineage:
+    lineages = [job.lineage, *(stretch.lineage for stretch in job.trunk)]
+    if state.lineage not in lineages:
+        others = f", those that it branches from are {', '.join(lineages[1:])}" if job.trunk else ""
         return (
-            f"its lineage is {state.lineage}, this run's is {job.lineage}: parameters other than training.tokens, an input "
-            "or the step's version differ"
+            f"its lineage is {state.lineage}, this run's is {job.lineage}{others}: parameters other than training.tokens, an "
+            "input or the step's version differ"
         )
-    old: dict[str, Any] = {**job.parameters, "training": {**job.parameters["training"], "tokens": state.training_tokens}}
+    old = list(earlier_runs(job.parameters, state.training_tokens))[lineages.index(state.lineage)]
     last = shared_steps(old, job.parameters)
     if state.step > last:
         return why_not_extended(old, job.parameters) or (

@@ -7,11 +7,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forge.contract.checkpoints import lineage_of
+from forge.contract.checkpoints import BYPRODUCT, branch_point, lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
-from forge.spec.extend import optimizer_steps, steps_before_decay
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, LargeTraining, Training, exact
+from forge.spec.extend import TRUNK, earlier_runs, optimizer_steps, steps_before_decay
+from forge.spec.model import (
+    DEFAULT_CHAT_TEMPLATE,
+    Architecture,
+    CosineSchedule,
+    LargeTraining,
+    Optimizer,
+    Training,
+    WsdSchedule,
+    exact,
+)
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import Share, num_replayed
@@ -20,6 +29,29 @@ TUNED = ("sft", "dpo")
 """Objectives that learn from conversations or preferences (``steps.finetune``)."""
 OBJECTIVES = ("pretrain", "continue", *TUNED)
 _CHECKPOINTS_OF_A_RUN = 10
+_ENDLESS = 2**50
+"""Tokens: where a schedule never comes to its decay."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How steps are taken: with which settings of the optimiser, and at which share of its rate."""
+
+    optimizer: Optimizer
+    schedule: WsdSchedule | CosineSchedule
+    total_tokens: int
+    """Where the schedule ends, in tokens of whole steps."""
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Steps that a branch shares with another training."""
+
+    steps: int
+    """Up to this one."""
+    way: Way
+    lineage: str
+    """Of the training that they are shared with."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +80,15 @@ class TrainJob:
     """How nanotron spreads a copy of the model, where it is the one that trains; None: this package's own loop does."""
     mixture: tuple[Share, ...] = ()
     """Other data, of the inputs ``mixture-0`` and on."""
+    trunk: tuple[Stretch, ...] = ()
+    """Of a branch: its first steps, in order; none for a training that branches from no other."""
+    branches: frozenset[int] = frozenset()
+    """The steps at which others leave this training: each has a checkpoint kept."""
+
+    def way_of(self, step: int) -> Way:
+        """How a step (from 0) is taken."""
+        own = Way(self.training.optimizer, self.training.schedule, self.total_tokens)
+        return next((stretch.way for stretch in self.trunk if step < stretch.steps), own)
 
     @property
     def copies(self) -> int:
@@ -96,9 +137,15 @@ class TrainJob:
         return steps_before_decay(self.training)
 
     @property
+    def kept_steps(self) -> dict[int, str]:
+        """The steps whose checkpoints are kept, each with what the by-product is called."""
+        branches = {step: branch_point(step) for step in sorted(self.branches) if 0 < step <= self.total_steps}
+        return branches | ({self.kept_step: BYPRODUCT} if self.kept_step else {})
+
+    @property
     def total_tokens(self) -> int:
         """Tokens that those steps see; the schedule ends there."""
-        return self.total_steps * self.training.batch_tokens
+        return _whole_steps(self.training)
 
     @property
     def replayed_sequences(self) -> int:
@@ -145,6 +192,7 @@ def read_job(request: StepRequest) -> TrainJob:
         training = LargeTraining.model_validate(checked.model_dump())
         layout = _layout(request)
         mixture = tuple(_share(part) for part in parameters.get("mixture", ()))
+        trunk = _trunk(request)
     except (KeyError, ValidationError) as error:
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
@@ -166,6 +214,8 @@ def read_job(request: StepRequest) -> TrainJob:
         replay_fraction=fraction,
         nanotron=layout,
         mixture=mixture,
+        trunk=trunk,
+        branches=frozenset(request.settings.get("branches", ())),
     )
     _check_split(job)
     return job
@@ -177,6 +227,24 @@ def _layout(request: StepRequest) -> NanotronLayout | None:
     if backend not in ("torch", "nanotron"):
         raise StepError(f"{request.subject}: backend {backend!r} is unknown to this engine; expected torch or nanotron")
     return NanotronLayout.model_validate(request.settings.get("nanotron", {})) if backend == "nanotron" else None
+
+
+def _trunk(request: StepRequest) -> tuple[Stretch, ...]:
+    """The stretches that the parameters list; where one names no tokens, its rates are the same whatever they are."""
+    own: dict[str, Any] = request.parameters["training"]
+    inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
+    _, *runs = earlier_runs(request.parameters, own["tokens"])
+    found = []
+    for part, run in zip(request.parameters.get(TRUNK, ()), runs, strict=True):
+        way = {name: value for name, value in part.items() if name != "steps"}
+        whole = LargeTraining.model_validate({**own, "tokens": _ENDLESS, **way})
+        lineage = lineage_of(request.step_version, run, inputs)
+        found.append(Stretch(part["steps"], Way(whole.optimizer, whole.schedule, _whole_steps(whole)), lineage))
+    return tuple(found)
+
+
+def _whole_steps(training: LargeTraining) -> int:
+    return optimizer_steps(training) * training.batch_tokens
 
 
 def _share(part: dict[str, Any]) -> Share:

@@ -4,8 +4,9 @@ Rules:
 1. A single process on a CPU writes whole tensors, at once: its state is copied as fast as it is written, and a kill costs no
    more than one interval. Every other training writes slices beside the next steps (``shards``), one checkpoint at a time.
 2. Where a checkpoint was not written the training ends, with the one before it in place.
-3. The state at the last step that a longer run shares (``spec.extend``) is written once to a folder that no rotation touches;
-   at the end it becomes the by-product ``checkpoint``. Where a resumed run finds no sound one, there is none.
+3. The state at the last step that a longer run shares (``spec.extend``), and at each step where a branch leaves this run, is
+   written once to a folder that no rotation touches; at the end they become by-products. Where a resumed run finds no sound
+   one, there is none.
 4. A training that goes on in another topology says so, in an event and in every checkpoint after.
 """
 
@@ -115,7 +116,7 @@ class Keeper:
         """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
         if progress.earlier_topologies:
             return
-        lies_there = self._world.is_main and self.kept(lambda _: None) is not None
+        lies_there = self._world.is_main and self.kept(progress.step, lambda _: None) is not None
         if text_of_main("yes" if lies_there else "", self._world):
             return
         if self._writer is None:
@@ -125,20 +126,20 @@ class Keeper:
             self._writer.begin(self._kept_folder, self._state(progress), self._flat(), lambda: None)
             self._writer.finish()
 
-    def kept(self, report: Callable[[str], None]) -> Path | None:
-        """The checkpoint that a longer run may go on from, if a sound one lies there."""
-        return find_kept(self._kept_folder, self._job.kept_step, self._job.key, bit_environment(self._job, self._world), report)
+    def kept(self, step: int, report: Callable[[str], None]) -> Path | None:
+        """The checkpoint of a step that another run may go on from, if a sound one lies there."""
+        return find_kept(self._kept_folder, step, self._job.key, bit_environment(self._job, self._world), report)
 
-    def leave(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Make the by-product: the checkpoint from before the decay, if a sound one is kept."""
-        kept = self.kept(say)
-        if kept is not None:
-            copy_checkpoint(kept, folder)
-        elif self._job.kept_step:
-            say(
-                f"no checkpoint from before the decay (step {self._job.kept_step}) is kept: a run of more tokens starts from "
-                "scratch"
-            )
+    def leave(self, place: Callable[[str], Path], say: Callable[[str], None]) -> None:
+        """Make the by-products: the checkpoints that other runs may go on from, where sound ones are kept."""
+        for step, name in self._job.kept_steps.items():
+            kept = self.kept(step, say)
+            if kept is not None:
+                copy_checkpoint(kept, place(name))
+            elif step == self._job.kept_step:
+                say(f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch")
+            else:
+                say(f"no checkpoint of step {step} is kept: what branches there trains those steps again")
 
     def take_up(self) -> tuple[Progress, str]:
         """Load the furthest checkpoint, if there is one; where the training stands then, and what to say of it."""

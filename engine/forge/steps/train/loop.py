@@ -28,7 +28,7 @@ from forge.steps.train.distributed import World, first_reason, reason_of_any, su
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
-from forge.steps.train.optimizer import set_learning_rate
+from forge.steps.train.optimizer import follow
 from forge.steps.train.rise import LossWatch
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.sharding import clip_gradients, sum_gradients, sum_later
@@ -146,7 +146,7 @@ class Trainer:
     def _train(self, stop: StopRequest, clock: Throughput, resumed_from: int) -> None:
         """All steps that are left."""
         job = self.job
-        if resumed_from and resumed_from == job.kept_step:
+        if resumed_from and resumed_from in job.kept_steps:
             self.keeper.keep(self.progress)
         while self.progress.step < job.total_steps:
             clock.start()
@@ -154,7 +154,7 @@ class Trainer:
             clock.stop(job.training.batch_tokens)
             step = self.progress.step
             self.keeper.poll()
-            if step == job.kept_step:
+            if step in job.kept_steps:
                 self.keeper.keep(self.progress)
             if reason:
                 self._end_here(reason)
@@ -166,8 +166,9 @@ class Trainer:
     def _step(self, stop: StopRequest, clock: Throughput) -> StopReason | None:
         """One optimiser step; returns why to stop, or None."""
         job, training, step = self.job, self.job.training, self.progress.step
-        rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
-        set_learning_rate(self.optimizer, rate)
+        way = job.way_of(step)
+        rate = learning_rate(way.schedule, way.optimizer.lr, step, training.batch_tokens, way.total_tokens)
+        follow(self.optimizer, way.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         balance = Balance(job.architecture, training.batch_tokens, self.world)
         summed_loss = self._accumulate(step * job.batch_sequences + self.world.data_rank * job.process_sequences, balance)
@@ -176,7 +177,7 @@ class Trainer:
         summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
         loss = summed_loss / training.batch_tokens
         sum_gradients(self.model, self.world)
-        norm = clip_gradients(self.model, training.optimizer.gradient_clip_norm, self.world)
+        norm = clip_gradients(self.model, way.optimizer.gradient_clip_norm, self.world)
         if not math.isfinite(loss) or not math.isfinite(norm) or (load and not math.isfinite(load.aux_loss)):
             balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
             raise StepError(

@@ -23,7 +23,7 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
     beta1, beta2 = settings.betas
     return torch.optim.AdamW(
         [
-            {"params": parameters, "weight_decay": 0.0 if is_kept else settings.weight_decay}
+            {"params": parameters, "weight_decay": 0.0 if is_kept else settings.weight_decay, "decays": not is_kept}
             for (is_kept, _), parameters in sorted(groups.items(), key=lambda item: item[0])
         ],
         lr=settings.lr,
@@ -31,6 +31,13 @@ def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.AdamW:
         eps=settings.eps,
         fused=True,
     )
+
+
+def follow(optimizer: torch.optim.Optimizer, settings: Optimizer, rate: float) -> None:
+    """The rate of the next step, and the settings that it is taken with: those of a branch change where it leaves its trunk."""
+    for group in optimizer.param_groups:
+        group["lr"], group["betas"], group["eps"] = rate, tuple(settings.betas), settings.eps
+        group["weight_decay"] = settings.weight_decay if group["decays"] else 0.0
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

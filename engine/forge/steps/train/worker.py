@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from forge.contract.checkpoints import BYPRODUCT
 from forge.contract.messages import StepRequest
 from forge.errors import StepError
 from forge.plan.compute import flops_formula, flops_per_token, num_active_parameters, num_parameters
@@ -64,7 +63,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
         if world.is_main:
             run.stop.check()  # the last checkpoint holds all that the next attempt needs to write the product
             export_weights(run.product("weights"), weights, job, corpus.meta, run.input("tokenizer"))
-            keeper.leave(run.byproduct(BYPRODUCT), lambda text: emit(message=text))
+            keeper.leave(run.byproduct, lambda text: emit(message=text))
             if outcome.continued is not None:
                 run.continued = outcome.continued
     metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}

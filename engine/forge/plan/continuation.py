@@ -1,0 +1,74 @@
+"""What a training can go on from: checkpoints of recorded runs that are on its way to the last digit (``spec.extend``)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from forge.contract.checkpoints import BYPRODUCT, branch_point_of
+from forge.contract.record import Record
+from forge.plan.action import Continuation
+from forge.plan.graph import Step, version_of
+from forge.plan.live import Live, Running
+from forge.plan.withdrawn import Descent
+from forge.spec.extend import shared_steps, steps_before_decay, why_not_extended
+from forge.spec.model import LargeTraining
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A checkpoint that a training goes on from."""
+
+    run: Continuation
+    commit: str
+    """That the earlier run was made for."""
+    tokens: int
+    """Those that need not be trained on again."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """What decides, besides the two runs, whether the bits are the same."""
+
+    live: Live
+    descent: Descent | None
+    threads: int
+
+
+def continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
+    """Whether a step is the exact continuation of a run that was not recorded."""
+    return bool(run.parameters) and dict(run.inputs) == dict(inputs) and not why_not_extended(run.parameters, step.parameters)
+
+
+def kept_by(record: Record, step: Step, inputs: Mapping[str, str], place: Place) -> Kept | str | None:
+    """The farthest checkpoint of a recorded run that a step may go on from, or why there is none.
+
+    None where the run read other inputs, or was made by another version of the step: nobody would expect one.
+    """
+    if record.inputs != dict(inputs) or record.step_version != version_of(step.kind):
+        return None
+    obstacle = why_not_extended(record.parameters, step.parameters) or _other_machine(record, step, place.threads)
+    if obstacle is None and place.descent is not None:
+        obstacle = place.descent.hinders_continuing(record)
+    if obstacle is not None:
+        return obstacle
+    training = LargeTraining.model_validate(record.parameters["training"])
+    shared = shared_steps(record.parameters, step.parameters)
+    steps_of = {name: branch_point_of(name) or 0 for name in record.byproducts} | {BYPRODUCT: steps_before_decay(training)}
+    reached = {name: steps_of[name] for name in record.byproducts if 0 < steps_of[name] <= shared}
+    if not reached:
+        return f"the earlier run kept no checkpoint of its first {shared} steps"
+    there = {name: steps for name, steps in reached.items() if place.live.has(record.byproducts[name])}
+    if not there:
+        lost = record.byproducts[max(reached, key=lambda name: reached[name])]
+        return f"the store no longer has the checkpoint {lost}"
+    farthest = max(there, key=lambda name: there[name])
+    run = Continuation(record.key, record.byproducts[farthest])
+    return Kept(run, record.commit, there[farthest] * training.batch_tokens)
+
+
+def _other_machine(record: Record, step: Step, threads: int) -> str | None:
+    """Why the last digits of a continued run would not be those of a run from scratch here, as far as records tell."""
+    wanted = {"threads": str(threads), "processes": str(step.processes)}
+    for name, value in wanted.items():
+        if record.environment.get(name, value) != value:
+            return f"it ran with {record.environment[name]} {name}, and this run has {value}: the last digits would differ"
+    return None
