@@ -93,10 +93,10 @@ def applied(desired: Desired) -> Approved:
 
 
 BRANCHES = {
-    PRETRAINED + "from.step": ("trunk[0].steps", "1", "2"),
-    PRETRAINED + "from.model": ("trunk[0].optimizer.lr", "0.001", "0.002"),
+    PRETRAINED + "from.step": (ActionKind.EXTEND, "trunk[0].steps", "1", "2"),
+    PRETRAINED + "from.model": (ActionKind.RUN, "trunk[0].optimizer.lr", "0.001", "0.002"),
 }
-"""What a branch is made anew for, by field: it goes on from a checkpoint of the training that it leaves now."""
+"""How a branch is made anew, and for what: another step from a checkpoint on the way, another model's way from its start."""
 
 
 @every_field
@@ -135,8 +135,8 @@ def expect_own(action: Action, kind: str, path: str, value: Any) -> None:
     meaning = FIELDS[kind, path]
     if path in BRANCHES:  # named by how the shared steps are taken, in the place of whose they are
         (reason,) = [reason for reason in action.reasons if reason.kind is ReasonKind.FIELD_CHANGED]
-        assert (action.kind, reason.meaning) == (ActionKind.EXTEND, REBUILD)
-        assert (reason.subject, reason.old, reason.new) == BRANCHES[path]
+        assert (action.kind, reason.subject, reason.old, reason.new) == BRANCHES[path]
+        assert reason.meaning is REBUILD
         return
     moved = (kind, path) == ("Deployment", "spec.environment")  # a reload there, and the first release here
     assert action.kind is (
