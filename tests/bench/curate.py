@@ -28,6 +28,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from tests.bench.goals import Goals, at_least  # noqa: E402
+
+GOALS = Goals()
 CORPUS = ROOT / "models" / "handbook" / "corpus"
 LOCK = ROOT / "locks" / "bench-curate.txt"
 CORES = 2
@@ -141,11 +146,18 @@ def main() -> None:
         show("the same, one process", large[1:], 10 * size)
         seconds = {name: statistics.median(run.seconds for run in runs) for name, runs in sides.items() if runs}
         if "datatrove" in seconds:
-            print(f"\nTimes datatrove: {seconds['datatrove'] / seconds['ours']:.1f} (goal 5)")
-        print(f"Two processes to one, 10 times the corpus: {large[1].seconds / large[0].seconds:.2f} (goal 1.8)")
+            print()
+            tell("times datatrove", seconds["datatrove"] / seconds["ours"], 5)
+        tell("two processes to one, 10 times the corpus", large[1].seconds / large[0].seconds, 1.8)
         print(f"Memory at 10 times the corpus: {large[0].peak_mib / max(run.peak_mib for run in sides['ours']):.2f} times")
         if "datatrove" in seconds:
             agree(once, scratch)
+    print(GOALS.summary())
+
+
+def tell(what: str, figure: float, floor: float, unit: str = "") -> None:
+    """One figure with its goal."""
+    print(f"{what}: {figure:.2f}{unit} ({GOALS.judge(what, figure, at_least(floor, unit))})")
 
 
 def show(name: str, runs: list[Run], megabytes: float) -> None:
@@ -245,10 +257,9 @@ def agree(source: Path, scratch: Path) -> None:
     theirs_kept, ours_kept = read_ids(peer / "kept"), read_ids(scratch / "ours" / "output" / "documents")
     differing = sorted(theirs_kept ^ ours_kept, key=int)
     share = 1 - len(differing) / len(texts)
-    print(
-        f"\nDecisions alike: {share:.2%} of {len(texts)} documents (goal 98%);"
-        f" datatrove keeps {len(theirs_kept)}, ours {len(ours_kept)}"
-    )
+    print()
+    tell("decisions alike", 100 * share, 98, "%")
+    print(f"Of {len(texts)} documents datatrove keeps {len(theirs_kept)}, ours {len(ours_kept)}")
     dropped = {
         row["id"]: row["metadata"].get("filter_reason", "?")
         for stage in ("dropped-repetition", "dropped-quality")

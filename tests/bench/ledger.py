@@ -18,6 +18,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.goals import Goal, Goals, at_most
+
 from forge.contract.record import Record
 from forge.ledger.batch import Draft
 from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
@@ -25,6 +28,7 @@ from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 
 REF = "refs/forge/ledger"
+GOALS = Goals()
 KINDS = ("curate", "tokenizer", "tokenize", "train", "evaluate", "gate")
 SUBJECTS = ("DataRecipe", "Tokenizer", "Tokenizer", "Model", "EvalSuite", "Deployment")
 
@@ -143,8 +147,9 @@ def plain_append(folder: Path, number: int, steps: int) -> None:
     git("update-ref", "refs/heads/peer", commit, head)
 
 
-def show(label: str, seconds: float, unit: str = "ms") -> None:
-    print(f"  {label:<42}{seconds * {'s': 1, 'ms': 1e3, 'us': 1e6}[unit]:9.2f} {unit}", flush=True)
+def show(label: str, seconds: float, unit: str = "ms", goal: Goal | None = None) -> None:
+    figure = seconds * {"s": 1, "ms": 1e3, "us": 1e6}[unit]
+    print(f"  {label:<42}{figure:9.2f} {unit:<4}{GOALS.judge(label, figure, goal)}".rstrip(), flush=True)
 
 
 def measure(folder: Path, records: int, steps: int) -> None:
@@ -154,7 +159,7 @@ def measure(folder: Path, records: int, steps: int) -> None:
         numbers = iter(range(records + 1, 10 * records))
         for _ in range(3):  # git's helper processes start
             ledger.append([new_draft(next(numbers), steps)])
-        show("append one record", median(lambda: ledger.append([new_draft(next(numbers), steps)])))
+        show("append one record", median(lambda: ledger.append([new_draft(next(numbers), steps)])), goal=at_most(50, "ms"))
         subprocess.run(["git", "update-ref", "refs/heads/peer", REF], cwd=folder, check=True)
         show("  plain git commands", median(lambda: plain_append(folder, next(numbers), steps)))
         batch = [new_draft(next(numbers), steps) for _ in range(100)]
@@ -165,7 +170,7 @@ def measure(folder: Path, records: int, steps: int) -> None:
         one = iter(keys)
         snapshot = ledger.snapshot()
         snapshot.check()
-        show("look up a key, the full record", median(lambda: snapshot.record(next(one))))
+        show("look up a key, the full record", median(lambda: snapshot.record(next(one))), goal=at_most(5, "ms"))
         show("newest record of a step id, full", median(lambda: snapshot.latest("train/resource-000001")))
         show("look up a key in the index", median(lambda: snapshot.made(next(one))))
         name = sequence_path(records // 2)
@@ -188,7 +193,7 @@ def measure(folder: Path, records: int, steps: int) -> None:
             for _ in range(10):
                 ledger.append([new_draft(next(numbers), steps) for _ in range(100)])
             new.append(median(lambda before=before: before.snapshot().check(), 1))
-        show("read 1,000 new entries", statistics.median(new))
+        show("read 1,000 new entries", statistics.median(new), goal=at_most(300, "ms"))
         plain = ["git", "log", "--raw", "--no-abbrev", "--format=", f"{REF}~10..{REF}"]
         show(
             "  git log --raw of the same commits",
@@ -210,6 +215,7 @@ def main(records: int) -> None:
         make_ledger(folder, records, steps)
         print(f"{records} records, {steps} step ids, written in {time.perf_counter() - began:.0f} s", flush=True)
         measure(folder, records, steps)
+    print(GOALS.summary())
 
 
 if __name__ == "__main__":

@@ -11,24 +11,28 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.goals import Goal, Goals, at_most
+
 FORGE = Path(sys.executable).with_name("forge")
 RUNS = 5
-COMMANDS = {
-    "`forge apply`, nothing to do": (["apply"], 1.5),
-    "`forge plan`": (["plan"], 1.0),
+COMMANDS: dict[str, tuple[list[str], Goal | None]] = {
+    "`forge apply`, nothing to do": (["apply"], at_most(1.5, "s")),
+    "`forge plan`": (["plan"], at_most(1.0, "s")),
     "`forge verify model/handbook`": (["verify", "model/handbook"], None),
 }
 
 
 def main() -> None:
     """Measure and print."""
+    goals = Goals()
     print("| command | median of 5 | goal | peak memory |\n|---|---|---|---|")
     for name, (arguments, goal) in COMMANDS.items():
         measured = [measure(arguments) for _ in range(RUNS)]
         seconds = statistics.median(time for time, _ in measured)
         memory = max(peak for _, peak in measured)
-        shown = f"{goal} s" if goal else ""
-        print(f"| {name} | {seconds:.2f} s | {shown} | {memory / 1024:.0f} MiB |")
+        print(f"| {name} | {seconds:.2f} s | {goals.judge(name, seconds, goal)} | {memory / 1024:.0f} MiB |")
+    print(f"\n{goals.summary()}")
 
 
 def measure(arguments: list[str]) -> tuple[float, int]:

@@ -19,6 +19,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
+from tests.bench.goals import Goals  # noqa: E402
 from tests.steps.train.conftest import VOCAB_SIZE, Attempt, chain_documents, write_tokenizer, write_tokens  # noqa: E402
 
 ROUNDS = 5
@@ -57,6 +58,7 @@ def main(tokens: int) -> None:
     for name, rows in measured.items():
         rate, seconds = (statistics.median(column) for column in zip(*rows, strict=True))
         print(f"| {name} | {rate:,.0f} | {seconds:.1f} |")
+    print(f"\n{Goals().summary()}")
 
 
 def run(attempt: Attempt, name: str) -> tuple[float, float]:

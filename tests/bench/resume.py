@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.goals import Goals, at_most
 from tests.bench.train import request_of
 
 ROUNDS = 5
@@ -39,9 +40,10 @@ def main(tokens: int) -> None:
     every = request["settings"]["training"]["checkpoint_every_tokens"]
     lost = [found["lost_tokens"] for found in rounds]
     print("| what | median of 5 | most | goal |\n|---|---|---|---|")
-    print(
-        f"| tokens trained again after SIGKILL | {statistics.median(lost):,.0f} | {max(lost):,.0f} | one interval: {every:,} |"
-    )
+    goals = Goals()
+    judged = goals.judge("tokens trained again after SIGKILL, at most", max(lost), at_most(every))
+    median = statistics.median(lost)
+    print(f"| tokens trained again after SIGKILL | {median:,.0f} | {max(lost):,.0f} | one interval, {judged} |")
     for name, title in (
         ("first_step_seconds", "seconds from the start to the first step"),
         ("resume_seconds", "of them, taking up"),
@@ -52,6 +54,7 @@ def main(tokens: int) -> None:
     print(f"| seconds that a checkpoint stalls | {statistics.median(stalls):.3f} | {max(stalls):.3f} | |")
     shares = [found["stall_fraction"] for found in rounds]
     print(f"| share of the time, a checkpoint every {every:,} tokens | {statistics.median(shares):.2%} | {max(shares):.2%} | |")
+    print(f"\n{goals.summary()}")
 
 
 def measure(request: dict[str, Any], chance: random.Random) -> dict[str, float]:

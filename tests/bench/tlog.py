@@ -16,6 +16,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.goals import Goals
+
 from forge.serve.audit import AuditRecord
 from forge.tlog.check import check_log
 from forge.tlog.feed import Feed
@@ -93,6 +96,7 @@ def main(leaves: int) -> None:
         size = sum(path.stat().st_size for path in (folder / "log").rglob("*") if path.is_file())
         entries = sum(len(entry) for entry in view.entries())
         print(f"{'size on the disk':<44}{size / 2**20:>10.1f} MiB, {size / entries:.2f} times the lines'")
+    print(f"\n{Goals().summary()}")
 
 
 def show(what: str, seconds: float) -> None:

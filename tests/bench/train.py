@@ -20,9 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.goals import Goals, at_least
+
 ROUNDS = 5
 WARM_STEPS = 5
-GOALS = {"hf": 1.2, "loop": 1.0}
+FLOORS = {"hf": at_least(1.2), "loop": at_least(1.0)}
 NAMES = {"forge": "Forge's train step", "hf": "Hugging Face Trainer", "loop": "a minimal loop around the same module"}
 
 
@@ -36,14 +39,16 @@ def main(tokens: int) -> None:
             for name in NAMES:
                 runs[name].append(forge_once(request) if name == "forge" else peer_once(name, request))
                 print(f"round {number + 1}: {name} {runs[name][-1]}", file=sys.stderr)
+    goals = Goals()
     ours = [run["tokens_per_second"] for run in runs["forge"]]
     print("| who | tokens/s, median of 5 | Forge against it, median of 5 | goal | bits per byte |\n|---|---|---|---|---|")
     for name, measured in runs.items():
         rates = [run["tokens_per_second"] for run in measured]
         ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, rates, strict=True))
-        goal = f"{GOALS[name]}" if name in GOALS else ""
+        goal = goals.judge(NAMES[name], ratio, FLOORS.get(name))
         quality = statistics.median(run["bits_per_byte"] for run in measured)
         print(f"| {NAMES[name]} | {statistics.median(rates):,.0f} | {ratio:.2f} | {goal} | {quality:.3f} |")
+    print(f"\n{goals.summary()}")
 
 
 def request_of(scratch: Path, tokens: int) -> dict[str, Any]:

@@ -6,17 +6,29 @@ import os
 import signal
 import subprocess
 import threading
+import types
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.conftest import DEPLOYMENT, MODEL, commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, MODEL, commit_all, git, new_repository, run_forge, write_small
+from tests.governed import commit_as, govern, make_governed
 from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
 
+from forge.cli.place import place_of
 from forge.contract.messages import FailureCause
+from forge.plan.action import Plan
+from forge.reconcile.apply import Mode
 from forge.reconcile.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
+from forge.reconcile.controller import Controller
+from forge.reconcile.notify import Metrics
+from forge.reconcile.place import Place, look
+from forge.reconcile.stop import Stop
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
 
 
 @contextmanager
@@ -177,3 +189,54 @@ def test_a_budget_that_is_lowered_while_it_trains_stops_the_training(copy_of_app
         wait_for(lambda: not step_processes(copy_of_applied))
     assert snapshot_of(copy_of_applied).attempts("train/small") == []
     assert list((copy_of_applied / ".forge" / "work").glob("*/scratch/checkpoints/step-*"))  # the next one goes on from it
+
+
+def test_a_commit_whose_plan_needs_approval_is_not_taken_up_while_another_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is any while an approved plan is carried out: the next pass takes it up, and asks first."""
+    governed = make_governed(tmp_path)
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(governed.config))
+    folder = new_repository(tmp_path / "repository")
+    write_small(folder)
+    rules: list[dict[str, object]] = [{}, {"plans": {"approvals": 1}}, {"plans": {"approvals": 1, "above_cost": 1000.0}}]
+    commits = []
+    for number, rule in enumerate(rules):
+        (folder / "models" / "model.yaml").write_text(MODEL.replace("seed: 5", f"seed: {number}"))
+        govern(folder, governed.supply_chain(release={}, **rule), governed.people())
+        commits.append(commit_as(folder, governed, "cleo"))
+    with Repository(folder) as repository:
+        free, needs_approval, cheap = (place_of(repository, read_desired(CommitTree(repository, each))) for each in commits)
+        places = [free]
+        said: list[str] = []
+        reporter = types.SimpleNamespace(said=said.append)
+        controller = Controller(
+            lambda: places[-1],
+            reporter,
+            Stop(),
+            Metrics(),
+            None,
+            0.0,
+            lambda _place: {},  # type: ignore[arg-type]
+        )
+
+        def taken_up(newer: Place) -> Place:
+            """What a pass goes on with that was begun with ``free``, once the branch is at another commit."""
+            found: list[Place] = []
+
+            def applying(place: Place, _observer: object, _stop: object, mode: Mode) -> Plan:
+                places.append(newer)
+                assert mode.refresh is not None
+                found.append(mode.refresh(place))
+                return Plan(place.desired.commit, "USD", ())
+
+            monkeypatch.setattr("forge.reconcile.controller.apply", applying)
+            controller._apply(free)
+            return found[0]
+
+        assert taken_up(cheap).desired.commit == commits[2]
+        assert said == [f"commit {commits[2][:12]} is taken up"]
+        assert taken_up(needs_approval) is free
+        approved = look(needs_approval).plan
+        monkeypatch.setattr("forge.reconcile.controller.approved_in_ledger", lambda _place: approved)
+        assert taken_up(cheap) is free

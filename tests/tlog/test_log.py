@@ -22,6 +22,8 @@ from forge.tlog.note import verifier_key
 from forge.tlog.seals import Seals
 from forge.tlog.tiles import bundle_path, pack_bundle, tile_path, tile_widths, unpack_bundle
 
+POINTS_OF_LOGS = {point for point in POINTS if point.startswith("tlog.")}
+
 
 def test_the_names_of_tiles_are_the_specifications() -> None:
     assert tile_path(0, 1234067) == "tile/0/x001/x234/067"
@@ -178,7 +180,7 @@ def test_killed_at_every_write_it_goes_on_as_if_nothing_had_been(tmp_path: Path)
     shutil.copytree(start, tmp_path / "whole")
     assert grow_in_a_process(tmp_path / "whole", 257, FORGE_FAULT_LOG=str(tmp_path / "reached")) == 0
     reached = (tmp_path / "reached").read_text().split()
-    assert set(reached) == {point for point in POINTS if point.startswith("tlog.")}
+    assert set(reached) == POINTS_OF_LOGS
     expected = Log(tmp_path / "whole" / "log", Seals(tmp_path / "unused"), private_key(1)).files()
     signed = set()
     for point in sorted(set(reached)):
