@@ -20,7 +20,9 @@ BRANCH = (
 )
 
 
-def test_a_branch_is_trained_from_a_kept_checkpoint_and_its_chain_holds(copy_of_applied: Path, config_home: Path) -> None:
+def test_a_branch_is_trained_from_a_kept_checkpoint_and_its_chain_holds(
+    copy_of_applied: Path, config_home: Path, tmp_path: Path
+) -> None:
     """The model was trained before anybody asked for a branch: its first steps are trained again, once."""
     specs = copy_of_applied / "models"
     (specs / "branch.yaml").write_text(BRANCH)
@@ -57,6 +59,9 @@ def test_a_branch_is_trained_from_a_kept_checkpoint_and_its_chain_holds(copy_of_
         "byproduct": f"checkpoint-{LEFT}",
     }
     assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "release/local").stdout
+    run_forge(copy_of_applied, config_home, "report", "release/local", "--out", str(tmp_path / "report"))
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert f"steps 1 to {LEFT} with optimizer (lr 0.005), schedule (decay_tokens 10,000, name wsd" in page
     before = git(copy_of_applied, "rev-parse", "refs/forge/ledger")
     (specs / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 60k"))  # it does not reach the shared steps
     commit_all(copy_of_applied)

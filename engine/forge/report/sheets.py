@@ -7,6 +7,7 @@ from forge.contract.record import Record
 from forge.report.bases import architecture_of, base_text, parameters_text, replay_text
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, Standing
+from forge.spec.extend import TRUNK
 from forge.spec.resource import DataRecipe, Model
 
 REPORT_FILE = "report.json"
@@ -131,6 +132,7 @@ def _training(facts: Facts, record: Record) -> Section:
                 else "scratch",
                 record,
             ),
+            *_shared_steps(facts, record),
             *((_begun(facts, record, base)) if base else ()),
             *_mixed_in(facts, record),
             facts.proved("Weights", record.products.get("weights"), record, "provenance", "weights-signature"),
@@ -170,6 +172,16 @@ def _begun(facts: Facts, record: Record, base: str) -> tuple[Fact, ...]:
         facts.proved("Replayed against forgetting", replay_text(facts, record), record),
         facts.proved("Validation loss on the replayed data, of the base and now", f"{shown(before)}, {shown(after)}", record),
     )
+
+
+def _shared_steps(facts: Facts, record: Record) -> tuple[Fact, ...]:
+    """How the first steps of a branch were taken, which are another training's; nothing for a training of its own."""
+    told, before = [], 0
+    for stretch in record.parameters.get(TRUNK, []):
+        ways = shown({"optimizer": stretch["optimizer"], "schedule": stretch["schedule"]})
+        told.append(f"steps {before + 1:,} to {stretch['steps']:,} with {ways}")
+        before = stretch["steps"]
+    return (facts.proved("Begun as another training", "; ".join(told), record),) if told else ()
 
 
 def _mixed_in(facts: Facts, record: Record) -> tuple[Fact, ...]:
