@@ -37,6 +37,7 @@ LAYOUT = "in-toto/root.layout"
 LINKS = "in-toto/links"
 ALLOWED_SIGNERS = "approvals/allowed_signers"
 CHAIN = "chain-"
+_KINDS = {f"chain-{kind.value}": kind for kind in StepKind}
 """What a release's links by kind of step are called."""
 _WEIGHTS = "weights"
 """The group of keys that sign weights; every other group is a role."""
@@ -116,8 +117,10 @@ def _attestations(examined: Examination, authority: Authority) -> Iterator[_Atte
                     token = _token(name, entry.body, evidence)
                     yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest], token)
     for name, digest in sorted(release.attestations.items()) if release else ():
-        if release is not None and digest in evidence.attestations and not name.startswith(PREFIX):
-            kind = StepKind(name.removeprefix(CHAIN)) if name.startswith(CHAIN) else StepKind.RELEASE
+        # which attestations a release lists is not signed: a link of no known kind is nobody's
+        is_known = name in _KINDS or not name.startswith(CHAIN)
+        if release is not None and is_known and digest in evidence.attestations and not name.startswith(PREFIX):
+            kind = _KINDS.get(name, StepKind.RELEASE)
             group = authority.role_of(kind).value
             token = _token(name, release, evidence)
             yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest], token)
@@ -171,7 +174,7 @@ def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str
     if release is None or delegation is None:
         return None
     (folder / LINKS).mkdir(parents=True)
-    kinds = [StepKind(name.removeprefix(CHAIN)) for name in release.attestations if name.startswith(CHAIN)]
+    kinds = [_KINDS[name] for name in release.attestations if name in _KINDS]
     graph = examined.evidence.graphs.get(release.commit, {})
     step = graph.get(f"{StepKind.RELEASE}/{release.deployment}")
     shape = None if step is None else shape_of(steps_behind(step, graph))
