@@ -99,20 +99,9 @@ def pack(folder: Path) -> bytes:
 def commits_before(examined: Examination, release: Release) -> list[str]:
     """Where the commits end that a release brings: what its environment served before, and what the root signed."""
     sequence = examined.evidence.sequence(release)
-    earlier = previous_release(examined, release)
+    earlier = examined.evidence.previous
     delegation = examined.history.delegation(sequence)
     return [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
-
-
-def previous_release(examined: Examination, release: Release) -> Release | None:
-    """The move of the same environment before this one."""
-    sequence = examined.evidence.sequence(release)
-    moves = [
-        entry.body
-        for entry in examined.evidence.entries
-        if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
-    ]
-    return moves[-1] if moves else None
 
 
 def commits_of(examined: Examination, repository: Repository, release: Release) -> Iterator[tuple[str, bytes]]:
