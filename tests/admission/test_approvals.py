@@ -1,12 +1,14 @@
 """Whose approval counts: an approver's, made by their own key, whose other duties do not exclude it."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.conftest import git, loose_object, new_repository
 from tests.governed import Governed, make_governed
 
-from forge.admission.approvals import Authors, judge_approvals
+from forge.admission.approvals import Authors, commits_between, judge_approvals
 from forge.admission.history import read_history
 from forge.attest.approval import approval_statement, pack
 from forge.attest.delegation import delegation_payloads
@@ -18,8 +20,10 @@ from forge.canonical import digest_of_bytes
 from forge.contract.charter import Charter
 from forge.contract.kinds import Role
 from forge.contract.record import Approval, Delegation
+from forge.errors import TrustError
 from forge.ledger.entry import Entry
 from forge.plan.approvals import Given
+from forge.repo.repository import Repository
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 
 DIGEST = f"sha256:{'1' * 64}"
@@ -100,3 +104,70 @@ def test_a_strangers_key_is_nobodys(governed: Governed, tmp_path: Path) -> None:
     stranger = make_governed(tmp_path)
     refusal = given(Governed(governed.config, governed.ssh), "ana", key=str(stranger.ssh / "ana")).refusal
     assert refusal == "the key that signed it is not one that People lists as valid at that time"
+
+
+def history_of_three(folder: Path) -> tuple[str, str, str]:
+    """What was delegated, what the author wrote, and an empty commit of somebody else on top."""
+    new_repository(folder)
+    names = []
+    for message in ("delegated", "written", "on top"):
+        git(folder, "commit", "--quiet", "--allow-empty", "-m", message)
+        names.append(git(folder, "rev-parse", "HEAD"))
+    delegated, written, on_top = names
+    with Repository(folder) as repository:
+        assert commits_between(repository, on_top, [delegated]) == sorted([written, on_top])
+    return delegated, written, on_top
+
+
+def refused_history(folder: Path, commit: str, before: str) -> str:
+    with Repository(folder) as repository, pytest.raises(TrustError) as raised:
+        commits_between(repository, commit, [before])
+    return str(raised.value)
+
+
+def test_an_author_is_not_hidden_by_a_history_that_is_cut_off(tmp_path: Path) -> None:
+    """No key: git takes a commit that .git/shallow names for one without parents."""
+    delegated, written, on_top = history_of_three(tmp_path / "repository")
+    (tmp_path / "repository" / ".git" / "shallow").write_text(f"{on_top}\n")
+    assert f"commit {written[:12]}, a parent of {on_top[:12]}, is neither" in refused_history(
+        tmp_path / "repository", on_top, delegated
+    )
+
+
+def test_an_author_is_not_hidden_by_a_commit_that_was_exchanged_on_disk(tmp_path: Path) -> None:
+    """No key: under the delegated commit's id lies another one, of which the author's commit is a parent."""
+    folder = tmp_path / "repository"
+    delegated, written, on_top = history_of_three(folder)
+    text = git(folder, "cat-file", "commit", delegated)
+    head, separator, rest = text.partition("\nauthor ")
+    other = subprocess.run(
+        ["git", "hash-object", "-t", "commit", "-w", "--stdin"],
+        cwd=folder,
+        input=f"{head}\nparent {written}{separator}{rest}\n",
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.strip()
+    place = loose_object(folder, delegated)
+    place.chmod(0o644)
+    place.write_bytes(loose_object(folder, other).read_bytes())
+    assert git(folder, "rev-list", on_top, f"^{delegated}") == on_top, "git believes it"
+    assert delegated[:12] in refused_history(folder, on_top, delegated)
+
+
+def test_an_author_is_not_hidden_by_an_altered_commit_graph(tmp_path: Path) -> None:
+    """No key: the cache says that the commit on top follows the delegated one."""
+    folder = tmp_path / "repository"
+    delegated, written, on_top = history_of_three(folder)
+    git(folder, "commit-graph", "write", "--reachable")
+    graph = folder / ".git" / "objects" / "info" / "commit-graph"
+    data = bytearray(graph.read_bytes())
+    chunks = {bytes(data[at : at + 4]): int.from_bytes(data[at + 4 : at + 12], "big") for at in range(8, 8 + 12 * data[6], 12)}
+    places = {bytes(data[at : at + 20]).hex(): number for number, at in enumerate(range(chunks[b"OIDL"], chunks[b"CDAT"], 20))}
+    parent = chunks[b"CDAT"] + 36 * places[on_top] + 20
+    data[parent : parent + 4] = places[delegated].to_bytes(4, "big")
+    graph.chmod(0o644)
+    graph.write_bytes(data)
+    assert git(folder, "rev-list", on_top, f"^{delegated}") == on_top, "git believes it"
+    with Repository(folder) as repository:
+        assert commits_between(repository, on_top, [delegated]) == sorted([written, on_top])

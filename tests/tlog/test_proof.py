@@ -82,6 +82,20 @@ def test_a_witness_that_is_asked_for_must_have_cosigned(log: Log) -> None:
         check_proof(log_alone, log.key, (key,))
 
 
+def test_a_log_is_not_its_own_witness_and_one_witness_is_not_two(log: Log) -> None:
+    """The log's operator cosigns under another name; and a witness is asked for under two."""
+    log.grow(3)
+    proof = prove(log.view(), 1)
+    text, _ = split_note(proof.checkpoint.encode())
+    names = ("w.example", "v.example")
+    for private, owner in ((log.private, f"the log {log.key.name}"), (private_key(5), "the witness w.example")):
+        keys = tuple(verifier_key(name, private, SignatureType.COSIGNATURE) for name in names)
+        lines = "".join(cosign_note(text, name, private, 17) for name in names)
+        cosigned = proof.model_copy(update={"checkpoint": proof.checkpoint + lines})
+        with pytest.raises(TrustError, match=f"has the key of {owner}"):
+            check_proof(cosigned, log.key, keys)
+
+
 @given(st.data())
 @settings(max_examples=100, deadline=None)
 def test_no_character_of_a_proof_can_be_changed(data: st.DataObject) -> None:

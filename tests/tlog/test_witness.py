@@ -55,6 +55,12 @@ def test_a_smaller_tree_is_refused(log: Log, witness: Witness, tmp_path: Path) -
         witness.cosign(log.folder, log.key)
 
 
+def test_a_witness_with_the_logs_own_key_cosigns_nothing(log: Log, tmp_path: Path) -> None:
+    log.grow(3)
+    with pytest.raises(TrustError, match="has the key of the log"):
+        Witness(NAME, log.private, Seals(tmp_path / "state.json"), lambda: 1.0).cosign(log.folder, log.key)
+
+
 def test_wrong_tiles_can_only_make_it_fail(log: Log, witness: Witness) -> None:
     log.grow(300)
     witness.cosign(log.folder, log.key)

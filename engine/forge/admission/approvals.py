@@ -4,7 +4,8 @@ Authors are who signed the commits between what the environment serves (or the c
 what is to be released, so that nobody can approve their own change by having somebody else commit on top of it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from forge.admission.history import History
@@ -50,16 +51,56 @@ def authors_of(repository: Repository, commit: str, before: Sequence[str], autho
 def commits_between(repository: Repository, commit: str, before: Sequence[str]) -> list[str]:
     """The commits that lead to ``commit`` and to none of ``before``, the commit itself always among them, by name.
 
-    Raises TrustError where the history cannot be read.
+    Raises TrustError where the history cannot be read, or is not the one that the commits' own bytes tell.
     """
-    arguments = ["rev-list", f"--max-count={_MOST_COMMITS + 1}", commit, *(f"^{each}" for each in before)]
+    arguments = [
+        "-c",
+        "core.commitGraph=false",
+        "rev-list",
+        f"--max-count={_MOST_COMMITS + 1}",
+        commit,
+        *(f"^{each}" for each in before),
+    ]
     done = repository.program(arguments)
     if done.returncode:
         raise TrustError(f"the commits up to {commit} cannot be listed: {done.stderr.decode(errors='replace').strip()}")
     names = {*done.stdout.decode().split(), commit}
     if len(names) > _MOST_COMMITS:
         raise TrustError(f"more than {_MOST_COMMITS:,} commits lead to {commit} since the last release: release more often")
+    _check_complete(repository, names, before)
     return sorted(names)
+
+
+def _check_complete(repository: Repository, names: Set[str], before: Sequence[str]) -> None:
+    """Every parent of a listed commit is listed too, or an ancestor of what was before.
+
+    Git lists commits without hashing them, and stops where ``.git/shallow`` says: whoever writes the repository's files could
+    hide a commit, and with it its author. Here each commit is read by its id, and re-hashed.
+    """
+    open_ends = {parent: name for name in sorted(names) for parent in _parents(repository, name) if parent not in names}
+    pending, seen = deque(before), set(before)
+    while open_ends and pending and len(seen) <= _MOST_COMMITS:
+        name = pending.popleft()
+        open_ends.pop(name, None)
+        following = [parent for parent in _parents(repository, name) if parent not in seen] if open_ends else ()
+        seen.update(following)
+        pending.extend(following)
+    for parent, name in open_ends.items():
+        raise TrustError(
+            f"commit {parent[:12]}, a parent of {name[:12]}, is neither among the commits that are judged nor part of what was "
+            "released or delegated before: the history here is cut off or was altered (`git fsck`, `git fetch --unshallow`)"
+        )
+
+
+def _parents(repository: Repository, name: str) -> list[str]:
+    try:
+        found = repository.read_object(name)
+    except RepoError as error:
+        raise TrustError(f"commit {name} cannot be read: {error}") from error
+    if found is None:
+        raise TrustError(f"commit {name} is not here: the history is cut off (`git fetch --unshallow`)")
+    head = found.data.partition(b"\n\n")[0]
+    return [line[len(b"parent ") :].decode("ascii", "replace") for line in head.split(b"\n") if line.startswith(b"parent ")]
 
 
 def judge_approvals(

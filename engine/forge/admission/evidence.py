@@ -12,6 +12,7 @@ from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
+from forge.admission.moves import release_before
 from forge.admission.objects import read_objects
 from forge.admission.plans import Done, authors_at
 from forge.admission.verdict import Finding, Rule
@@ -61,6 +62,8 @@ class Evidence:
     """How long the commit of the delegation in force at a release keeps records; None where that commit is not here."""
     plan_authors: dict[int, Authors | None] = field(default_factory=dict)
     """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
+    previous: Release | None = None
+    """What the environment of a release served before, as its releaser signed it."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
@@ -167,26 +170,23 @@ def collect_governance(
     """Add what the supply chain asks beside the chain itself: approvals, the commits' authors, where the pointer comes from."""
     sequence = evidence.sequence(release)
     authority = history.authority(sequence)
+    earlier = release_before(evidence.entries, release.environment, sequence, snapshot.attestation, history)
+    evidence.previous = earlier
     if authority.charter is None:
         return
     for entry in evidence.entries:
         if isinstance(entry.body, Approval) and entry.digest in release.approvals:
             _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
-    earlier = [
-        entry.body.commit
-        for entry in evidence.entries
-        if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
-    ]
     delegation = history.delegation(sequence)
     if delegation is not None:
         with suppress(ForgeError):
             tree = CommitTree(repository, repository.resolve_commit(delegation.commit))
             evidence.retention_days = settings_of(tree).retention.days
     try:
-        if earlier and not repository.is_ancestor(earlier[-1], release.commit):
-            evidence.goes_back_from = earlier[-1]
+        if earlier is not None and not repository.is_ancestor(earlier.commit, release.commit):
+            evidence.goes_back_from = earlier.commit
         if separates_authors(authority) and release.approvals:
-            before = [*earlier[-1:], *([delegation.commit] if delegation else [])]
+            before = [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
             evidence.authors = authors_of(repository, release.commit, before, authority)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
@@ -203,7 +203,7 @@ def collect_plans(
             continue
         _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
         try:
-            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, history, entry)
+            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, snapshot.attestation, history, entry)
         except (RepoError, TrustError) as error:
             evidence.findings.append(Finding(Rule.COMMIT, entry.body.commit, str(error)))
 

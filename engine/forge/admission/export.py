@@ -17,7 +17,7 @@ from typing import Any
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Verdict
 from forge.admission.verify import Examination, examine
-from forge.attest.approval import unpack
+from forge.attest.approval import APPROVED_PLAN, unpack
 from forge.attest.authority import Authority
 from forge.attest.bundle import bundles_of, is_bundle, payload_of, pem_of, signed_by, with_timestamp
 from forge.attest.layout import shape_of, steps_behind
@@ -37,6 +37,7 @@ LAYOUT = "in-toto/root.layout"
 LINKS = "in-toto/links"
 ALLOWED_SIGNERS = "approvals/allowed_signers"
 CHAIN = "chain-"
+_KINDS = {f"chain-{kind.value}": kind for kind in StepKind}
 """What a release's links by kind of step are called."""
 _WEIGHTS = "weights"
 """The group of keys that sign weights; every other group is a role."""
@@ -116,8 +117,10 @@ def _attestations(examined: Examination, authority: Authority) -> Iterator[_Atte
                     token = _token(name, entry.body, evidence)
                     yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest], token)
     for name, digest in sorted(release.attestations.items()) if release else ():
-        if release is not None and digest in evidence.attestations and not name.startswith(PREFIX):
-            kind = StepKind(name.removeprefix(CHAIN)) if name.startswith(CHAIN) else StepKind.RELEASE
+        # which attestations a release lists is not signed: a link of no known kind is nobody's
+        is_known = name in _KINDS or not name.startswith(CHAIN)
+        if release is not None and is_known and digest in evidence.attestations and not name.startswith(PREFIX):
+            kind = _KINDS.get(name, StepKind.RELEASE)
             group = authority.role_of(kind).value
             token = _token(name, release, evidence)
             yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest], token)
@@ -171,7 +174,7 @@ def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str
     if release is None or delegation is None:
         return None
     (folder / LINKS).mkdir(parents=True)
-    kinds = [StepKind(name.removeprefix(CHAIN)) for name in release.attestations if name.startswith(CHAIN)]
+    kinds = [_KINDS[name] for name in release.attestations if name in _KINDS]
     graph = examined.evidence.graphs.get(release.commit, {})
     step = graph.get(f"{StepKind.RELEASE}/{release.deployment}")
     shape = None if step is None else shape_of(steps_behind(step, graph))
@@ -187,10 +190,13 @@ def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str
 
 
 def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iterator[dict[str, str]]:
-    """Each approval that the release names: the statement, the person's SSH signature, and who may sign as whom."""
+    """Each approval that the release or a record names: the statement, the person's SSH signature, and who may sign as whom.
+
+    Beside the approval of a plan lies the plan.
+    """
     charter = examined.history.authority(sequence).charter
-    release = examined.release
-    if charter is None or release is None or not release.approvals:
+    named = approvals_named(examined)
+    if charter is None or not named:
         return
     (folder / "approvals").mkdir()
     lines = [
@@ -202,7 +208,7 @@ def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iter
     for entry in examined.evidence.entries:
         body = entry.body
         data = examined.evidence.attestations.get(body.attestations.get("approval", "")) if isinstance(body, Approval) else None
-        if not isinstance(body, Approval) or data is None or entry.digest not in release.approvals:
+        if not isinstance(body, Approval) or data is None or entry.digest not in named:
             continue
         try:
             statement, signature = unpack(data)
@@ -212,11 +218,24 @@ def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iter
         (folder / f"{stem}.json").write_bytes(statement)
         (folder / f"{stem}.json.sig").write_text(signature, encoding="ascii")
         row = {"person": body.person, "statement": f"{stem}.json", "signature": f"{stem}.json.sig"}
+        plan = examined.evidence.attestations.get(body.attestations.get(APPROVED_PLAN, ""))
+        if plan is not None:
+            (folder / f"{stem}.plan").write_bytes(plan)
+            row["plan"] = f"{stem}.plan"
         token = _token("approval", body, examined.evidence)
         if token is not None:
             (folder / f"{stem}.json.sig.tsr").write_bytes(token)
             row["timestamp"] = f"{stem}.json.sig.tsr"
         yield row
+
+
+def approvals_named(examined: Examination) -> frozenset[str]:
+    """Digests of the ledger's approvals that the release, or a record of its chain, says that it rests on."""
+    release = examined.release
+    named = [digest for record in examined.evidence.records.values() for digest in record.plan_approvals]
+    if release is not None:
+        named += [*release.approvals, *release.plan_approvals]
+    return frozenset(named)
 
 
 def _now() -> str:

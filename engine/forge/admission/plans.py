@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History
+from forge.admission.moves import Read, served_before
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.approval import APPROVED_PLAN
 from forge.contract.kinds import StepKind
@@ -44,24 +45,22 @@ class Done:
         return self.body.step_id if isinstance(self.body, Record) else f"{StepKind.RELEASE}/{self.body.deployment}"
 
 
-def authors_at(repository: Repository, moves: Sequence[Entry], history: History, approval: Entry) -> Authors | None:
+def authors_at(repository: Repository, moves: Sequence[Entry], read: Read, history: History, approval: Entry) -> Authors | None:
     """Who wrote what a plan brings, as of its approval; None where authors and approvers are not kept apart.
 
     Args:
         repository: where the commits are.
         moves: the ledger's releases, in order.
+        read: an attestation by its digest.
         history: who was trusted when.
         approval: the entry; what stood in the ledger before it is no change of this plan.
     """
     authority = history.authority(approval.sequence)
     if not separates_authors(authority) or not isinstance(approval.body, Approval):
         return None
-    served: dict[str, str] = {}
-    for entry in moves:
-        if isinstance(entry.body, Release) and entry.sequence < approval.sequence:
-            served[entry.body.environment] = entry.body.commit
     delegation = history.delegation(approval.sequence)
-    before = sorted({*served.values(), *([delegation.commit] if delegation else [])})
+    served = served_before(moves, approval.sequence, read, history)
+    before = sorted({*served, *([delegation.commit] if delegation else [])})
     return authors_of(repository, approval.body.commit, before, authority)
 
 

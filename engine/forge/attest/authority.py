@@ -149,7 +149,10 @@ def _refusal(item: RoleKey | PersonKey, revoked: list[str | None], moment: str) 
 
 
 def _instant(text: str) -> datetime.datetime:
-    found = datetime.datetime.fromisoformat(text)
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError as error:  # whoever can write the ledger can write this: no signature was looked at yet
+        raise TrustError(f"{text[:80]!r} is no time as RFC 3339 writes one") from error
     if found.tzinfo is None:
         raise TrustError(f"{text!r} is a time without its offset from UTC")
     return found

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History, read_history
+from forge.admission.moves import release_before
 from forge.admission.plans import authors_at
 from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
@@ -25,8 +26,7 @@ def release_approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given
     found: dict[str, tuple[Given, ...]] = {}
     for environment in environments_with_approvals(place.desired):
         entries = snapshot.entries_in(f"{APPROVALS}/release/{environment}")
-        release = snapshot.release(environment)
-        found[environment] = _judged(place, snapshot, trust, entries, [release.commit] if release else [])
+        found[environment] = _judged(place, snapshot, trust, entries, environment)
     return found
 
 
@@ -45,7 +45,7 @@ def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given
     sequence = snapshot.head[0] + 1
     found = []
     for entry in entries:
-        authors = authors_at(place.repository, moves, history, entry)
+        authors = authors_at(place.repository, moves, snapshot.attestation, history, entry)
         (given,) = judge_approvals([entry], attestations, history, sequence, authors)
         if given.refusal is None and isinstance(entry.body, Approval) and APPROVED_PLAN not in entry.body.attestations:
             given = replace(given, refusal="an older engine gave it, which did not keep the plan: approve it again")
@@ -58,13 +58,15 @@ def _trust(snapshot: Snapshot) -> list[Entry]:
 
 
 def _judged(
-    place: Place, snapshot: Snapshot, trust: Sequence[Entry], entries: Sequence[Entry], before: Sequence[str]
+    place: Place, snapshot: Snapshot, trust: Sequence[Entry], entries: Sequence[Entry], environment: str
 ) -> tuple[Given, ...]:
     if not entries:
         return ()
     attestations, history = _read(place, snapshot, trust, entries)
     sequence = snapshot.head[0] + 1
-    authors = _authors(place, history, sequence, before)
+    moves = snapshot.entries_in(f"{RELEASES}/{environment}")
+    release = release_before(moves, environment, sequence, snapshot.attestation, history)
+    authors = _authors(place, history, sequence, [release.commit] if release else [])
     return tuple(judge_approvals(entries, attestations, history, sequence, authors))
 
 

@@ -147,7 +147,8 @@ class Repository:
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Whether one commit is reachable from another; False where either is absent."""
-        return self.program(["merge-base", "--is-ancestor", older, newer]).returncode == 0
+        # A commit-graph is a cache on the disk that git believes: it must not decide what is history.
+        return self.program(["-c", "core.commitGraph=false", "merge-base", "--is-ancestor", older, newer]).returncode == 0
 
     def last_change(self, older: str, newer: str, paths: Sequence[str]) -> str | None:
         """The newest commit after ``older``, up to ``newer``, that touched one of some paths; None where it cannot be told."""

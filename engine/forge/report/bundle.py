@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.admission.approvals import commits_between
-from forge.admission.export import write_export
+from forge.admission.export import approvals_named, write_export
 from forge.admission.verify import Examination
 from forge.attest.trust import TrustRoot
 from forge.canonical import canonical_json, hex_of
@@ -54,7 +54,7 @@ def write_bundle(
     sequence = examined.evidence.sequence(release)
     for path, data in (
         *_trust(examined, root, sequence),
-        *_entries(examined, release),
+        *_entries(examined),
         *_artifacts(examined, store),
         *((record_path(record), record_bytes(record)) for record in examined.evidence.records.values()),
         *((f"commits/{name}.commit", data) for name, data in commits_of(examined, repository, release)),
@@ -99,20 +99,9 @@ def pack(folder: Path) -> bytes:
 def commits_before(examined: Examination, release: Release) -> list[str]:
     """Where the commits end that a release brings: what its environment served before, and what the root signed."""
     sequence = examined.evidence.sequence(release)
-    earlier = previous_release(examined, release)
+    earlier = examined.evidence.previous
     delegation = examined.history.delegation(sequence)
     return [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
-
-
-def previous_release(examined: Examination, release: Release) -> Release | None:
-    """The move of the same environment before this one."""
-    sequence = examined.evidence.sequence(release)
-    moves = [
-        entry.body
-        for entry in examined.evidence.entries
-        if isinstance(entry.body, Release) and entry.body.environment == release.environment and entry.sequence < sequence
-    ]
-    return moves[-1] if moves else None
 
 
 def commits_of(examined: Examination, repository: Repository, release: Release) -> Iterator[tuple[str, bytes]]:
@@ -151,10 +140,11 @@ def _trust(examined: Examination, root: TrustRoot, sequence: int) -> Iterator[tu
         yield "trust/delegation.json", data
 
 
-def _entries(examined: Examination, release: Release) -> Iterator[tuple[str, bytes]]:
-    """The ledger's entries of the approvals that the release names; their digests are what it names."""
+def _entries(examined: Examination) -> Iterator[tuple[str, bytes]]:
+    """The ledger's entries of the approvals that the release and its records name; their digests are what they name."""
+    named = approvals_named(examined)
     for entry in examined.evidence.entries:
-        if isinstance(entry.body, Approval) and entry.digest in release.approvals:
+        if isinstance(entry.body, Approval) and entry.digest in named:
             yield f"approvals/{entry.body.person}-{entry.sequence}.entry.json", entry.to_bytes()
 
 

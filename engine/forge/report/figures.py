@@ -12,7 +12,6 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Approval, Record
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
 from forge.errors import RepoError, TrustError
-from forge.report.bundle import previous_release
 from forge.report.facts import Facts, specs_of
 from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement
 
@@ -105,7 +104,7 @@ def approvals(facts: Facts) -> tuple[int, tuple[GivenApproval, ...]]:
 def changes(facts: Facts) -> Changes:
     """What differs from the release that the environment served before."""
     release = facts.release
-    before = previous_release(facts.examined, release)
+    before = facts.examined.evidence.previous
     if before is None:
         return Changes(None, None, (), ())
     unread: list[str] = []

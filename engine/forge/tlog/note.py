@@ -93,6 +93,16 @@ def parse_verifier_key(text: str) -> VerifierKey:
     return key
 
 
+def check_independent(log: VerifierKey, witnesses: Iterable[VerifierKey]) -> None:
+    """Raise TrustError for a witness with the key of the log, or of another witness: under whatever name, it adds nobody."""
+    owners = {log.public: f"the log {log.name}"}
+    for witness in witnesses:
+        owner = owners.get(witness.public)
+        if owner is not None:
+            raise TrustError(f"the witness {witness.name} has the key of {owner}: it is nobody else, so it vouches for nothing")
+        owners[witness.public] = f"the witness {witness.name}"
+
+
 def verifier_key(name: str, private: Ed25519PrivateKey, kind: SignatureType = SignatureType.ED25519) -> VerifierKey:
     """The key that others check a private key's signatures with."""
     return VerifierKey(name, kind, private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw))

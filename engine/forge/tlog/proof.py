@@ -13,7 +13,7 @@ from forge.errors import TransparencyError, TrustError
 from forge.tlog.checkpoint import MOST_LEAVES, SignedCheckpoint, read_checkpoint
 from forge.tlog.log import View
 from forge.tlog.merkle import MOST_HASHES, check_inclusion, inclusion_proof, leaf_hash
-from forge.tlog.note import VerifierKey
+from forge.tlog.note import VerifierKey, check_independent
 from forge.tlog.tiles import Nodes
 
 _Hash = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$")]
@@ -68,7 +68,11 @@ def read_proof(data: bytes) -> Proof:
 
 
 def check_proof(proof: Proof, key: VerifierKey, witnesses: tuple[VerifierKey, ...] = ()) -> SignedCheckpoint:
-    """Raise TrustError unless the log of that key holds the leaf; returns the checkpoint that says so, and who cosigned it."""
+    """Raise TrustError unless the log of that key holds the leaf; returns the checkpoint that says so, and who cosigned it.
+
+    Raises it too where the log is asked to be its own witness, or one witness to be two.
+    """
+    check_independent(key, witnesses)
     signed = read_checkpoint(proof.checkpoint.encode(), key, witnesses)
     hashes = [base64.b64decode(item, validate=True) for item in proof.hashes]
     check_inclusion(leaf_hash(proof.leaf.encode()), proof.index, signed.checkpoint.size, hashes, signed.checkpoint.root)

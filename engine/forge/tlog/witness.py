@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from forge.errors import RefusedError, TransparencyError, TrustError
 from forge.tlog.log import View, read_log
-from forge.tlog.note import VerifierKey, cosign_note, split_note
+from forge.tlog.note import SignatureType, VerifierKey, check_independent, cosign_note, split_note, verifier_key
 from forge.tlog.seals import Seal, Seals
 
 
@@ -34,8 +34,9 @@ class Witness:
         """Look at a log; returns what was seen and the line of the cosignature.
 
         Raises RefusedError for a log that does not continue what was seen before, TrustError for a checkpoint that is not the
-        log's, TransparencyError where its files cannot be read.
+        log's or where the witness has the log's own key, TransparencyError where its files cannot be read.
         """
+        check_independent(log, [verifier_key(self.name, self.private, SignatureType.COSIGNATURE)])
         with self.seals.held():
             view = read_log(folder, log)
             seal = self.seals.last(log.name)

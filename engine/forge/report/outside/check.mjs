@@ -61,18 +61,19 @@ function readTrust(pinned) {
     root = change.root;
     keys.push(...(root.roles.root ?? []));
   }
-  let charter = null; // it may be older than the last change of the root: which came first, the ledger's order says
+  let [charter, since] = [null, 1]; // it may be older than the last change of the root: which came first, the ledger's order says
   if (existsSync("trust/delegation.json")) {
     const delegation = signedByRoot("trust/delegation.json", keys);
     need(delegation.predicateType === "urn:forge:delegation:v1", "trust/delegation.json: not a delegation");
     charter = delegation.predicate.charter;
+    since = delegation.predicate.statements ?? 1;
     const layout = signedByRoot("in-toto/root.layout", keys);
     const { digest } = delegation.predicate;
     need(bare(digest) === sha256(JSON.stringify(sorted(charter))), "trust/delegation.json: its digest is not its charter's");
     const shapes = shapesOfLinks().filter((shape) => (charter.supply_chain.shapes ?? ["pretrain"]).includes(shape));
     need(layout._type === "layout" && shapes.some((shape) => layout.readme === `Forge, shape ${shape}, charter ${digest}`), `in-toto/root.layout: the root signed it as ${JSON.stringify(layout.readme)}; expected the shape ${shapes.join(" or ") || "that the charter lists"} and the charter ${digest}`);
   }
-  return { root, charter, checks };
+  return { root, charter, since, checks };
 }
 
 // Which layout the root signed for a chain such as this one. What the links say, in-toto-verify then holds against that layout.
@@ -300,6 +301,7 @@ function verdict() {
     need(link.products[path]?.sha256 === bare(manifestOf(releaseDigest).files.find((file) => file.path === "release.json").sha256), "the layout's links are those of another release");
     ok("the links that the layout was held against end in this release");
     judgeApprovals(trust.charter, release.predicate, weights, decision, ok);
+    judgePlans(trust, release.predicate, ok);
   } else {
     need(trust.root.development, "the root has signed no supply chain");
     console.log("note    no supply chain: this root knows neither layout nor approvals");
@@ -309,26 +311,63 @@ function verdict() {
   console.log(`VERDICT release/${environment}: the chain holds${trust.root.development ? " (DEVELOPMENT trust root)" : ""}`);
 }
 
+// Duties that an approver may not have as well, and the people whose keys sign as such a role.
+function keptApart(chain) {
+  const duties = new Set((chain.separation_of_duties ?? []).filter((group) => group.includes("approver")).flat());
+  const holders = Object.entries(chain.roles).filter(([role]) => duties.has(role)).flatMap(([, rules]) => (rules.keys ?? []).map((key) => key.holder).filter(Boolean));
+  return { duties, holders };
+}
+
+// An approval that the ledger's entry names, as the person signed it; what signed it, ssh-keygen has said.
+function approvalOf(digest, who) {
+  const path = list("approvals").find((each) => each.endsWith(".entry.json") && sha256(readFileSync(each)) === bare(digest)) ?? refuse(`the approval ${digest} that ${who} names is absent`);
+  const { attestations: _, ...said } = json(path).body;
+  const stem = path.slice(0, -".entry.json".length);
+  need(existsSync(`${stem}.json.sig`) && same(json(`${stem}.json`).predicate, said), `the approval of ${said.person} was not signed as the ledger says`);
+  return { given: said, stem };
+}
+
+// What was made under plans that people approved. Who wrote what such a plan brings, and whether it was carried out twice, the
+// ledger tells and a bundle does not.
+function judgePlans({ charter, since }, release, ok) {
+  const chain = charter.supply_chain;
+  const { holders } = keptApart(chain);
+  const records = list("records").map(json);
+  const done = [...records.map((record) => [record, record.step_id]), [release, `release/${release.deployment}`]];
+  const rules = chain.plans ?? {};
+  const must = since > 1 && (rules.above_cost ?? null) === null ? rules.approvals ?? 0 : 0;
+  let judged = 0;
+  for (const [body, step] of done) {
+    const people = new Set();
+    for (const digest of body.plan_approvals ?? []) {
+      const { given, stem } = approvalOf(digest, step);
+      const bytes = readFileSync(`${stem}.plan`, "utf8");
+      const { digest: own, ...content } = JSON.parse(bytes);
+      need(given.subject === "plan" && own === given.digest && sha256(JSON.stringify(sorted(content))) === bare(own), `${stem}.plan is not the plan that ${given.person} approved`);
+      const action = content.plan.actions.find((each) => each.id === step && !["nothing", "reuse", "blocked"].includes(each.kind));
+      need(content.plan.commit === body.commit && given.commit === body.commit && action && [null, body.key].includes(action.key), `${stem}.plan does not hold ${step} as it was done`);
+      if ((chain.approvers ?? []).includes(given.person) && !holders.includes(given.person)) people.add(given.person);
+    }
+    if (body === release || people.size) need(people.size >= must, `the plan of ${step} needs ${must} approvals and has ${people.size}`);
+    judged += people.size ? 1 : 0;
+  }
+  if (judged) ok(`${judged} steps and moves were made under plans that people approved (who wrote them: forge verify)`);
+}
+
 function judgeApprovals(charter, predicate, weights, decision, ok) {
   const chain = charter.supply_chain;
   const needed = chain.release?.approvals?.[predicate.environment] ?? 0;
   if (!needed) return;
-  const groups = (chain.separation_of_duties ?? []).filter((group) => group.includes("approver"));
-  const duties = new Set(groups.flat());
-  const holders = Object.entries(chain.roles).filter(([role]) => duties.has(role)).flatMap(([, rules]) => (rules.keys ?? []).map((key) => key.holder).filter(Boolean));
+  const { duties, holders } = keptApart(chain);
   const authors = readFileSync("work/authors", "utf8").split("\n").filter(Boolean).map((row) => row.split(" "));
   if (duties.has("author")) {
     need(authors.some(([commit]) => commit === predicate.commit), `commits/ lacks the released commit ${predicate.commit}`);
     for (const [commit, state] of authors) need(state === "G", `commit ${commit} is signed by nobody that the supply chain lists`);
   }
   const wrote = duties.has("author") ? authors.map((row) => row[2]) : [];
-  const entries = new Map(list("approvals").filter((path) => path.endsWith(".entry.json")).map((path) => [sha256(readFileSync(path)), json(path).body]));
-  const statements = list("approvals").filter((path) => path.endsWith(".json.sig")).map((path) => json(path.slice(0, -4)).predicate);
   const counted = new Set();
   for (const digest of predicate.approvals ?? []) {
-    const body = entries.get(bare(digest)) ?? refuse(`the approval ${digest} that the release names is absent`);
-    const { attestations: _, ...said } = body;
-    const given = statements.find((statement) => same(statement, said)) ?? refuse(`the approval of ${body.person} was not signed as the ledger says`);
+    const { given } = approvalOf(digest, "the release");
     if (given.subject !== `release/${predicate.environment}` || bare(given.digest) !== weights || bare(given.verdict) !== decision) continue;
     if (!(chain.approvers ?? []).includes(given.person) || wrote.includes(given.person) || holders.includes(given.person)) continue;
     counted.add(given.person);
