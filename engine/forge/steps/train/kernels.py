@@ -44,7 +44,7 @@ def rms_norm(x_bsh: torch.Tensor, weight_h: torch.Tensor, eps: float) -> torch.T
     """Root mean square normalisation (Zhang & Sennrich 2019); under autocast on a CPU the result has autocast's type."""
     device = x_bsh.device.type
     if device != "cpu":
-        return functional.rms_norm(x_bsh, weight_h.shape, weight_h, eps)
+        return functional.rms_norm(x_bsh, weight_h.shape, weight_h.to(x_bsh.dtype), eps)  # of one type: else it is not fused
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_bsh.dtype
     with torch.autocast(device, enabled=False):
         return cast("torch.Tensor", _RmsNorm.apply(x_bsh, weight_h, eps, compute))  # type: ignore[no-untyped-call]
