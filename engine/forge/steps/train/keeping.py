@@ -118,12 +118,14 @@ class Keeper:
         lies_there = self._world.is_main and self.kept(lambda _: None) is not None
         if text_of_main("yes" if lies_there else "", self._world):
             return
+        self.finish()
+        started = time.perf_counter()
         if self._writer is None:
             self._save(self._kept_folder, progress)
         else:
-            self.finish()
             self._writer.begin(self._kept_folder, self._state(progress), self._flat(), lambda: None)
             self._writer.finish()
+        self.stalled_seconds += time.perf_counter() - started
 
     def kept(self, report: Callable[[str], None]) -> Path | None:
         """The checkpoint that a longer run may go on from, if a sound one lies there."""

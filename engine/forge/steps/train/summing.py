@@ -53,7 +53,8 @@ class GradientSum:
             self._begin()
         for gradients, flat, work in self._begun:
             work.wait()
-            for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+            for gradient, summed in zip(gradients, parts, strict=True):
                 gradient.copy_(summed.view_as(gradient))
         self._begun, self._ready = [], []
 
