@@ -172,7 +172,8 @@ class Keeper:
     def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
         """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""
         environment = bit_environment(self._job, self._world)
-        own = load_newest(self._folder, self._job.key, environment, lambda text: self._emit(message=text))
+        job = self._job
+        own = load_newest(self._folder, job.key, environment, lambda text: self._emit(message=text), job.inputs)
         artifact = self._job.continues
         if artifact is not None:
             try:
@@ -232,6 +233,7 @@ class Keeper:
             layout="whole" if self._writer is None else "sharded",
             earlier_topologies=progress.earlier_topologies,
             lowest_mean_loss=progress.lowest_mean_loss,
+            inputs=self._job.inputs,
         )
 
     def _say(self, path: Path, progress: Progress, stalled: float) -> None:
