@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from forge.ui.series import Series
 
 _LOOK_EVERY_SECONDS = 0.5
+_NO_PEAK = (
+    ": MFU is a share of a peak that nobody named; below [accelerators.NAME] of forge.toml, where NAME is what they ran on, "
+    "add `peak_flops_per_second = ..`, the datasheet's figure at their precision (dense), and commit it"
+)
 _RUN = "A run's id or the beginning of its key, as `forge runs` shows it; or a step, such as train/handbook: its newest run."
 
 
@@ -85,7 +89,7 @@ def plot(
     wanted = metric or [*names()]
     missing = [name for name in wanted if not any(name in series for series in curves.values())]
     if metric and missing:
-        hint = "; set accelerators.NAME.peak_flops_per_second in forge.toml" if "mfu" in missing else ""
+        hint = _NO_PEAK if "mfu" in missing else ""
         raise UsageError(f"--metric: these runs report no {', '.join(missing)}{hint}")
     if tensorboard is not None:
         to_tensorboard(curves, tensorboard)

@@ -85,6 +85,20 @@ def test_stopped_anywhere_it_ends_with_the_same_bytes(new_tuning: Make, adapter:
     }
 
 
+def test_what_is_measured_has_a_deterministic_sum_on_a_device_too(new_tuning: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch refuses the loss of rows of places on CUDA under deterministic algorithms, and takes that of places."""
+    shapes: list[tuple[int, int]] = []
+    real = sft.cross_entropy
+
+    def seen(logits: torch.Tensor, targets: torch.Tensor, **named: Any) -> torch.Tensor:
+        shapes.append((logits.ndim, targets.ndim))
+        return real(logits, targets, **named)
+
+    monkeypatch.setattr(sft, "cross_entropy", seen)
+    new_tuning(training=ONE_STEP).run()
+    assert set(shapes) == {(2, 1)}
+
+
 def test_killed_after_its_last_step_it_only_writes_the_weights(new_tuning: Make) -> None:
     whole = new_tuning(adapter=LORA)
     whole.run()

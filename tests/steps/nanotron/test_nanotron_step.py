@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,34 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_weights_and_loss(
     resumed, whole = curve(last), curve(alone)
     assert all(resumed[step] == whole[step] for step in resumed.keys() & whole.keys())
     assert last.weights_digest() == alone.weights_digest()
+
+
+@pytest.mark.parametrize("layout", [{}, {"tensor_parallel": 2}], ids=["two copies", "two tensor-parallel ranks"])
+def test_two_processes_that_are_killed_end_with_the_same_weights_and_loss(
+    new_attempt: Callable[..., NanotronAttempt], layout: dict[str, int]
+) -> None:
+    fields: dict[str, Any] = {"layout": layout, "processes": 2, "training": TRAINING, "settings": SETTINGS}
+    whole = new_attempt("whole", **fields)
+    expected = whole.finish()
+    first = new_attempt(**fields)
+    process = first.start()
+    until(lambda: bool(checkpoints(first)), process)
+    ranks = psutil.Process(process.pid).children(recursive=True)
+    for each in (process, *ranks):
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+    process.communicate()
+    _, living = psutil.wait_procs(ranks, timeout=20)
+    assert not living
+    last = new_attempt(number=2, **fields)
+    metrics = last.finish()
+    assert 0 < metrics["resumed_from_step"] < STEPS
+    for name in ("train_loss", "validation_loss", "validation_bits_per_byte"):
+        assert metrics[name] == expected[name]
+    resumed, undisturbed = curve(last), curve(whole)
+    assert resumed.keys() & undisturbed.keys()
+    assert all(resumed[step] == undisturbed[step] for step in resumed.keys() & undisturbed.keys())
+    assert last.weights_digest() == whole.weights_digest()
 
 
 def test_more_tokens_go_on_from_before_the_decay_and_follow_the_torch_backends_curve(

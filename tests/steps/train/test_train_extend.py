@@ -3,20 +3,22 @@
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.steps.train.conftest import Attempt
+import torch
+from tests.steps.train.conftest import SEQUENCE_LENGTH, Attempt
 
 from forge.canonical import digest_of_bytes
 from forge.contract.checkpoints import CHECKPOINT_GLOB, checkpoint_name, newest_checkpoint
 from forge.contract.manifest import manifest_of
 from forge.contract.messages import StepResult
 from forge.errors import StepError
-from forge.steps.train import loop
 from forge.steps.train.checkpoint import artifact_of, load_checkpoint, verify_checkpoint
+from forge.steps.train.model import LlamaForCausalLM
 
 BATCH = 256
 SCHEDULE = {"name": "wsd", "warmup_tokens": 600, "decay_tokens": 5000}
@@ -40,11 +42,11 @@ def short(tmp_path_factory: pytest.TempPathFactory, tokens_folder: Path, tokeniz
 def make(new_attempt: Make) -> Make:
     """An attempt at a run of so many tokens: ``make(40_000, "name", continues=folder)``."""
 
-    def attempt(tokens: int, name: str | None = None, training: dict[str, Any] | None = None, **fields: Any) -> Any:
-        asked = {"schedule": SCHEDULE, **(training or {}), "tokens": tokens}
+    def attempt(budget: int, name: str | None = None, /, *, training: dict[str, Any] | None = None, **fields: Any) -> Any:
+        asked = {"schedule": SCHEDULE, **(training or {}), "tokens": budget}
         settings = {"checkpoint_every_tokens": BATCH * 20}
-        fields = {"key": KEYS[tokens], "settings": settings, **fields}
-        return new_attempt(name or f"from-scratch-{tokens}", training=asked, **fields)
+        fields = {"key": KEYS[budget], "settings": settings, **fields}
+        return new_attempt(name or f"from-scratch-{budget}", training=asked, **fields)
 
     return attempt
 
@@ -123,19 +125,41 @@ def test_killed_while_it_continues_it_goes_on_from_its_own_checkpoint_to_the_sam
     assert result.byproducts == {"checkpoint": "checkpoint"}
 
 
-def test_no_token_is_read_twice_and_none_is_left_out(make: Make, short: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, read = loop.training_batch, []
+def test_no_token_is_read_twice_and_none_is_left_out(
+    make: Make, make_tokens: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ids that reach the model are counted: every id of the data once an epoch, before and after it is continued."""
+    windows, length = 100, SEQUENCE_LENGTH
+    stream = [300 + window for window in range(windows) for _ in range(length)]  # each window has an id of its own
+    folder = make_tokens([[*stream, 2]], [[300, 301, 2]])
+    read: list[int] = []
+    real = LlamaForCausalLM.forward
 
-    def counted(tokens: Any, length: int, seed: int, position: int, sequences: int, replay: Any = None) -> Any:
-        read.extend(range(position, position + sequences))
-        return real(tokens, length, seed, position, sequences, replay)
+    def counted(self: Any, inputs: Any, *given: Any, **named: Any) -> Any:
+        if torch.is_grad_enabled():  # a step, no validation
+            read.extend(inputs.flatten().tolist())
+        return real(self, inputs, *given, **named)
 
-    monkeypatch.setattr(loop, "training_batch", counted)
-    make(20_000).run()
-    assert read == list(range(79 * 8))
+    monkeypatch.setattr(LlamaForCausalLM, "forward", counted)
+    short = make(20_000, tokens=folder)
+    short.run()
+    shared, rest = read[: LAST_SHARED * BATCH], read[LAST_SHARED * BATCH :]
+    assert len(rest) == (79 - LAST_SHARED) * BATCH
     read.clear()
-    make(40_000, "longer", continues=short.byproduct).run()
-    assert read == list(range(LAST_SHARED * 8, 157 * 8))
+    make(40_000, "longer", tokens=folder, continues=short.byproduct).run()
+    together = shared + read
+    assert len(together) == 157 * BATCH
+    of_an_epoch = Counter(stream)
+    epochs = [together[start : start + len(stream)] for start in range(0, len(together), len(stream))]
+    assert len(epochs) == 13
+    assert all(Counter(epoch) == of_an_epoch for epoch in epochs[:-1])
+    assert max(Counter(epochs[-1]).values()) == length, "a window of the last epoch was read twice"
+    assert together[: len(shared) + len(rest)] == shared + rest, (
+        "the longer run reads what the shorter one read after the branch"
+    )
+    read.clear()
+    make(40_000, tokens=folder).run()
+    assert together == read, "from scratch the same ids are read in the same order"
 
 
 def test_without_a_decay_the_last_step_is_kept_and_more_tokens_within_it_train_no_step(make: Make) -> None:

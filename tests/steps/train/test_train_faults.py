@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,8 +14,9 @@ import pytest
 import torch
 from tests.steps.train.conftest import fill_disk
 
+from forge.contract.checkpoints import BEFORE_DECAY
 from forge.errors import StepError
-from forge.steps.train import checkpoint, loop
+from forge.steps.train import checkpoint, keeping, loop
 from forge.steps.train.allocator import memory_named
 from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint
 
@@ -141,3 +143,20 @@ def test_a_killed_rank_is_named_and_the_run_goes_on_from_its_checkpoint(new_atte
     assert again.run()["resumed_from_step"] == step > 0
     whole.run()
     assert again.weights_digest() == whole.weights_digest()
+
+
+def test_waiting_for_the_checkpoint_from_before_the_decay_is_counted(
+    new_attempt: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, waited = keeping.save_named, 0.3
+
+    def slow(subject: str, folder: Path, *given: Any) -> Path:
+        time.sleep(waited if folder.name == BEFORE_DECAY else 0)
+        return real(subject, folder, *given)
+
+    monkeypatch.setattr(keeping, "save_named", slow)
+    attempt = new_attempt()
+    metrics = attempt.run()
+    assert attempt.byproduct.exists()
+    told = [event["checkpoint_stall_seconds"] for event in attempt.events() if "checkpoint step" in event.get("message", "")]
+    assert metrics["checkpoint_stall_seconds"] >= sum(told) + waited

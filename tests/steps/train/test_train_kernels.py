@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from forge.steps.train import kernels
 from forge.steps.train.allocator import keep_freed_memory
 from forge.steps.train.kernels import causal_attention, rms_norm
+from forge.steps.train.model import places_of
 
 LENGTHS = (1, 5, 127, 128, 129, 300)
 
@@ -33,6 +35,35 @@ def _heads(length: int, kv_heads: int, groups: int, dtype: torch.dtype, seed: in
 def test_attention_and_its_gradients_are_those_of_torch(length: int, kv_heads: int, groups: int) -> None:
     inputs = _heads(length, kv_heads, groups, torch.float32)
     found, expected = causal_attention(*inputs), _torch_attention(*inputs)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
+    for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@given(st.sampled_from((5, 64, 130)), st.integers(1, 2), st.integers(1, 3), st.sampled_from((1, 3)))
+@settings(max_examples=15, deadline=None)
+def test_documents_apart_are_the_same_by_the_kernel_that_devices_use(
+    length: int, kv_heads: int, groups: int, documents: int
+) -> None:
+    """Off the CPU, and for long sequences on it, torch's own kernel is given the mask, and no fewer keys than queries."""
+    inputs = _heads(length, kv_heads, groups, torch.float32)
+    numbers = torch.arange(length).mul(documents).div(length, rounding_mode="floor").expand(2, -1)
+    visible = places_of(numbers).visible_b1ss
+    expected, given_to_torch = causal_attention(*inputs, visible), []
+    real = functional.scaled_dot_product_attention
+
+    def torchs(*tensors: torch.Tensor, **named: object) -> torch.Tensor:
+        given_to_torch.append(([tensor.shape[1] for tensor in tensors], named))
+        return real(*tensors, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_LONGEST", 0)
+        patch.setattr(kernels.functional, "scaled_dot_product_attention", torchs)
+        found = causal_attention(*inputs, visible)
+    ((heads, named),) = given_to_torch
+    assert heads == [kv_heads * groups] * 3
+    assert not named.get("enable_gqa")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):

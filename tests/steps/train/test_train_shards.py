@@ -4,6 +4,7 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +53,39 @@ def test_what_is_written_is_the_state_of_when_it_began(tmp_path: Path, world: Wo
     read_shards(path, found, NOBODY)
     assert all(torch.equal(found[name], tensor) for name, tensor in _tensors(3.0).items())
     assert sorted(entry.name for entry in folder.iterdir()) == [checkpoint_name(4, 1)]
+
+
+def test_the_memory_of_the_copy_is_kept_from_one_checkpoint_to_the_next(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places: list[int] = []
+    real = shards.DefaultStager.stage
+
+    def stage(self: Any, state: Any, **named: Any) -> Any:
+        copied = real(self, state, **named)
+        places.append(copied["model.w"].data_ptr())
+        return copied
+
+    monkeypatch.setattr(shards.DefaultStager, "stage", stage)
+    writer, tensors, paths = ShardWriter(world), _tensors(3.0), []
+    for step in (4, 8):
+        tensors["model.w"].fill_(step)
+        writer.begin(tmp_path / "checkpoints", _state(step), tensors, lambda: None)
+        paths.append(writer.finish())
+    assert len(places) == 2
+    assert len(set(places)) == 1
+    assert tensors["model.w"].data_ptr() not in places
+    for path, step in zip(paths, (4, 8), strict=True):
+        assert path is not None
+        found = {"model.w": torch.zeros(64, 64)}
+        read_shards(path, found, NOBODY)
+        assert torch.equal(found["model.w"], torch.full((64, 64), float(step)))
+
+
+def test_the_state_of_a_device_is_copied_to_pinned_memory_before_the_next_step() -> None:
+    cuda, cpu = (shards.staging_of(torch.device(name)) for name in ("cuda", "cpu"))
+    assert (cuda.use_pinned_memory, cuda.use_non_blocking_copy, cuda.use_async_staging) == (True, True, False)
+    assert (cpu.use_pinned_memory, cpu.use_non_blocking_copy, cpu.use_async_staging) == (False, False, False)
 
 
 def test_nothing_is_visible_before_it_is_whole(tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch) -> None:

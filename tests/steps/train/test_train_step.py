@@ -91,6 +91,25 @@ def test_another_key_in_the_same_scratch_is_refused(new_attempt: Callable[..., A
         new_attempt(number=2, key="sha256:" + "b" * 64).run()
 
 
+@pytest.mark.parametrize("changed", ["tokens", "tokenizer"])
+def test_at_resume_another_data_set_or_tokenizer_is_refused_naming_both_digests(
+    new_attempt: Callable[..., Any], changed: str
+) -> None:
+    """Their digests are part of the step key, so it is another one; the refusal says what made it so."""
+    first = new_attempt()
+    first.run()
+    before, after = first.request().inputs[changed].digest, "sha256:" + "e" * 64
+    second = new_attempt(number=2, key="sha256:" + "b" * 64)
+    request = second.request()
+    inputs = {**request.inputs, changed: request.inputs[changed].model_copy(update={"digest": after})}
+    second.request = lambda: request.model_copy(update={"inputs": inputs})
+    with pytest.raises(StepError) as told:
+        second.run()
+    assert f"(inputs: {changed} was {before}, is {after})" in str(told.value)
+    assert f"belongs to step key {first.key}, this step is {second.key}" in str(told.value)
+    assert not second.weights.exists()
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_weights_and_names_the_step(
     new_attempt: Callable[..., Any],
 ) -> None:

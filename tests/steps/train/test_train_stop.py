@@ -46,7 +46,7 @@ def signal_before(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> No
 @pytest.mark.parametrize(
     ("module", "name", "step"),
     [
-        (worker, "initial_model", None),
+        (worker, "outline", None),
         (keeping, "load_newest", None),
         (loop, "training_batch", 1),
         (loop, "validation_batches", 3),

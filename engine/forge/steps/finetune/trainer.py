@@ -174,8 +174,8 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """Find the furthest checkpoint, which is loaded now where nothing is left to train, else at the first step."""
         found = None
         if self._world.is_main:
-            environment, key = self._environment(), self._job.key
-            found = load_newest(self._run.scratch / CHECKPOINTS, key, environment, lambda text: self._emit(message=text))
+            job, folder = self._job, self._run.scratch / CHECKPOINTS
+            found = load_newest(folder, job.key, self._environment(), lambda text: self._emit(message=text), job.inputs)
         path = text_of_main("" if found is None else str(found.path), self._world)
         if not path:
             return
@@ -201,6 +201,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             train_loss=self._loss,
             environment=self._environment(),
             lowest_mean_loss=self._lowest_mean_loss,
+            inputs=job.inputs,
         )
         groups = {
             "model": trained_tensors(self._model),

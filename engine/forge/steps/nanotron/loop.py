@@ -214,12 +214,14 @@ class Loop:
             training_tokens=self.job.training.tokens,
             continued=self.progress.continued,
             lowest_mean_loss=self.progress.lowest_mean_loss,
+            inputs=self.job.inputs,
         )
         return save_named(self.job.subject, folder, state, groups)
 
     def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
         """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""
-        own = load_newest(self.scratch / CHECKPOINTS, self.job.key, self.environment, lambda text: self.emit(message=text))
+        folder, job = self.scratch / CHECKPOINTS, self.job
+        own = load_newest(folder, job.key, self.environment, lambda text: self.emit(message=text), job.inputs)
         if self.job.continues is not None:
             try:
                 beyond = 0 if own is None else own.state.step

@@ -18,7 +18,7 @@ Rules:
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,6 +74,8 @@ class CheckpointState(BaseModel):
     """How the training was spread before, where that changed: the bits are then not those of an uninterrupted run."""
     lowest_mean_loss: float | None = None
     """The lowest mean of losses so far: what a rise of the loss is held against."""
+    inputs: dict[str, str] | None = None
+    """Digests of what the run reads, by the names of its inputs: with them a refusal says what is another."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,17 @@ def remove_before(folder: Path, step: int) -> None:
         shutil.rmtree(path)
 
 
-def load_newest(folder: Path, key: str, environment: dict[str, str], report: Callable[[str], None]) -> Checkpoint | None:
+def load_newest(
+    folder: Path,
+    key: str,
+    environment: dict[str, str],
+    report: Callable[[str], None],
+    inputs: Mapping[str, str] | None = None,
+) -> Checkpoint | None:
     """The newest sound checkpoint, or None; ``report`` is told of each damaged one.
 
-    Raises ``StepError`` where the newest sound one belongs to another key or environment.
+    Raises ``StepError`` where the newest sound one belongs to another key or environment; with ``inputs``, the digests of
+    what this run reads, it says which of them is another.
     """
     for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True):
         try:
@@ -154,7 +163,7 @@ def load_newest(folder: Path, key: str, environment: dict[str, str], report: Cal
             path.replace(aside)
             report(f"{error}; set aside as {aside.name}, using the one before it")
             continue
-        _check_identity(path, checkpoint.state, key, environment)
+        _check_identity(path, checkpoint.state, key, environment, inputs)
         return checkpoint
     return None
 
@@ -257,10 +266,13 @@ def differences_of(before: dict[str, str], now: dict[str, str]) -> str:
     )
 
 
-def _check_identity(path: Path, state: CheckpointState, key: str, environment: dict[str, str]) -> None:
+def _check_identity(
+    path: Path, state: CheckpointState, key: str, environment: dict[str, str], inputs: Mapping[str, str] | None = None
+) -> None:
     if state.key != key:
+        others = differences_of(state.inputs, dict(inputs)) if state.inputs is not None and inputs is not None else ""
         raise StepError(
-            f"checkpoint {path} belongs to step key {state.key}, this step is {key}; "
+            f"checkpoint {path} belongs to step key {state.key}, this step is {key}{f' (inputs: {others})' if others else ''}; "
             "it was copied or the scratch folder is shared by mistake: remove it"
         )
     differences = differences_of(*(_without_topology(each) for each in (state.environment, environment)))

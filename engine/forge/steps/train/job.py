@@ -71,6 +71,8 @@ class TrainJob:
     parameters: dict[str, Any]
     """As the request has them: what a checkpoint's lineage is about."""
     lineage: str
+    inputs: dict[str, str]
+    """The digests of what it reads, by the names of inputs."""
     continues: InputArtifact | None
     base: Path | None = None
     """The folder of the weights to begin with; None: random ones."""
@@ -209,6 +211,7 @@ def read_job(request: StepRequest) -> TrainJob:
         accelerator=request.resources.accelerator,
         parameters=parameters,
         lineage=lineage_of(request.step_version, parameters, inputs),
+        inputs=inputs,
         continues=request.continues,
         base=base,
         replay_fraction=fraction,

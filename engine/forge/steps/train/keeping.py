@@ -119,12 +119,14 @@ class Keeper:
         lies_there = self._world.is_main and self.kept(progress.step, lambda _: None) is not None
         if text_of_main("yes" if lies_there else "", self._world):
             return
+        self.finish()
+        started = time.perf_counter()
         if self._writer is None:
             self._save(self._kept_folder, progress)
         else:
-            self.finish()
             self._writer.begin(self._kept_folder, self._state(progress), self._flat(), lambda: None)
             self._writer.finish()
+        self.stalled_seconds += time.perf_counter() - started
 
     def kept(self, step: int, report: Callable[[str], None]) -> Path | None:
         """The checkpoint of a step that another run may go on from, if a sound one lies there."""
@@ -171,7 +173,8 @@ class Keeper:
     def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
         """The furthest checkpoint to go on from: this run's own, or that of the run it continues; and what it descends from."""
         environment = bit_environment(self._job, self._world)
-        own = load_newest(self._folder, self._job.key, environment, lambda text: self._emit(message=text))
+        job = self._job
+        own = load_newest(self._folder, job.key, environment, lambda text: self._emit(message=text), job.inputs)
         artifact = self._job.continues
         if artifact is not None:
             try:
@@ -231,6 +234,7 @@ class Keeper:
             layout="whole" if self._writer is None else "sharded",
             earlier_topologies=progress.earlier_topologies,
             lowest_mean_loss=progress.lowest_mean_loss,
+            inputs=self._job.inputs,
         )
 
     def _say(self, path: Path, progress: Progress, stalled: float) -> None:

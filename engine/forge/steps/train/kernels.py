@@ -35,16 +35,20 @@ def causal_attention(
         with torch.autocast(device, enabled=False):
             inputs = (tensor.to(compute) for tensor in (query_bnsd, key_bksd, value_bksd))
             return cast("torch.Tensor", _CausalAttention.apply(*inputs, visible_b1ss))  # type: ignore[no-untyped-call]
-    return functional.scaled_dot_product_attention(
-        query_bnsd, key_bksd, value_bksd, attn_mask=visible_b1ss, is_causal=visible_b1ss is None, enable_gqa=True
-    )
+    if visible_b1ss is None:
+        return functional.scaled_dot_product_attention(query_bnsd, key_bksd, value_bksd, is_causal=True, enable_gqa=True)
+    # On CUDA no fused kernel takes both a mask and fewer keys than queries; the one without either would keep S * S
+    # probabilities of every head. So the keys of a group are repeated, and the memory-efficient kernel takes the mask.
+    groups = query_bnsd.shape[1] // key_bksd.shape[1]
+    key_bnsd, value_bnsd = (_repeated(tensor, groups) for tensor in (key_bksd, value_bksd))
+    return functional.scaled_dot_product_attention(query_bnsd, key_bnsd, value_bnsd, attn_mask=visible_b1ss)
 
 
 def rms_norm(x_bsh: torch.Tensor, weight_h: torch.Tensor, eps: float) -> torch.Tensor:
     """Root mean square normalisation (Zhang & Sennrich 2019); under autocast on a CPU the result has autocast's type."""
     device = x_bsh.device.type
     if device != "cpu":
-        return functional.rms_norm(x_bsh, weight_h.shape, weight_h, eps)
+        return functional.rms_norm(x_bsh, weight_h.shape, weight_h.to(x_bsh.dtype), eps)  # of one type: else it is not fused
     compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_bsh.dtype
     with torch.autocast(device, enabled=False):
         return cast("torch.Tensor", _RmsNorm.apply(x_bsh, weight_h, eps, compute))  # type: ignore[no-untyped-call]
@@ -120,6 +124,11 @@ class _RmsNorm(torch.autograd.Function):
         share = by_output.mul_(weight_h).sum(-1, keepdim=True).div_(x_bsh.shape[-1])
         grad_input = (grad_outputs[0] * weight_h).sub_(normalised.mul_(share)).mul_(inverse)
         return grad_input, grad_weight, None, None
+
+
+def _repeated(x_bksd: torch.Tensor, groups: int) -> torch.Tensor:
+    """Each key/value head once for every query that it serves, in the order of the queries: [B, N, S, D]."""
+    return x_bksd[:, :, None].expand(-1, -1, groups, -1, -1).flatten(1, 2)
 
 
 def _blocks(length: int) -> list[tuple[int, int]]:

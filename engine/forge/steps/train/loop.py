@@ -31,7 +31,8 @@ from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import follow
 from forge.steps.train.rise import LossWatch
 from forge.steps.train.schedule import learning_rate
-from forge.steps.train.sharding import clip_gradients, sum_gradients, sum_later
+from forge.steps.train.sharding import clip_gradients
+from forge.steps.train.summing import GradientSum
 from forge.steps.train.throughput import Throughput, memory_bytes
 
 Emit = Callable[..., None]
@@ -176,7 +177,6 @@ class Trainer:
         asked = stop.reason
         summed_loss, *askers = sum_values([summed_loss, *(float(asked is each) for each in StopReason)], self.world)
         loss = summed_loss / training.batch_tokens
-        sum_gradients(self.model, self.world)
         norm = clip_gradients(self.model, way.optimizer.gradient_clip_norm, self.world)
         if not math.isfinite(loss) or not math.isfinite(norm) or (load and not math.isfinite(load.aux_loss)):
             balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
@@ -214,7 +214,7 @@ class Trainer:
         )
 
     def _accumulate(self, position: int, balance: Balance) -> float:
-        """Add up the gradients of this rank's share of the batch; returns the sum of its losses."""
+        """Add up the gradients of the batch, over all shares; returns the sum of this rank's losses."""
         if balance.needs_reading_before(self.job.process_sequences // self.job.micro_batch_sequences):
             with torch.no_grad(), self._autocast():
                 batches = self._micro_batches(position)
@@ -222,12 +222,13 @@ class Trainer:
                 balance.know([routing for _, routing in map(split, outputs) if routing is not None])
         losses: list[torch.Tensor] = []
         for number, batch in enumerate(self._micro_batches(position), 1):
-            sum_later(self.model, later=number * self.job.micro_batch_sequences < self.job.process_sequences)
+            self._gradients.before(is_last=number * self.job.micro_batch_sequences == self.job.process_sequences)
             with self._autocast():
                 output = self.model(batch.inputs, batch.targets, batch.documents)
             loss, objective = balance.objective(output)
             objective.backward()  # type: ignore[no-untyped-call, unused-ignore]
             losses.append(loss)
+        self._gradients.finish()
         return float(torch.stack(losses).double().sum())
 
     def _micro_batches(self, position: int) -> Iterator[Batch]:
@@ -248,6 +249,10 @@ class Trainer:
         """On the device, its documents apart where the training asks for it."""
         apart = self.job.training.intra_document_masking
         return (batch.apart(self.corpus.meta.eos_token_id) if apart else batch).to(self.world.device)
+
+    @cached_property
+    def _gradients(self) -> GradientSum:
+        return GradientSum(self.model, self.world)
 
     @cached_property
     def _losses(self) -> LossWatch:

@@ -6,6 +6,7 @@ are those of its ``MixtralForCausalLM`` in memory, and what files call an expert
 Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary.
 """
 
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -171,16 +172,43 @@ class LlamaForCausalLM(nn.Module):
         return loss if routing is None else (loss, routing)
 
 
-def build_model(architecture: Architecture, vocab_size: int, seed: int) -> LlamaForCausalLM:
-    """A model with its initial weights: a pure function of the arguments, made on the CPU in float32.
+def outline(architecture: Architecture, vocab_size: int) -> LlamaForCausalLM:
+    """A model without memory for its weights (on the meta device), to be cut over processes before it is given any."""
+    with torch.device("meta"):
+        return LlamaForCausalLM(architecture, vocab_size)
 
-    Matrices (those of experts among them) and embeddings are drawn from N(0, initializer_range) in the order of their names
-    in the state dict, norms are ones, as Hugging Face initialises the family.
+
+def give_memory(model: LlamaForCausalLM, device: torch.device) -> None:
+    """Memory for an outline's weights, or this process's slices of them, which hold nothing yet; tables are filled."""
+    model.to_empty(device=device)
+    model.model.rotary.fill()
+
+
+def drawn_tensors(
+    architecture: Architecture, shapes: Mapping[str, torch.Size], seed: int
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The initial weights one after another, float32 on the CPU: a pure function of the arguments.
+
+    Matrices (those of experts among them) and embeddings are drawn from N(0, initializer_range) in the order of ``shapes``,
+    norms are ones, as Hugging Face initialises the family.
     """
-    model = LlamaForCausalLM(architecture, vocab_size)
     generator = torch.Generator().manual_seed(seed % 2**63)
+    for name, shape in shapes.items():
+        drawn = len(shape) >= 2
+        tensor = torch.empty(shape, dtype=torch.float32)
+        yield name, tensor.normal_(0.0, architecture.initializer_range, generator=generator) if drawn else tensor.fill_(1.0)
+
+
+def shapes_of(model: nn.Module) -> dict[str, torch.Size]:
+    """The shapes of all parameters, whole ones, in their order."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}
+
+
+def build_model(architecture: Architecture, vocab_size: int, seed: int) -> LlamaForCausalLM:
+    """A whole model with its initial weights, in float32 on the CPU."""
+    model = outline(architecture, vocab_size)
+    give_memory(model, torch.device("cpu"))
     with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.normal_(0.0, architecture.initializer_range, generator=generator)
+        for name, tensor in drawn_tensors(architecture, shapes_of(model), seed):
+            model.get_parameter(name).copy_(tensor)
     return model

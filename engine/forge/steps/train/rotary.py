@@ -23,11 +23,14 @@ class Rotary(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        frequencies, factor = _frequencies(architecture)
-        angles = torch.outer(torch.arange(architecture.max_position_embeddings).float(), frequencies)
-        both_halves = torch.cat((angles, angles), dim=-1)
-        self.register_buffer("cos", both_halves.cos() * factor, persistent=False)
-        self.register_buffer("sin", both_halves.sin() * factor, persistent=False)
+        self._architecture = architecture
+        for name, table in self._tables().items():
+            self.register_buffer(name, table, persistent=False)
+
+    def fill(self) -> None:
+        """Write the tables, wherever they are by now: a model that was made without memory is given some later."""
+        for name, table in self._tables().items():
+            self.get_buffer(name).copy_(table)
 
     def forward(self, x_bnsd: torch.Tensor, positions_bs: torch.Tensor | None = None) -> torch.Tensor:
         """Turn queries or keys by their positions; None: one after another."""
@@ -38,6 +41,13 @@ class Rotary(nn.Module):
             cos, sin = (table[positions_bs][:, None].to(x_bnsd.dtype) for table in (self.cos, self.sin))
         first, second = x_bnsd.chunk(2, dim=-1)
         return x_bnsd * cos + torch.cat((-second, first), dim=-1) * sin
+
+    def _tables(self) -> dict[str, torch.Tensor]:
+        with torch.device("cpu"):  # whatever device the rest of the model is made on
+            frequencies, factor = _frequencies(self._architecture)
+            angles = torch.outer(torch.arange(self._architecture.max_position_embeddings).float(), frequencies)
+            both_halves = torch.cat((angles, angles), dim=-1)
+            return {"cos": both_halves.cos() * factor, "sin": both_halves.sin() * factor}
 
 
 def scaling_of(architecture: Architecture) -> dict[str, Any]:

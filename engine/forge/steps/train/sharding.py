@@ -1,29 +1,33 @@
-"""One model over many processes: FSDP2 and tensor parallelism, the sum of gradients, and their norm.
+"""One model over many processes: FSDP2 and tensor parallelism, and the norm of gradients (their sum: ``summing``).
 
 Rules:
 1. The model's parameters keep their names; spread ones are DTensors, so a checkpoint knows which slice it holds.
 2. Gradients are sums over the shares of a batch, never means: a training over n processes takes the steps of one process, but
    for the order of additions.
 3. Gradients are summed once per optimiser step, after accumulation.
-4. Tensor parallelism is Megatron's (Shoeybi et al. 2019): the first projections of attention and feed-forward are cut by rows,
+4. A model is cut while it is an outline, before any process has memory for it.
+5. Under FSDP2 and bfloat16 the layers' weights travel in bfloat16, which autocast would round them to anyway; gradients are
+   summed in float32, and embedding, head and routers stay float32.
+6. Tensor parallelism is Megatron's (Shoeybi et al. 2019): the first projections of attention and feed-forward are cut by rows,
    the last by columns; norms, embedding and loss are computed on every process of a row alike.
 """
 
 import functools
 import os
 import shutil
-from collections.abc import Iterable
 from typing import cast
 
 import torch
 from torch import distributed, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 from torch.utils.checkpoint import checkpoint
 
 from forge.errors import StepError
 from forge.steps.train.distributed import DATA, TENSOR, World
+from forge.steps.train.experts import MixtureOfExperts
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
 
@@ -45,34 +49,26 @@ def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
         if job.training.compile:
             layer.compile()
     if mesh is not None and job.shards_data:
-        for module in (*model.model.layers, model):
-            fully_shard(module, mesh=mesh[DATA])
-            sharded = cast("FSDPModule", module)
-            sharded.set_gradient_divide_factor(1.0)
-            sharded.set_force_sum_reduction_for_comms(enable=True)
+        whole = MixedPrecisionPolicy(cast_forward_inputs=False)
+        in_bfloat16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        for layer in model.model.layers:
+            if isinstance(layer.mlp, MixtureOfExperts):
+                _shard(layer.mlp.gate, mesh[DATA], whole)
+            _shard(layer, mesh[DATA], in_bfloat16 if job.training.precision == "bfloat16" else whole)
+        _shard(model, mesh[DATA], whole)
 
 
-def sum_later(model: nn.Module, *, later: bool) -> None:
-    """Whether the next backward pass only accumulates; FSDP2 sums gradients inside the pass."""
-    if isinstance(model, FSDPModule):
-        model.set_requires_gradient_sync(not later)
-
-
-def sum_gradients(model: nn.Module, world: World) -> None:
-    """Replace each gradient by its sum over the shares of a batch, in one collective; FSDP2 has done so by itself."""
-    if world.mesh is None or world.data_size == 1 or isinstance(model, FSDPModule):
-        return
-    gradients = _local_gradients(model.parameters())
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    distributed.all_reduce(flat, group=world.mesh[DATA].get_group())
-    for gradient, summed in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(summed.view_as(gradient))
+def _shard(module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
+    fully_shard(module, mesh=mesh, mp_policy=precision)
+    sharded = cast("FSDPModule", module)
+    sharded.set_gradient_divide_factor(1.0)
+    sharded.set_force_sum_reduction_for_comms(enable=True)
 
 
 def clip_gradients(model: nn.Module, limit: float | None, world: World) -> float:
     """Scale the gradients so that the norm of all of them is at most ``limit``; returns the norm before."""
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    gradients = _local_gradients(parameters)
+    gradients = [local(cast("torch.Tensor", parameter.grad)) for parameter in parameters]
     squares = torch.stack(torch._foreach_norm(gradients)).double().square()  # noqa: SLF001 (as torch's own clip_grad_norm_)
     total = squares.sum() if world.mesh is None else _sum_of_slices(parameters, squares, world)
     norm = float(total.sqrt())
@@ -89,6 +85,11 @@ def whole_tensors(model: nn.Module, world: World) -> dict[str, torch.Tensor]:
         if world.is_main:
             found[name] = whole.detach().to("cpu")
     return found
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
@@ -111,11 +112,6 @@ def _check_compiler(subject: str) -> None:
             f"{subject}: training.compile needs a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH: "
             "install one, or leave compile out"
         )
-
-
-def _local_gradients(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
-    gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
-    return [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
 
 
 def _sum_of_slices(parameters: list[nn.Parameter], squares: torch.Tensor, world: World) -> torch.Tensor:

@@ -11,22 +11,34 @@ from safetensors import SafetensorError, safe_open
 from forge.errors import StepError
 from forge.steps.train.base import vocab_size_of, weights_of
 from forge.steps.train.job import TrainJob
-from forge.steps.train.model import LlamaForCausalLM, build_model
+from forge.steps.train.model import LlamaForCausalLM, drawn_tensors, give_memory, outline, shapes_of
 from forge.steps.train.names import from_files, to_files
+from forge.steps.train.sharding import fill
 
 _TIED = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
 
 
 def initial_model(job: TrainJob, vocab_size: int) -> LlamaForCausalLM:
-    """The model before its first step, on the CPU in float32; raises ``StepError`` for a base that is not of its shape."""
-    model = build_model(job.architecture, vocab_size, job.training.seed)
+    """The whole model before its first step, in float32 on the CPU; raises ``StepError`` for a base of another shape."""
+    model = outline(job.architecture, vocab_size)
+    begin_weights(model, job, vocab_size, torch.device("cpu"))
+    return model
+
+
+def begin_weights(model: LlamaForCausalLM, job: TrainJob, vocab_size: int, device: torch.device) -> None:
+    """Give an outline memory and its weights, of which each process keeps the slices that are its own.
+
+    Whole tensors pass by one after another, so that no process ever holds the whole of a model that is cut. Raises
+    ``StepError`` for a base that is not of its shape.
+    """
     if job.base is not None:
         check_rows(job.base, vocab_size)
-        with torch.no_grad():
-            for name, tensor in base_tensors(job.base, model.state_dict()):
-                model.get_parameter(name).copy_(tensor)
-    return model
+    give_memory(model, device)
+    shapes = shapes_of(model)
+    whole = drawn_tensors(job.architecture, shapes, job.training.seed) if job.base is None else base_tensors(job.base, shapes)
+    for name, tensor in whole:
+        fill(model.get_parameter(name), tensor)
 
 
 def check_rows(base: Path, vocab_size: int) -> None:
@@ -39,13 +51,14 @@ def check_rows(base: Path, vocab_size: int) -> None:
         )
 
 
-def base_tensors(base: Path, wanted: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+def base_tensors(base: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, torch.Tensor]]:
     """The base's tensors by the model's names, in float32, one after another: never all of them are in memory.
 
-    ``wanted`` says names and shapes. Raises ``StepError``: none may be missing, left over, of another shape, or not finite.
+    ``shapes`` are those of the model. Raises ``StepError``: none may be missing, left over, of another shape, or not finite.
     """
     with ExitStack() as opened:
         place, files = _open(base, opened)
+        wanted = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
         in_files = to_files(wanted)
         if _EMBEDDING in files and _TIED in files and _TIED not in in_files:
             head, embedding = (_read(files, name) for name in (_TIED, _EMBEDDING))

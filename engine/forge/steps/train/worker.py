@@ -29,9 +29,10 @@ from forge.steps.train.job import TrainJob, read_job
 from forge.steps.train.keeping import Keeper
 from forge.steps.train.loop import Outcome, Trainer
 from forge.steps.train.mixing import metrics_of_mixture, open_mixture
+from forge.steps.train.model import outline
 from forge.steps.train.optimizer import build_optimizer
 from forge.steps.train.sharding import spread, whole_tensors
-from forge.steps.train.start import initial_model
+from forge.steps.train.start import begin_weights
 
 _LESS_MEMORY = "set training.activation_checkpointing or parallelism.data: fsdp2 over more processes (the same one)"
 
@@ -54,8 +55,9 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     grid = open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor)
     with memory_named(job.subject, _LESS_MEMORY), grid as world:
         emit = run.emit if world.is_main else _discard
-        model = initial_model(job, corpus.meta.vocab_size).to(world.device)
+        model = outline(job.architecture, corpus.meta.vocab_size)
         spread(model, job, world)
+        begin_weights(model, job, corpus.meta.vocab_size, world.device)
         optimizer = build_optimizer(model, job.training.optimizer)
         keeper = Keeper(job, world, model, optimizer, run.scratch, emit)
         outcome = Trainer(job, corpus, world, model, optimizer, keeper, emit, replay).fit(run.stop)
