@@ -3,8 +3,21 @@
 import gzip
 from pathlib import Path
 
+import pytest
 from tests.conftest import DEPLOYMENT, commit_all, git, run_forge
 from tests.reconcile.test_apply import snapshot_of
+
+from forge.canonical import hex_of
+from forge.cli.place import place_of
+from forge.errors import RefusedError
+from forge.plan.recorded import EVERYTHING
+from forge.reconcile.apply import Mode, apply
+from forge.reconcile.approved import Approved, plan_to_save
+from forge.reconcile.stop import Stop
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
+from forge.ui.progress import display
 
 
 def change(folder: Path, text: str = "  engine: {max_num_seqs: 4}\n") -> None:
@@ -126,3 +139,21 @@ def test_explain_says_that_a_renaming_changed_the_order_of_files(copy_of_applied
     said = run_forge(copy_of_applied, config_home, "plan", "--explain", "curate/small").stdout
     renamed = "corpus/part.jsonl.gz -> corpus/third.jsonl.gz"
     assert f"    file order changed by renaming: {renamed}, by commit {commit[:12]}\n" in said
+
+
+def test_what_the_store_loses_between_the_comparison_and_the_first_step_is_beyond_what_was_approved(
+    copy_of_applied: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    change(copy_of_applied)
+    with Repository(copy_of_applied) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        allowed = Approved(plan_to_save(place, EVERYTHING), ())
+        before = git(copy_of_applied, "rev-parse", "refs/forge/ledger")
+        weights = snapshot_of(copy_of_applied).latest("train/small")
+        assert weights is not None
+        lost = hex_of(weights.products["weights"])
+        (copy_of_applied / ".forge" / "store" / "manifests" / lost[:2] / f"{lost}.json").unlink()
+        with pytest.raises(RefusedError, match="train/small was not to be done, and now is to run"):
+            apply(place, display(), Stop(), Mode(allowed=allowed))
+    assert git(copy_of_applied, "rev-parse", "refs/forge/ledger") == before

@@ -149,6 +149,7 @@ class _Apply:
         """The loop."""
         now = look(self.place, self.mode.scope)
         check_plan(self.place, now.plan, len(self.mode.approvals))
+        self._hold_to_what_was_approved(now.plan, set())
         self.observer.planned(now.plan)
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
@@ -204,18 +205,23 @@ class _Apply:
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
         check_approved(now.plan, len(self.mode.approvals))
-        if self.mode.allowed is not None:
-            spent = sum(record.actual.cost or 0.0 for record in self.done)
-            beyond = exceeds(self.mode.allowed.saved.plan, now.plan, spent)
-            again = [action.id for action in now.plan.changes if action.id in done and action.step is not StepKind.RELEASE]
-            beyond += [f"{name} was done, and now is to be done again" for name in again]
-            if beyond:
-                raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
+        self._hold_to_what_was_approved(now.plan, done)
         settled = {action.id: action for action in now.plan.actions if not action.does_something}
         for name in sorted(self.waiting & set(settled)):
             self.waiting.discard(name)
             self.observer.skipped(settled[name])
         return now
+
+    def _hold_to_what_was_approved(self, plan: Plan, done: set[str]) -> None:
+        """Also at the first look: the world may have moved since the plan was compared."""
+        if self.mode.allowed is None:
+            return
+        spent = sum(record.actual.cost or 0.0 for record in self.done)
+        beyond = exceeds(self.mode.allowed.saved.plan, plan, spent)
+        again = [action.id for action in plan.changes if action.id in done and action.step is not StepKind.RELEASE]
+        beyond += [f"{name} was done, and now is to be done again" for name in again]
+        if beyond:
+            raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
 
     def _look(self, scope: Scope) -> Look:
         """A look, once the remote answers: what is at work goes on until then, as long as its leases cannot have run out."""
