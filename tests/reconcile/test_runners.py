@@ -55,6 +55,17 @@ def take_as_another_machine(folder: Path, key: str, remote: str | None = None) -
         Leases(Ledger(repository, REF, remote), holder).take(key, "gate/small-local", "c" * 40, {})
 
 
+def clone_of(bare: Path, first: Path) -> Path:
+    """Another runner's clone, which shares the store with the first one's."""
+    second = bare.parent / "second"
+    git(bare.parent, "clone", "--quiet", "--branch", "main", str(bare), second.name)
+    git(second, "config", "user.name", "Tester")
+    git(second, "config", "user.email", "tester@forge.invalid")
+    (second / ".forge").mkdir()
+    (second / ".forge" / "store").symlink_to(first / ".forge" / "store")
+    return second
+
+
 def test_a_dead_holders_step_is_taken_over_after_its_time_to_live(copy_of_applied: Path, config_home: Path) -> None:
     changed(copy_of_applied, SHORT)
     key = key_of_the_gate(copy_of_applied)
@@ -75,12 +86,7 @@ def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, con
     git(copy_of_applied, "remote", "add", "origin", str(bare))
     changed(copy_of_applied, SHORT.replace("[leases]", '[ledger]\nremote = "origin"\n[leases]'))
     git(copy_of_applied, "push", "--quiet", "origin", "main", "refs/forge/ledger")
-    git(tmp_path, "clone", "--quiet", "--branch", "main", str(bare), "second")
-    second = tmp_path / "second"
-    git(second, "config", "user.name", "Tester")
-    git(second, "config", "user.email", "tester@forge.invalid")
-    (second / ".forge").mkdir()
-    (second / ".forge" / "store").symlink_to(copy_of_applied / ".forge" / "store")
+    second = clone_of(bare, copy_of_applied)
     run_forge(copy_of_applied, config_home, "apply")
     before = hashlib.sha256(git(bare, "rev-parse", REF).encode()).hexdigest()
     assert "7 in sync" in run_forge(second, config_home, "apply").stdout
@@ -155,17 +161,10 @@ def test_a_training_ends_when_its_lease_may_have_run_out(copy_of_applied: Path, 
     assert "train/small: done" not in log.read_text()
 
 
-def test_a_newer_commit_that_another_runner_applies_stops_the_run_it_replaces(
-    copy_of_applied: Path, config_home: Path, tmp_path: Path
-) -> None:
+def test_a_newer_commit_that_another_runner_applies_stops_the_run_it_replaces(copy_of_applied: Path, config_home: Path) -> None:
     process, log = start_training_with_a_remote(copy_of_applied, config_home, 6.0)
     bare = Path(git(copy_of_applied, "remote", "get-url", "origin"))
-    git(tmp_path, "clone", "--quiet", "--branch", "main", str(bare), "second")
-    second = tmp_path / "second"
-    git(second, "config", "user.name", "Tester")
-    git(second, "config", "user.email", "tester@forge.invalid")
-    (second / ".forge").mkdir()
-    (second / ".forge" / "store").symlink_to(copy_of_applied / ".forge" / "store")
+    second = clone_of(bare, copy_of_applied)
     (second / "models" / "model.yaml").write_text(MODEL.replace("seed: 5", "seed: 6"))
     newer = commit_all(second)
     git(second, "fetch", "--quiet", "origin", "refs/forge/leases/*:refs/forge/remotes/origin/leases/*")
