@@ -17,6 +17,7 @@ from tests.governed import Governed, commit_as, make_governed, write_approved
 from tests.outside.desk import Desk
 from tests.outside.node import FOLDER
 
+from forge.attest.bundle import bundles_of
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.trust import read_trust_root
@@ -250,6 +251,22 @@ def signed_by_another_role(folder: Path, governed: Governed) -> None:
     (folder / "attestations/014-gate-small-local.svr.dsse.json").write_bytes(sealed)
 
 
+def a_strangers_statement_more(folder: Path, governed: Governed) -> None:
+    """A gate's result for these very weights, signed by nobody's role."""
+    result = payload(one(folder, "attestations/*svr.dsse.json"))
+    sealed = seal(canonical_json(result), signer_for(Role.AGENT, governed.config))
+    (folder / "attestations/099-gate-small-local.svr.dsse.json").write_bytes(sealed)
+
+
+def another_move_more(folder: Path, governed: Governed) -> None:
+    """The releaser's own statement about another release of the environment."""
+    release = payload(one(folder, "attestations/*release-local.release.dsse.json"))
+    release["predicate"]["moved"] = "2026-01-01T00:00:00.000+00:00"
+    sealed = seal(canonical_json(release), signer_for(Role.RELEASER, governed.config))
+    for keyid, data in bundles_of(sealed).items():
+        (folder / f"attestations/099-release-local.release.{keyid[:12]}.sigstore.json").write_bytes(data)
+
+
 ATTACKS = (
     (one_byte, "openssl", "REFUSED attestations/008-train-small.provenance"),
     (one_byte_of_a_bundle, "sigstore", "refused attestations/"),
@@ -269,6 +286,8 @@ ATTACKS = (
     (other_weights, "the statements", "weights.sha256 is not the list"),
     (an_edited_report, "the statements", "other bytes than its manifest says"),
     (an_edited_record, "the statements", "no signed statement names a record"),
+    (a_strangers_statement_more, "keys", "not signed by a key of the role evaluator"),
+    (another_move_more, "the statements", "expected one statement of type urn:forge:release:v1"),
     (signed_by_another_role, "keys", "not signed by a key of the role evaluator"),
 )
 

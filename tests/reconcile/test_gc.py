@@ -7,10 +7,12 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from tests.admission.test_attacks import bodies_of, rewrite
 from tests.conftest import MODEL, SETTINGS, commit_all, git, run_forge
 from tests.reconcile.test_apply import snapshot_of
 
 from forge.cli.main import app
+from forge.contract.record import Release
 from forge.store.store import Store
 
 AT_ONCE = "[retention]\ndays = 0.0\nreleases = 1\ngrace_hours = 0.0\n"
@@ -65,6 +67,17 @@ def test_every_release_is_kept_by_default_and_what_is_young_always(copy_of_appli
     hours_ago = time.time() - 7200
     os.utime(copy_of_applied / ".forge" / "store" / "manifests" / name[:2] / f"{name}.json", (hours_ago, hours_ago))
     assert run_forge(copy_of_applied, config_home, "gc").stdout.split() == [kept]
+
+
+def test_a_release_that_nobody_signed_pushes_none_out(copy_of_applied: Path, config_home: Path) -> None:
+    """Whoever can write the ledger's ref appends moves; the two newest that count are kept all the same."""
+    kept = retrained(copy_of_applied, config_home, AT_ONCE.replace("releases = 1", "releases = 2"))
+    assert kept not in run_forge(copy_of_applied, config_home, "gc").stdout
+    bodies = bodies_of(copy_of_applied)
+    last = next(body for body in reversed(bodies) if isinstance(body, Release))
+    bogus = last.model_copy(update={"moved": "2098-01-01T00:00:00.000+00:00", "attestations": {}})
+    rewrite(copy_of_applied, [*bodies, bogus])
+    assert kept not in run_forge(copy_of_applied, config_home, "gc").stdout
 
 
 def test_a_damaged_artifact_is_found_by_a_scrub_and_made_again(copy_of_applied: Path, config_home: Path) -> None:

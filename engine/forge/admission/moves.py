@@ -36,6 +36,11 @@ def served_before(entries: Sequence[Entry], sequence: int, read: Read, history: 
     return sorted({release.commit for release in found if release is not None})
 
 
+def signed_releases(entries: Sequence[Entry], read: Read, history: History) -> tuple[Release, ...]:
+    """The releases among some entries that their releaser signed, in their order."""
+    return tuple(e.body for e in entries if isinstance(e.body, Release) and _is_signed(e, e.body, read, history))
+
+
 def _is_signed(entry: Entry, body: Release, read: Read, history: History) -> bool:
     authority = history.authority(entry.sequence)
     try:

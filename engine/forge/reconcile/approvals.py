@@ -5,13 +5,13 @@ from dataclasses import replace
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History, read_history
-from forge.admission.moves import release_before
+from forge.admission.moves import release_before, signed_releases
 from forge.admission.plans import authors_at
 from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
-from forge.contract.record import Approval, Delegation, RootChange
+from forge.contract.record import Approval, Delegation, Release, RootChange
 from forge.errors import LedgerError, TrustError
 from forge.ledger.entry import APPROVALS, DELEGATIONS, RELEASES, ROOTS, Entry
 from forge.ledger.ledger import Snapshot
@@ -51,6 +51,12 @@ def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given
             given = replace(given, refusal="an older engine gave it, which did not keep the plan: approve it again")
         found.append(given)
     return tuple(found)
+
+
+def signed_moves(place: Place, snapshot: Snapshot, environment: str) -> tuple[Release, ...]:
+    """An environment's releases that their releaser signed, oldest first; raises TrustError where no root is pinned here."""
+    _, history = _read(place, snapshot, _trust(snapshot), ())
+    return signed_releases(snapshot.entries_in(f"{RELEASES}/{environment}"), snapshot.attestation, history)
 
 
 def _trust(snapshot: Snapshot) -> list[Entry]:

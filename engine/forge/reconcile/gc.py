@@ -10,12 +10,14 @@ Rules:
 
 import datetime
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forge.contract.record import Record
+from forge.contract.record import Record, Release
 from forge.executors.open_runs import open_runs
 from forge.executors.workspace import Workspace, requested
 from forge.ledger.entry import sequence_path
+from forge.ledger.ledger import Snapshot
 from forge.plan.graph import FromCommit, build_graph
 from forge.plan.reach import History, Retention, reachable, removable
 from forge.reconcile.place import Look, Place
@@ -80,11 +82,20 @@ def _history(place: Place, now: Look) -> History:
         wanted.update(source.bundle.digest for source in step.inputs.values() if isinstance(source, FromCommit))
     return History(
         records=records,
-        releases={name: snapshot.releases(name) for name in snapshot.environments()},
+        releases={name: _releases(place, snapshot, name) for name in snapshot.environments()},
         protected=frozenset(name for name, subject in snapshot.subjects().items() if subject.protected),
         wanted=frozenset(wanted),
         at_work=frozenset(_read_by_work(place)),
     )
+
+
+def _releases(place: Place, snapshot: Snapshot, environment: str) -> Sequence[Release]:
+    """All of an environment's; where only the newest are kept, those that are signed: others would push them out."""
+    if place.desired.settings.retention.releases is None:
+        return snapshot.releases(environment)
+    from forge.reconcile.approvals import signed_moves
+
+    return signed_moves(place, snapshot, environment)
 
 
 def _read_by_work(place: Place) -> set[str]:
