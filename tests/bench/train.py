@@ -132,7 +132,8 @@ def peer(name: str, request: dict[str, Any]) -> None:
     """Train as a peer does; prints a JSON line."""
     import torch
 
-    from forge.spec.model import Architecture, Training
+    from forge.spec.architecture import Architecture
+    from forge.spec.training import Training
     from forge.steps.train.data import open_corpus
 
     torch.set_num_threads(request["resources"]["threads"])

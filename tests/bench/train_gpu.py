@@ -34,7 +34,7 @@ from tokenizers import AddedToken, Tokenizer, models
 
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 
 PEAK_FLOPS = 989e12
 """Of one H100 or H200, dense bfloat16, as its datasheet says."""

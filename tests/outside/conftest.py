@@ -19,7 +19,7 @@ from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.report.make import Place, make_report
 from forge.report.model import Fact, Report
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.train.model import build_model
 from forge.store.store import Store
 

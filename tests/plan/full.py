@@ -7,10 +7,10 @@ from forge.canonical import digest_of_bytes
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import FromStep, build_graph, key_of
 from forge.spec.compiled import compile_resource
-from forge.spec.model import chats_of
 from forge.spec.resolve import check, in_order
 from forge.spec.resource import RESOURCE_TYPES
 from forge.spec.settings import Settings
+from forge.spec.tuning import chats_of
 
 Documents = dict[str, dict[str, Any]]
 

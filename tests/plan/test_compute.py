@@ -3,7 +3,7 @@
 import pytest
 
 from forge.plan.compute import flops_formula, flops_per_token, num_active_parameters, num_parameters
-from forge.spec.model import Architecture, Experts
+from forge.spec.architecture import Architecture, Experts
 from forge.steps.train.model import LlamaForCausalLM
 
 

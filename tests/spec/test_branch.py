@@ -11,8 +11,8 @@ from tests.spec.test_extend import BATCH, parameters
 from forge.contract.messages import InputArtifact, Resources, StepRequest
 from forge.spec.extend import earlier_runs, optimizer_steps, shared_steps, steps_before_decay, why_not_extended, with_trunk
 from forge.spec.load import load
-from forge.spec.model import LargeTraining
 from forge.spec.resolve import resolve
+from forge.spec.training import LargeTraining
 from forge.steps.train.job import Way, read_job
 from forge.steps.train.schedule import learning_rate
 

@@ -8,10 +8,10 @@ from tests.spec.test_sft_spec import TUNED
 
 from forge.plan.compute import flops_per_token
 from forge.plan.cost import estimate_training
+from forge.spec.architecture import Architecture
 from forge.spec.compiled import compile_resource
 from forge.spec.extend import why_not_extended
 from forge.spec.load import load
-from forge.spec.model import Architecture
 from forge.spec.resource import Model
 from forge.spec.settings import Settings
 

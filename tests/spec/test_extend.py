@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from forge.spec.extend import optimizer_steps, shared_steps, steps_before_decay, why_not_extended
 from forge.spec.meaning import EXTEND, REBUILD, meaningful, meanings_of
-from forge.spec.model import PretrainSpec, Training
+from forge.spec.model import PretrainSpec
+from forge.spec.training import Training
 from forge.steps.train.schedule import learning_rate
 
 BATCH = 16

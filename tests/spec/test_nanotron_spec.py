@@ -8,8 +8,8 @@ from tests.spec.test_continue_spec import faults
 
 from forge.spec.compiled import compile_resource
 from forge.spec.load import load
-from forge.spec.model import Training
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
+from forge.spec.training import Training
 
 BY_NANOTRON = MODEL.replace("  objective: pretrain\n", "  objective: pretrain\n  backend: nanotron\n")
 TWO_STAGES = BY_NANOTRON + "  nanotron: {pipeline_parallel: 2}\n  resources: {count: 2}\n"

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from forge.plan.cost import NO_ESTIMATE, Estimate, estimate_training
 
 if TYPE_CHECKING:  # most plans estimate nothing
-    from forge.spec.model import Architecture
+    from forge.spec.architecture import Architecture
     from forge.spec.resource import Model, Resource
     from forge.spec.settings import Settings
 
 
 def base_of(model: "Model") -> str | None:
     """The address of the model that a model continues; None where it continues none, or a folder."""
-    from forge.spec.model import BasedSpec, ModelBase
+    from forge.spec.base import ModelBase
+    from forge.spec.model import BasedSpec
 
     base = model.spec.base if isinstance(model.spec, BasedSpec) else None
     return base.model if isinstance(base, ModelBase) else None

@@ -7,7 +7,7 @@ what was done are measured by one rule; tests/plan/test_compute.py compares the 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from forge.spec.model import Architecture
+    from forge.spec.architecture import Architecture
 
 FLOPS_FORMULA = "6*N + 12*L*H*S per token (PaLM, appendix B)"
 """What to print beside any figure that rests on ``flops_per_token``."""

@@ -10,7 +10,7 @@ from forge.plan.graph import Step, version_of
 from forge.plan.live import Live, Running
 from forge.plan.withdrawn import Descent
 from forge.spec.extend import shared_steps, steps_before_decay, why_not_extended
-from forge.spec.model import LargeTraining
+from forge.spec.training import LargeTraining
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from forge.plan.compute import flops_per_token, num_active_parameters, num_param
 
 if TYPE_CHECKING:  # most plans estimate nothing
     from forge.contract.record import Record, Spent
-    from forge.spec.model import Architecture, BasedSpec, PretrainSpec
+    from forge.spec.architecture import Architecture
+    from forge.spec.model import BasedSpec, PretrainSpec
     from forge.spec.settings import Settings
 
 

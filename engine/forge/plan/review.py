@@ -18,11 +18,13 @@ from forge.plan.bases import estimate_model, flops_of_base
 from forge.plan.desired import Desired
 from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
+from forge.spec.base import FolderBase
 from forge.spec.compiled import read_facts
 from forge.spec.data_recipe import DataRecipeSpec
 from forge.spec.inference_policy import Redaction, RoleSpec
-from forge.spec.model import BasedSpec, CommittedChats, FolderBase, PretrainSpec, TunedSpec, chats_of
+from forge.spec.model import BasedSpec, PretrainSpec
 from forge.spec.resource import DataRecipe, Deployment, InferencePolicy, Model, Resource
+from forge.spec.tuning import CommittedChats, TunedSpec, chats_of
 
 _Kind = TypeVar("_Kind")
 

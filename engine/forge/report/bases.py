@@ -10,9 +10,11 @@ from typing import Any
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.report.facts import Facts, shown
+from forge.spec.base import FolderBase
 from forge.spec.base_folder import CONFIG_FILE
-from forge.spec.model import BasedSpec, CommittedChats, ContinueSpec, DpoSpec, FolderBase, Replay, TunedSpec, chats_of
+from forge.spec.model import BasedSpec, ContinueSpec, Replay
 from forge.spec.resource import Model
+from forge.spec.tuning import CommittedChats, DpoSpec, TunedSpec, chats_of
 
 BASE = "base"
 """The input of a train step that it begins with."""

@@ -205,7 +205,9 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
 
 def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
     """Of a model with a base: its address or folder, and what it replays or learns to answer from; the rest is its base's."""
-    from forge.spec.model import ModelBase, PretrainSpec, TunedSpec, chats_of
+    from forge.spec.base import ModelBase
+    from forge.spec.model import PretrainSpec
+    from forge.spec.tuning import TunedSpec, chats_of
 
     facts: dict[str, Any] = {
         "processes": spec.resources.count,

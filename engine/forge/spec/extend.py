@@ -20,7 +20,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from forge.spec.model import LargeTraining, Training, WsdSchedule
+from forge.spec.training import LargeTraining, Training, WsdSchedule
 
 TRUNK = "trunk"
 """The parameter: stretches in order, each {"steps", "optimizer", "schedule"}, and {"tokens"} where the rates depend on the

@@ -76,7 +76,7 @@ def continued(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> It
         experts = facts[root].get("experts") if root is not None else None
         if not experts or "tunes" not in fact:
             continue
-        from forge.spec.model import why_not_tuned  # a plan of what is cached loads no model
+        from forge.spec.tuning import why_not_tuned  # a plan of what is cached loads no model
 
         reason = why_not_tuned(fact["tunes"])
         if reason:

@@ -11,7 +11,8 @@ from forge.spec.fields import Part
 from forge.spec.meaning import NONE
 
 if TYPE_CHECKING:
-    from forge.spec.model import Architecture, Training
+    from forge.spec.architecture import Architecture
+    from forge.spec.training import Training
 
 NANOTRON_ROPE_THETA = 10000.0
 _NANOTRON_HAS = frozenset(

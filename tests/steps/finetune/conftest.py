@@ -11,7 +11,7 @@ from tests.steps.train.conftest import ARCHITECTURE, Attempt, write_tokenizer
 
 from forge.contract.control_tokens import BOS_ID, EOS_ID
 from forge.contract.messages import InputArtifact, StepRequest
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.model import build_model

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forge.contract.control_tokens import BOS_ID, EOS_ID
 from forge.errors import StepError
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.finetune import sft, trainer
 from forge.steps.finetune.conversations import read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer

@@ -19,7 +19,7 @@ from tests.steps.nanotron.conftest import NanotronAttempt
 from tests.steps.train.conftest import ARCHITECTURE
 
 from forge.errors import StepError
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.nanotron import loader, stand_ins, wheel
 from forge.steps.nanotron.batches import padded_validation_batches, training_batches
 from forge.steps.nanotron.config import nanotron_config, nanotron_yaml

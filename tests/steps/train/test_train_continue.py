@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from forge.errors import StepError
-from forge.spec.model import exact
 from forge.spec.rope import LinearRope
+from forge.spec.training import exact
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.train import export, loop
 from forge.steps.train.base import read_architecture

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
+from forge.spec.architecture import Architecture
 from forge.spec.extend import shared_steps, why_not_extended
-from forge.spec.model import Architecture
 from forge.steps.train.data import Batch, open_corpus
 from forge.steps.train.model import LlamaForCausalLM, build_model, places_of
 

@@ -18,7 +18,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from forge.errors import StepError
-from forge.spec.model import Architecture, Experts, Optimizer
+from forge.spec.architecture import Architecture, Experts
+from forge.spec.training import Optimizer
 from forge.steps.train.balance import Balance
 from forge.steps.train.base import read_architecture
 from forge.steps.train.distributed import World

@@ -11,7 +11,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forge.errors import StepError
-from forge.spec.model import Architecture, Optimizer
+from forge.spec.architecture import Architecture
+from forge.spec.training import Optimizer
 from forge.steps.train.job import read_job
 from forge.steps.train.loss import summed_cross_entropy
 from forge.steps.train.model import LlamaForCausalLM, build_model

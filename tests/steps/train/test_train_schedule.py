@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forge.spec.model import CosineSchedule, WsdSchedule
+from forge.spec.training import CosineSchedule, WsdSchedule
 from forge.steps.train.schedule import learning_rate, learning_rate_fraction
 
 WSD = WsdSchedule(name="wsd", warmup_tokens=100, decay_tokens=400, final_lr_fraction=0.1)

@@ -15,7 +15,7 @@ from itertools import compress
 from typing import Any, TypeVar
 
 from forge.spec.data_recipe import Pii
-from forge.spec.model import CommittedChats
+from forge.spec.tuning import CommittedChats
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.finetune.conversations import Conversation, Message
 from forge.steps.finetune.lines import refuse

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralFo
 
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
 from forge.errors import StepError
-from forge.spec.model import Adapter, why_not_tuned
+from forge.spec.tuning import Adapter, why_not_tuned
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.job import TrainJob

@@ -21,7 +21,7 @@ from forge.plan.compute import (
     num_parameters,
     reference_flops_per_token,
 )
-from forge.spec.model import Adapter, CommittedChats, DpoSpec
+from forge.spec.tuning import Adapter, CommittedChats, DpoSpec
 from forge.steps.finetune import preferences
 from forge.steps.finetune.cleaning import Cleaning
 from forge.steps.finetune.conversations import SYSTEM, Conversation, read_conversations, split

@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from forge.spec.model import WsdSchedule
 from forge.spec.nanotron import NanotronLayout
+from forge.spec.training import WsdSchedule
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 

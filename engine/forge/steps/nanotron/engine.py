@@ -17,7 +17,7 @@ from nanotron.parallel.pipeline_parallel.context_manager import attach_pipeline_
 from nanotron.parallel.pipeline_parallel.state import PipelineTrainBatchState
 from nanotron.trainer import DistributedTrainer
 
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.nanotron.batches import Micro, Padded, Place, as_micro
 from forge.steps.nanotron.state import Shard, fill, gather, gather_wholes, join, shard_of
 from forge.steps.train.data import Batch

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.train.distributed import World
 
 _LAYER = re.compile(r"model\.decoder\.(\d+)\.pp_block\.(.+)")

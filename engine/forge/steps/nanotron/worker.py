@@ -16,7 +16,7 @@ import torch
 from forge.contract.checkpoints import BYPRODUCT
 from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.nanotron.config import nanotron_yaml
 from forge.steps.nanotron.loader import Machine, load, machine_for
 from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.train.distributed import World, sum_values
 from forge.steps.train.experts import Routing
 

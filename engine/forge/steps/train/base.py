@@ -13,8 +13,9 @@ from pydantic import ValidationError
 
 from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
+from forge.spec.architecture import Architecture, Experts
 from forge.spec.base_folder import CONFIG_FILE, INDEX_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
-from forge.spec.model import DEFAULT_CHAT_TEMPLATE, Architecture, Experts
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE
 
 _NEUTRALISED = (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN)
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")

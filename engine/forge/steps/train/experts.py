@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from forge.spec.model import Experts
+from forge.spec.architecture import Experts
 
 
 class Routing(NamedTuple):

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from forge.errors import StepError
+from forge.spec.architecture import Architecture
 from forge.spec.base_folder import INDEX_FILE, WEIGHTS_FILE
-from forge.spec.model import Architecture
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 from forge.steps.train.names import to_files

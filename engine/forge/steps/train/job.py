@@ -10,18 +10,11 @@ from pydantic import ValidationError
 from forge.contract.checkpoints import BYPRODUCT, branch_point, lineage_of
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
+from forge.spec.architecture import Architecture
 from forge.spec.extend import TRUNK, earlier_runs, optimizer_steps, steps_before_decay
-from forge.spec.model import (
-    DEFAULT_CHAT_TEMPLATE,
-    Architecture,
-    CosineSchedule,
-    LargeTraining,
-    Optimizer,
-    Training,
-    WsdSchedule,
-    exact,
-)
+from forge.spec.model import DEFAULT_CHAT_TEMPLATE
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
+from forge.spec.training import CosineSchedule, LargeTraining, Optimizer, Training, WsdSchedule, exact
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
 from forge.steps.train.mixture import Share, num_replayed
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.train.experts import MixtureOfExperts, Routing
 from forge.steps.train.kernels import causal_attention, rms_norm
 from forge.steps.train.loss import summed_cross_entropy

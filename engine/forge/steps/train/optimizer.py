@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from forge.spec.model import Optimizer
+from forge.spec.training import Optimizer
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 

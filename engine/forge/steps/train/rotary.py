@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from forge.spec.model import Architecture
+from forge.spec.architecture import Architecture
 from forge.steps.imports import quick_imports
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-from forge.spec.model import CosineSchedule, WsdSchedule
+from forge.spec.training import CosineSchedule, WsdSchedule
 
 Schedule = WsdSchedule | CosineSchedule
 
