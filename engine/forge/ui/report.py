@@ -108,7 +108,8 @@ def _part(name: str, heading: str, *content: Content) -> Element:
 def _key(report: Report) -> Element:
     rows = (
         ("Deployment", report.deployment),
-        ("Released", f"{report.moved}, commit {report.commit}, signed by {report.signed_by or NOBODY}"),
+        ("Released", report.moved),
+        ("Commit", f"{report.commit}, signed by {report.signed_by or NOBODY}"),
         ("Weights", el("span", report.weights, class_="digest")),
         ("Rests on", report.verdict.trust),
     )
