@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.browser import needs_chromium, rendered
 from tests.report.material import material, recipe, report, source_report, survey, use
-from tests.ui.test_report import CHROMIUM, HOSTILE, rendered, tags_of
+from tests.ui.test_report import HOSTILE, tags_of
 
 from forge.contract.survey import LanguageShare, Sample
 from forge.report.assess import assess
@@ -133,7 +134,9 @@ def test_a_finding_that_is_no_warning_has_its_own_word() -> None:
     assert "stands against it" in to_page(made).decode()
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
+@needs_chromium
 def test_a_browser_loads_nothing_and_has_nothing_to_complain_of(tmp_path: Path) -> None:
-    console, requests, _ = rendered(to_page(saying(HOSTILE)), tmp_path)
+    page = tmp_path / "page.html"
+    page.write_bytes(to_page(saying(HOSTILE)))
+    console, requests, _ = rendered(page, tmp_path)
     assert (console, requests) == ([], [])
