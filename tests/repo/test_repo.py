@@ -50,6 +50,25 @@ def test_moving_and_reordering_spec_files_changes_nothing(repository: Path) -> N
     assert after.bundles == before.bundles
 
 
+@pytest.mark.parametrize(("order", "is_the_same"), [("path", False), ("content", True)])
+def test_a_renaming_that_sorts_otherwise_changes_the_order_of_paths_alone(
+    repository: Path, order: str, is_the_same: bool
+) -> None:
+    """Three files, two of them with the same bytes; the first becomes the last."""
+    data = repository / "models" / "data.yaml"
+    data.write_text(data.read_text().replace("{path: ", f"{{order: {order}, path: "))
+    for name, text in (("a.jsonl", b'{"id": "1", "text": "one"}\n'), ("b.jsonl", b"two"), ("c.jsonl", b"two")):
+        (repository / "corpus" / name).write_bytes(text)
+    data.write_text(data.read_text().replace("corpus/*.jsonl.gz", "corpus/*.jsonl*"))
+    before = desired_at(repository, commit_all(repository)).bundles["DataRecipe/small", "source-0"]
+    git(repository, "mv", "corpus/a.jsonl", "corpus/z.jsonl")
+    git(repository, "mv", "corpus/c.jsonl", "corpus/0.jsonl")
+    after = desired_at(repository, commit_all(repository)).bundles["DataRecipe/small", "source-0"]
+    assert len(before.files) == len(after.files) == 4
+    assert (after.digest == before.digest) is is_the_same
+    assert set(after.sources.values()) == {f"corpus/{name}" for name in ("0.jsonl", "b.jsonl", "part.jsonl.gz", "z.jsonl")}
+
+
 def test_renaming_a_corpus_file_changes_no_identity(repository: Path) -> None:
     before = desired_at(repository).bundles["DataRecipe/small", "source-0"].manifest.digest
     git(repository, "mv", "corpus/part.jsonl.gz", "corpus/renamed.jsonl.gz")

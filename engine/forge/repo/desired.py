@@ -228,9 +228,11 @@ class _Bundles:
     def of(self, compiled: Sequence[Compiled]) -> dict[tuple[str, str], Bundle]:
         """The bundles of all resources."""
         wanted: list[tuple[tuple[str, str], int, dict[str, str]]] = []
+        by_content: set[tuple[str, str]] = set()
         found: dict[tuple[str, str], Bundle] = {}
         for number, item in enumerate(compiled):
             if item.kind == "DataRecipe":
+                by_content |= {(item.address, f"source-{index}") for index in read_facts(item.facts).get("by_content", ())}
                 for index, pattern in enumerate(read_facts(item.facts)["sources"]):
                     if pattern is None:
                         continue
@@ -244,6 +246,8 @@ class _Bundles:
             elif item.kind == "Model":
                 wanted += self._base(item, number)
                 wanted += self._chats(item, number)
+                if "chats_by_content" in read_facts(item.facts):
+                    by_content.add((item.address, read_facts(item.facts)["chats"]))
             elif item.kind == "InferencePolicy":
                 data = item.served.encode()
                 file = BundleFile(len(data), digest_of_bytes(data), inline=data)
@@ -253,7 +257,8 @@ class _Bundles:
             self._known = self._cache.digests(blob for blob in blobs if blob)
         for key, number, names in wanted:
             files = {name: self._file(number, name, path) for name, path in names.items()}
-            found[key] = Bundle({name: file for name, file in files.items() if file is not None})
+            there = {name: file for name, file in files.items() if file is not None}
+            found[key] = Bundle(_in_order_of_content(there) if key in by_content else there)
         return found
 
     def _base(self, item: Compiled, number: int) -> list[tuple[tuple[str, str], int, dict[str, str]]]:
@@ -319,6 +324,14 @@ class _Bundles:
         if digest.is_lfs:
             self.lfs.add(digest.sha256)
         return BundleFile(digest.size, digest.sha256, origin=path)
+
+
+def _in_order_of_content(files: Mapping[str, BundleFile]) -> dict[str, BundleFile]:
+    """Numbered by their digests; files of the same bytes and suffix are one to whoever reads them."""
+    rows = sorted((file.sha256, name.partition(".")[2], name) for name, file in files.items())
+    return {
+        f"{place:05d}{name[name.index('.') :] if '.' in name else ''}": files[name] for place, (_, _, name) in enumerate(rows)
+    }
 
 
 def _suffix(path: str) -> str:

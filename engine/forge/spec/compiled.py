@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from forge.canonical import MAX_INTEGER, canonical_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from forge.spec.data_recipe import DataRecipeSpec, Source
     from forge.spec.model import BasedSpec, PretrainSpec
     from forge.spec.resource import Resource
@@ -179,6 +181,7 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
                 "licenses": [source.license for source in sources],
                 **({"refused_licenses": refused} if refused else {}),
                 **({"suites": resource.spec.decontaminate_against} if resource.spec.decontaminate_against else {}),
+                **({"by_content": by_content} if (by_content := _by_content(sources)) else {}),
                 **({} if (regions := resource.spec.allowed_regions) is None else {"regions": regions}),
             }
         case EvalSuite():
@@ -228,10 +231,16 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
     if isinstance(spec, TunedSpec):
         name, chats = chats_of(spec)
         facts |= {"chats": name, "chats_path": chats.path, "chats_license": chats.license}
+        facts |= {"chats_by_content": True} if chats.order == "content" else {}
         facts["tunes"] = None if spec.adapter is None else list(spec.adapter.lora.targets)
         facts |= {} if chats.regions is None else {"regions": sorted(chats.regions)}
         return {**facts, **({"suites": chats.decontaminate_against} if chats.decontaminate_against else {})}
     return facts if spec.replay is None else {**facts, "replay": spec.replay.data}
+
+
+def _by_content(sources: "Sequence[Source]") -> list[int]:
+    """Numbers of the sources whose files are read in the order of their digests."""
+    return [number for number, source in enumerate(sources) if source.order == "content"]
 
 
 def _refused_licenses(recipe: "DataRecipeSpec") -> list[tuple[int, str]]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from forge.spec.fields import ContentOf, EvalSuiteRef, Part, Regions, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, FileOrder, Part, Regions, RepoPath
 from forge.spec.licenses import checked_license
 from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.remote import GitFiles, RemoteFile
@@ -20,6 +20,8 @@ class Source(Part):
 
     path: Annotated[RepoPath | None, ContentOf(), REBUILD] = None
     """A glob from the repository's root. The files' bytes, order and suffixes, not their names, are the identity."""
+    order: Annotated[FileOrder, REBUILD] = "path"
+    """Of the files that ``path`` names. content: no renaming changes it, and so none curates again."""
     git: Annotated[GitFiles | None, REBUILD] = None
     files: Annotated[list[RemoteFile], REBUILD] = []
     regions: Annotated[Regions | None, GOVERN] = None
@@ -41,6 +43,8 @@ class Source(Part):
         if len(written) != 1:
             found = ", ".join(f"`{name}`" for name in written) or "none of them"
             raise ValueError(f"expected one of `path`, `git` and `files`, found {found}")
+        if self.path is None and self.order != "path":
+            raise ValueError("`order` is that of the files which `path` names: leave it out")
         if len({file.sha256 for file in self.files}) < len(self.files):
             raise ValueError("`files` names the same bytes twice: list each file once")
         return self

@@ -5,7 +5,7 @@ import re
 import typing
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.fields import FieldInfo
@@ -84,6 +84,10 @@ def _each_once(value: list[str]) -> list[str]:
 
 Regions = Annotated[list[Name], Field(min_length=1), AfterValidator(_each_once)]
 """Labels of places, each one where data may be; forge.toml says which one the store and the executor are in."""
+
+
+FileOrder = Literal["path", "content"]
+"""In which order a glob's files are read: by their paths, or by the digests of their bytes, which no renaming changes."""
 
 
 class ReferenceTo:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from forge.spec.base import Base
 from forge.spec.data_recipe import Pii
-from forge.spec.fields import ContentOf, EvalSuiteRef, Part, Regions, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, FileOrder, Part, Regions, RepoPath
 from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.training import ModelResources, Training, check_shares
 
@@ -23,6 +23,8 @@ class CommittedChats(Part):
 
     path: Annotated[RepoPath, ContentOf(), REBUILD]
     """A glob from the repository's root, of ``.jsonl`` files. Their bytes and order, not their names, are the identity."""
+    order: Annotated[FileOrder, REBUILD] = "path"
+    """content: no renaming changes it, and so none trains again."""
     license: Annotated[str, Field(min_length=1), NONE]
     """SPDX expression of the licence that they stand under."""
     origin: Annotated[str, Field(min_length=1), NONE]
