@@ -300,7 +300,12 @@ class Gateway:
         if not exchange.binding.upstream.is_ready():
             raise engine_away()
         role = _key_of(exchange).role
-        return engine_body(request, max_tokens=max_tokens_of(request, role), temperature=temperature_of(request, role))
+        return engine_body(
+            request,
+            max_tokens=max_tokens_of(request, role),
+            temperature=temperature_of(request, role),
+            control_tokens=exchange.binding.release.control_tokens,
+        )
 
     def _identity(self, exchange: _Exchange, request: GenerationRequest) -> AnswerIdentity:
         prefix = "chatcmpl" if request.action is Action.CHAT else "cmpl"

@@ -15,6 +15,7 @@ from forge.admission.verify import verify
 from forge.admission.withdrawals import REMEDY
 from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
+from forge.contract.control_tokens import control_tokens_of
 from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.errors import RefusedError, ServeError, StoreError, TrustError
 from forge.ledger.ledger import Snapshot
@@ -78,6 +79,8 @@ def admit(
         if policy["schema_version"] != 1:
             raise ServeError(f"policy {document.policy} has schema version {policy['schema_version']}; this engine reads 1")
         spec = InferencePolicySpec.model_validate(policy["spec"])
+        names = ("tokenizer.json", "tokenizer_config.json")
+        control_tokens = control_tokens_of(*(json.loads(store.read_file(document.weights, name)) for name in names))
     except (ValidationError, KeyError, ValueError) as error:
         raise ServeError(f"release {verdict.release} is not one this engine reads: {error}") from error
     return ServableRelease(
@@ -90,6 +93,7 @@ def admit(
         weights_digest=document.weights,
         release_digest=verdict.release,
         model_path=folder / document.weights.removeprefix("sha256:"),
+        control_tokens=control_tokens,
         engine=document.engine,
         trust=verdict.trust,
     )

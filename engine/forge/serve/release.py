@@ -7,6 +7,7 @@ that is ``forge.serve.pull``, which the watch (``forge.serve.watch``) calls.
 from dataclasses import dataclass
 from pathlib import Path
 
+from forge.contract.control_tokens import ControlTokens
 from forge.spec.deployment import Engine
 from forge.spec.inference_policy import InferencePolicySpec
 
@@ -26,6 +27,8 @@ class ServableRelease:
     release_digest: str
     model_path: Path
     """A Hugging Face folder: config, safetensors, tokenizer and chat template."""
+    control_tokens: ControlTokens
+    """Of the tokenizer beside the weights: no message may spell one."""
     engine: Engine
     trust: str
     """One line: the trust root that the verdict rests on."""

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from forge.contract.control_tokens import neutralise
+from forge.contract.control_tokens import ControlTokens
 from forge.serve.policy import Action
 from forge.serve.refusal import bad_request
 from forge.serve.sampling import PARAMETERS, boolean, integer, text
@@ -84,7 +84,7 @@ def parse_request(body: bytes, action: Action) -> GenerationRequest:
     )
 
 
-def engine_body(request: GenerationRequest, *, max_tokens: int, temperature: float) -> bytes:
+def engine_body(request: GenerationRequest, *, max_tokens: int, temperature: float, control_tokens: ControlTokens) -> bytes:
     """The request as the engine gets it: written field by field; usage is always asked for, because it is audited.
 
     Control tokens that the caller's text spells are made harmless, as they were in training: else a message could end itself
@@ -101,9 +101,10 @@ def engine_body(request: GenerationRequest, *, max_tokens: int, temperature: flo
     if request.stream:
         body["stream_options"] = {"include_usage": True}
     if request.action is Action.CHAT:
-        body["messages"] = [{"role": role, "content": neutralise(content)[0]} for role, content in request.messages]
+        harmless = ((role, control_tokens.neutralise(content)[0]) for role, content in request.messages)
+        body["messages"] = [{"role": role, "content": content} for role, content in harmless]
     else:
-        body["prompt"] = neutralise(request.prompt)[0]
+        body["prompt"] = control_tokens.neutralise(request.prompt)[0]
     return json.dumps(body, allow_nan=False).encode()
 
 

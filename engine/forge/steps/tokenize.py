@@ -1,6 +1,6 @@
 """Documents and a tokenizer -> token files: ``SPLIT.ds`` and ``SPLIT.ds.index``, in datatrove's format.
 
-    SPLIT.ds        the documents' ids one after the other, each document ended by </s>; little-endian uint16, or uint32
+    SPLIT.ds        the documents' ids one after the other, each document ended by eos; little-endian uint16, or uint32
                     where the vocabulary has more than 65,536 ids
     SPLIT.ds.index  the place after each document's end, in tokens; little-endian uint64
     meta.json       number format, ids and counts, so that no reader needs to guess
@@ -20,8 +20,8 @@ from loguru import logger
 from tokenizers import Tokenizer
 
 from forge.canonical import canonical_json
-from forge.contract.control_tokens import BOS_ID, BOS_TOKEN, EOS_ID, EOS_TOKEN
 from forge.errors import StepError
+from forge.steps.control_tokens import read_control_tokens
 from forge.steps.documents import SPLITS, TextDocument, read_documents
 from forge.steps.run import Metrics, StepRun
 from forge.steps.tokenizer import TOKENIZER_FILE
@@ -40,9 +40,11 @@ def run(run: StepRun) -> Metrics:
     if not path.is_file():
         raise StepError(f"{run.request.subject}: the tokenizer holds no {TOKENIZER_FILE}")
     tokenizer = Tokenizer.from_file(str(path))
-    found = [tokenizer.token_to_id(token) for token in (BOS_TOKEN, EOS_TOKEN)]
-    if found != [BOS_ID, EOS_ID]:
-        raise StepError(f"{run.request.subject}: {BOS_TOKEN} and {EOS_TOKEN} have ids {found}, expected {[BOS_ID, EOS_ID]}")
+    tokenizer.encode_special_tokens = True  # a document that spells a control token of a base has its letters, not the token
+    control = read_control_tokens(run.input("tokenizer"))
+    bos, eos = (tokenizer.token_to_id(token) for token in (control.bos, control.eos))
+    if bos is None or eos is None:
+        raise StepError(f"{run.request.subject}: {control.bos} and {control.eos} have ids {[bos, eos]} in {path}")
     product = run.product("tokens")
     splits: dict[str, dict[str, int]] = {}
     dtype = np.dtype("<u2")
@@ -51,27 +53,28 @@ def run(run: StepRun) -> Metrics:
         writer = DocumentTokenizer(
             str(product),
             tokenizer_name_or_path=str(path),
-            eos_token=EOS_TOKEN,
+            eos_token=control.eos,
             shuffle_documents=False,
             save_final_metadata=False,
             batch_size=BATCH_DOCUMENTS,
             seed=0,
         )
+        writer.tokenizer.encode_special_tokens = True
         counts = {"documents": 0, "tokens": 0, "bytes": 0}
         written = writer.write_unshuffled(_counted(documents, split, counts), f"{split}.ds")
         counts["tokens"] = len(written)
         if counts["documents"] == 0:
             raise StepError(f"{run.request.subject}: the {split} split holds no document")
         dtype = np.dtype("<u4" if writer.token_size == 4 else "<u2")
-        if (lost := _first_lost(tokenizer, read_documents(documents, split), product / f"{split}.ds", dtype)) is not None:
+        if (lost := _first_lost(tokenizer, eos, read_documents(documents, split), product / f"{split}.ds", dtype)) is not None:
             raise StepError(f"{run.request.subject}: {split} document {lost!r} does not come back from its tokens")
         splits[split] = counts
     meta = {
         "schema_version": 1,
         "dtype": dtype.name,
         "vocab_size": tokenizer.get_vocab_size(),
-        "eos_token_id": EOS_ID,
-        "bos_token_id": BOS_ID,
+        "eos_token_id": eos,
+        "bos_token_id": bos,
         "splits": splits,
     }
     (product / META_FILE).write_bytes(canonical_json(meta) + b"\n")
@@ -90,14 +93,14 @@ def _counted(documents: Path, split: str, counts: dict[str, int]) -> Iterator[Do
         yield Document(text=document.text, id=document.id)
 
 
-def _first_lost(tokenizer: Tokenizer, documents: Iterator[TextDocument], tokens: Path, dtype: np.dtype) -> str | None:
+def _first_lost(tokenizer: Tokenizer, eos: int, documents: Iterator[TextDocument], tokens: Path, dtype: np.dtype) -> str | None:
     """The id of the first document whose text its tokens do not give back."""
     ids = np.memmap(tokens, dtype=dtype, mode="r")
     ends = np.fromfile(f"{tokens}.index", dtype="<u8", count=CHECKED_DOCUMENTS)
     start = 0
     for document, end in zip(documents, ends.tolist(), strict=False):
         *text_ids, last = ids[start:end].tolist()
-        if last != EOS_ID or tokenizer.decode(text_ids, skip_special_tokens=False) != document.text:
+        if last != eos or tokenizer.decode(text_ids, skip_special_tokens=False) != document.text:
             return document.id
         start = end
     return None

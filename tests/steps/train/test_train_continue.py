@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, manifest_of_folder, write_tokens
 from tests.steps.train.test_train_stop import signal_before
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from forge.errors import StepError
@@ -455,15 +455,17 @@ def test_another_tokenizer_than_the_bases_is_refused(new_attempt: Make, base: At
         new_attempt(base=folder).run()
 
 
-def test_a_tokenizer_with_control_tokens_that_documents_could_spell_is_refused(
+def test_a_tokenizer_whose_control_tokens_nobody_could_make_harmless_is_refused(
     new_attempt: Make, base: Attempt, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
+    """It would be looked for after normalisation: a fullwidth spelling passes for it."""
     folder = shutil.copytree(tokenizer_folder, tmp_path / "chatty")
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens(["<|im_start|>"])
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.add_special_tokens([AddedToken("<|im_start|>", normalized=True, special=True)])
     tokenizer.save(str(folder / "tokenizer.json"))
     weights = shutil.copytree(base.weights, tmp_path / "weights", ignore=shutil.ignore_patterns("tokenizer.json"))
-    with pytest.raises(StepError, match=r"has the control tokens <\|im_start\|>, which a document could spell"):
+    with pytest.raises(StepError, match=r"'<\|im_start\|>' is looked for in text that was normalised before"):
         new_attempt(base=weights, tokenizer=folder).run()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.canonical import canonical_json
-from forge.contract.control_tokens import neutralise
+from forge.contract.control_tokens import OWN, ControlTokens
 from forge.errors import StepError
 from forge.steps.finetune.lines import read_objects, refuse
 
@@ -61,9 +61,11 @@ def as_dicts(messages: Sequence[Message]) -> list[dict[str, str]]:
     return [{"role": message.role, "content": message.content} for message in messages]
 
 
-def read_conversations(folder: Path, sources: Mapping[str, str] | None = None) -> list[Conversation]:
+def read_conversations(
+    folder: Path, sources: Mapping[str, str] | None = None, control: ControlTokens = OWN
+) -> list[Conversation]:
     """All conversations of the input, in the order of files and lines; raises ``StepError`` at the first that is none."""
-    found = [_conversation(line, place) for place, line in read_objects(folder, sources or {}, ["messages"])]
+    found = [_conversation(line, place, control) for place, line in read_objects(folder, sources or {}, ["messages"])]
     if not found:
         raise StepError(f"{folder}: holds no conversation; expected .jsonl files with one a line")
     return found
@@ -95,17 +97,17 @@ def check_parts(train: Sequence[Any], validation: Sequence[Any], what: str) -> N
             )
 
 
-def read_messages(value: Any, place: str, name: str) -> tuple[list[Message], int]:
+def read_messages(value: Any, place: str, name: str, control: ControlTokens) -> tuple[list[Message], int]:
     """Checked messages in turns, and how many spellings of control tokens were made harmless; raises ``StepError``."""
     if not isinstance(value, list) or not value:
         refuse(place, f"`{name}` is no list of messages, or an empty one")
-    read = [_message(each, f"{place}: message {number}") for number, each in enumerate(value, 1)]
+    read = [_message(each, f"{place}: message {number}", control) for number, each in enumerate(value, 1)]
     messages = [message for message, _ in read]
     _check_turns([message.role for message in messages], place)
     return messages, sum(count for _, count in read)
 
 
-def read_content(value: Any, place: str, whose: str) -> tuple[str, int]:
+def read_content(value: Any, place: str, whose: str, control: ControlTokens) -> tuple[str, int]:
     """Text without control tokens, and how many spellings of them were made harmless; raises ``StepError``."""
     if not isinstance(value, str) or not value.strip():
         refuse(place, f"the content of the {whose} is empty, or no text; expected text")
@@ -113,11 +115,11 @@ def read_content(value: Any, place: str, whose: str) -> tuple[str, int]:
         value.encode()
     except UnicodeEncodeError:
         refuse(place, "the content holds half of a surrogate pair, which is no character; write the file again as UTF-8")
-    return neutralise(value)
+    return control.neutralise(value)
 
 
-def _conversation(line: Mapping[str, Any], place: str) -> Conversation:
-    messages, neutralised = read_messages(line["messages"], place, "messages")
+def _conversation(line: Mapping[str, Any], place: str, control: ControlTokens) -> Conversation:
+    messages, neutralised = read_messages(line["messages"], place, "messages", control)
     if all(message.role != ASSISTANT for message in messages):
         refuse(place, "the assistant says nothing: there is no answer to learn")
     if messages[-1].role != ASSISTANT:
@@ -125,13 +127,13 @@ def _conversation(line: Mapping[str, Any], place: str) -> Conversation:
     return Conversation(place, tuple(messages), neutralised)
 
 
-def _message(value: Any, place: str) -> tuple[Message, int]:
+def _message(value: Any, place: str, control: ControlTokens) -> tuple[Message, int]:
     if not isinstance(value, dict) or value.keys() != {"role", "content"}:
         refuse(place, f"expected {{role, content}}, found {_shown(value)}")
     role = value["role"]
     if role not in _ROLES:
         refuse(place, f"the role is {role!r}; expected one of {', '.join(_ROLES)}")
-    text, count = read_content(value["content"], place, role)
+    text, count = read_content(value["content"], place, role, control)
     return Message(role, text), count
 
 

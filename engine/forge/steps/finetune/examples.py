@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 
-from forge.contract.control_tokens import EOS_TOKEN
 from forge.errors import StepError
 from forge.steps.finetune.conversations import Conversation
 from forge.steps.finetune.template import ChatTemplate
@@ -84,5 +83,6 @@ def _example(conversation: Conversation, template: ChatTemplate, tokenizer: Toke
                 )
     found = Example(tuple(encoded.ids), tuple(labels))
     if sum(label == eos for label in labels) != len(rendered.answers):
-        raise StepError(f"{conversation.place}: {EOS_TOKEN} is not one token of this tokenizer, or an answer holds it twice")
+        token = tokenizer.id_to_token(eos)
+        raise StepError(f"{conversation.place}: {token} is not one token of this tokenizer, or an answer holds it twice")
     return found

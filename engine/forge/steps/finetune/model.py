@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
 
-from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
+from forge.contract.control_tokens import ControlTokens
 from forge.errors import StepError
 from forge.spec.tuning import Adapter, why_not_tuned
 from forge.steps.train.data import TokensMeta
@@ -22,15 +22,20 @@ from forge.steps.train.start import initial_model
 _HEAD = "lm_head.weight"
 
 
-def meta_of(tokenizer: Tokenizer, subject: str) -> TokensMeta:
+def meta_of(tokenizer: Tokenizer, control: ControlTokens, subject: str) -> TokensMeta:
     """What token files say of their tokenizer, of one that no token file was made with; raises ``StepError``."""
-    ids = {token: tokenizer.token_to_id(token) for token in (BOS_TOKEN, EOS_TOKEN)}
+    ids = {token: tokenizer.token_to_id(token) for token in (control.bos, control.eos)}
     missing = [token for token, number in ids.items() if number is None]
     if missing:
         raise StepError(f"{subject}: the base's tokenizer lacks {', '.join(missing)}, with which answers begin or end")
     size = tokenizer.get_vocab_size(with_added_tokens=True)
     return TokensMeta(
-        schema_version=1, dtype="uint32", vocab_size=size, eos_token_id=ids[EOS_TOKEN], bos_token_id=ids[BOS_TOKEN], splits={}
+        schema_version=1,
+        dtype="uint32",
+        vocab_size=size,
+        eos_token_id=ids[control.eos],
+        bos_token_id=ids[control.bos],
+        splits={},
     )
 
 

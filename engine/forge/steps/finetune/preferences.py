@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.canonical import canonical_json
+from forge.contract.control_tokens import OWN, ControlTokens
 from forge.errors import StepError
 from forge.steps.finetune.conversations import (
     ASSISTANT,
@@ -61,10 +62,10 @@ class Split:
     validation: Sequence[Preference]
 
 
-def read_preferences(folder: Path, sources: Mapping[str, str] | None = None) -> list[Preference]:
+def read_preferences(folder: Path, sources: Mapping[str, str] | None = None, control: ControlTokens = OWN) -> list[Preference]:
     """All preferences of the input, in the order of files and lines; raises ``StepError`` at the first that is none."""
     fields = ["prompt", "chosen", "rejected"]
-    found = [_preference(line, place) for place, line in read_objects(folder, sources or {}, fields)]
+    found = [_preference(line, place, control) for place, line in read_objects(folder, sources or {}, fields)]
     if not found:
         raise StepError(f"{folder}: holds no preference; expected .jsonl files with one a line")
     check_agreement(found)
@@ -123,11 +124,13 @@ def check_agreement(preferences: Sequence[Preference]) -> None:
         known[rejected] = each.place
 
 
-def _preference(line: Mapping[str, Any], place: str) -> Preference:
-    prompt, count = read_messages(line["prompt"], place, "prompt")
+def _preference(line: Mapping[str, Any], place: str, control: ControlTokens) -> Preference:
+    prompt, count = read_messages(line["prompt"], place, "prompt", control)
     if prompt[-1].role != USER:
         refuse(place, f"the prompt's last message is the {prompt[-1].role}'s; expected the user's, which both answers follow")
-    (chosen, first), (rejected, second) = (read_content(line[name], place, f"{name} answer") for name in ("chosen", "rejected"))
+    (chosen, first), (rejected, second) = (
+        read_content(line[name], place, f"{name} answer", control) for name in ("chosen", "rejected")
+    )
     if chosen.strip() == rejected.strip():
         refuse(place, "chosen and rejected are the same text: there is nothing to prefer; change one, or remove the line")
     return Preference(

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 from tokenizers import Tokenizer
 
+from forge.contract.control_tokens import ControlTokens
 from forge.errors import StepError
 from forge.plan.compute import (
     REFERENCE_FORMULA,
@@ -22,6 +23,7 @@ from forge.plan.compute import (
     reference_flops_per_token,
 )
 from forge.spec.tuning import Adapter, CommittedChats, DpoSpec
+from forge.steps.control_tokens import read_control_tokens
 from forge.steps.finetune import preferences
 from forge.steps.finetune.cleaning import Cleaning
 from forge.steps.finetune.conversations import SYSTEM, Conversation, read_conversations, split
@@ -63,7 +65,7 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
     make_deterministic(job)
     adapter = _read_adapter(job)
     tokenizer = read_tokenizer(run.input("tokenizer"))
-    meta = meta_of(tokenizer, job.subject)
+    meta = meta_of(tokenizer, read_control_tokens(run.input("tokenizer")), job.subject)
     check_tokenizer(run.input("tokenizer"), meta)
     taught = _LESSONS[job.objective](run, job, tokenizer, meta)
     lesson = taught.lesson
@@ -102,8 +104,10 @@ def _conversations(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Toke
         from forge.steps.finetune.sft import Answers
 
     cleaning = Cleaning(run, "conversations")
-    conversations = cleaning.of_conversations(read_conversations(run.input("conversations"), run.sources("conversations")))
-    template = _template(job, conversations)
+    control = read_control_tokens(run.input("tokenizer"))
+    found = read_conversations(run.input("conversations"), run.sources("conversations"), control)
+    conversations = cleaning.of_conversations(found)
+    template = _template(job, conversations, control)
     parts = split(conversations, _held_out(job, "conversations"))
     limits = (job.training.sequence_length, meta.eos_token_id)
     examples, held_out = (make_examples(part, template, tokenizer, *limits) for part in (parts.train, parts.validation))
@@ -129,8 +133,10 @@ def _preferences(run: StepRun, job: TrainJob, tokenizer: Tokenizer, meta: Tokens
     fields = DpoSpec.model_fields
     beta, loss_type = (job.parameters.get(name, fields[name].default) for name in ("beta", "loss_type"))
     cleaning = Cleaning(run, "preferences")
-    found = cleaning.of_preferences(preferences.read_preferences(run.input("preferences"), run.sources("preferences")))
-    template = _template(job, [each.chosen for each in found])
+    control = read_control_tokens(run.input("tokenizer"))
+    said = preferences.read_preferences(run.input("preferences"), run.sources("preferences"), control)
+    found = cleaning.of_preferences(said)
+    template = _template(job, [each.chosen for each in found], control)
     parts = preferences.split(found, _held_out(job, "preferences"))
     limits = (job.training.sequence_length, meta.eos_token_id)
     pairs, held_out = (make_pairs(part, template, tokenizer, *limits) for part in (parts.train, parts.validation))
@@ -164,9 +170,9 @@ _LESSONS: Mapping[str, Callable[[StepRun, TrainJob, Tokenizer, TokensMeta], _Tau
 }
 
 
-def _template(job: TrainJob, conversations: Sequence[Conversation]) -> ChatTemplate:
+def _template(job: TrainJob, conversations: Sequence[Conversation], control: ControlTokens) -> ChatTemplate:
     with_system = any(each.messages[0].role == SYSTEM for each in conversations)
-    return ChatTemplate(job.chat_template, with_system=with_system, subject=job.subject)
+    return ChatTemplate(job.chat_template, with_system=with_system, subject=job.subject, control=control)
 
 
 def _measured(of: str, found: Mapping[str, float]) -> Metrics:

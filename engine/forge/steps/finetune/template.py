@@ -20,13 +20,12 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN
+from forge.contract.control_tokens import OWN, ControlTokens
 from forge.errors import StepError
 from forge.steps.finetune.conversations import ASSISTANT, SYSTEM, USER
 
 _MARK = re.compile(r"\{%([-+]?)\s*(end)?generation\s*([-+]?)%\}")
 _PROBE = "forgeprobe{}x"
-_SEPARATORS = (BOS_TOKEN, EOS_TOKEN)
 
 
 @dataclass(frozen=True)
@@ -40,8 +39,8 @@ class Rendered:
 class ChatTemplate:
     """A template that was held to the rules above."""
 
-    def __init__(self, source: str, *, with_system: bool, subject: str) -> None:
-        self._source, self._subject = source, subject
+    def __init__(self, source: str, *, with_system: bool, subject: str, control: ControlTokens = OWN) -> None:
+        self._source, self._subject, self._control = source, subject, control
         for roles in ([USER, ASSISTANT, USER, ASSISTANT], *([[SYSTEM, USER, ASSISTANT]] if with_system else ())):
             self._check(roles)
 
@@ -52,10 +51,10 @@ class ChatTemplate:
         if len(answers) != len(said):
             self._refuse(f"{place}: {len(said)} answers became {len(answers)} generation blocks; expected one for each")
         for (first, last), answer in zip(answers, said, strict=True):
-            if answer not in text[first:last] or not text[first:last].endswith(EOS_TOKEN):
+            if answer not in text[first:last] or not text[first:last].endswith(self._control.eos):
                 self._refuse(
                     f"{place}: a generation block holds {text[first:last][:60]!r}; expected the answer {answer[:40]!r}, and "
-                    f"{EOS_TOKEN} (eos_token) at its end"
+                    f"{self._control.eos} (eos_token) at its end"
                 )
         return Rendered(text, tuple(answers))
 
@@ -73,11 +72,11 @@ class ChatTemplate:
             found = rendered.text.find(message["content"], at)
             if found < 0 or rendered.text.count(message["content"]) != 1:
                 self._refuse(f"the {message['role']}'s words do not stand in its text exactly once, in their order")
-            if number and not any(token in rendered.text[at:found] for token in _SEPARATORS):
+            if number and not any(token in rendered.text[at:found] for token in self._control.separators):
                 before = messages[number - 1]["role"]
                 self._refuse(
                     f"no control token stands between the {before}'s words and the {message['role']}'s: either could write the "
-                    f"other's part; put {' or '.join(_SEPARATORS)} there"
+                    f"other's part; put {' or '.join(self._control.separators[:2])} there"
                 )
             at = found + len(message["content"])
         answers = [number for number, role in enumerate(roles) if role == ASSISTANT]
@@ -95,8 +94,8 @@ class ChatTemplate:
         self, messages: Sequence[Mapping[str, str]], source: str | None = None, *, add_generation_prompt: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
         options: dict[str, Any] = {
-            "bos_token": BOS_TOKEN,
-            "eos_token": EOS_TOKEN,
+            "bos_token": self._control.bos,
+            "eos_token": self._control.eos,
             "add_generation_prompt": add_generation_prompt,
         }
         try:

@@ -27,9 +27,9 @@ import trl
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
 from forge.contract.checkpoints import CHECKPOINTS
-from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
 from forge.plan.compute import flops_per_token
+from forge.steps.control_tokens import read_control_tokens
 from forge.steps.finetune.lesson import LOSS, Apprentice, Lesson
 from forge.steps.finetune.model import load_trained_tensors, trained_tensors
 from forge.steps.interruption import StoppedError
@@ -264,9 +264,11 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         """What TRL asks for its padding."""
-        path = self._run.input("tokenizer") / "tokenizer.json"
-        tokens = {"bos_token": BOS_TOKEN, "eos_token": EOS_TOKEN, "unk_token": UNK_TOKEN}
-        return PreTrainedTokenizerFast(tokenizer_file=str(path), pad_token=EOS_TOKEN, **tokens)
+        folder = self._run.input("tokenizer")
+        control = read_control_tokens(folder)
+        tokens = {"bos_token": control.bos, "eos_token": control.eos, "pad_token": control.eos}
+        unk = {} if control.unk is None else {"unk_token": control.unk}
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens, **unk)
 
     @cached_property
     def _flops_per_token(self) -> int:

@@ -5,19 +5,17 @@ Invariant: what is accepted is trained on as the very function that transformers
 The bytes are those that the request names: whoever laid them out has hashed them. Nothing is unpickled.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from forge.contract.control_tokens import BOS_TOKEN, EOS_TOKEN, UNK_TOKEN
 from forge.errors import StepError
 from forge.spec.architecture import Architecture, Experts
 from forge.spec.base_folder import CONFIG_FILE, INDEX_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE
+from forge.steps.control_tokens import read_control_tokens, read_json
 
-_NEUTRALISED = (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN)
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
 _ONLY: dict[str, tuple[Any, ...]] = {
     "hidden_act": ("silu",),
@@ -43,7 +41,7 @@ _ROPE_TYPES = ("linear", "llama3", "yarn")
 def read_architecture(folder: Path) -> Architecture:
     """The architecture of a base; raises ``StepError`` for one that this trainer does not have."""
     path = folder / CONFIG_FILE
-    config = _read_json(path)
+    config = read_json(path)
     family = config.get("model_type")
     if not isinstance(family, str) or family not in _FAMILIES:
         known = ", ".join(repr(each) for each in _FAMILIES)
@@ -77,7 +75,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 def vocab_size_of(folder: Path) -> object:
     """Rows of the base's embedding, as it says itself."""
-    return _read_json(folder / CONFIG_FILE).get("vocab_size")
+    return read_json(folder / CONFIG_FILE).get("vocab_size")
 
 
 def chat_template_of(folder: Path, tokenizer: Path) -> str:
@@ -86,7 +84,7 @@ def chat_template_of(folder: Path, tokenizer: Path) -> str:
         if (place / TEMPLATE_FILE).is_file():
             return (place / TEMPLATE_FILE).read_text(encoding="utf-8")
         if (place / TOKENIZER_CONFIG_FILE).is_file():
-            found = _read_json(place / TOKENIZER_CONFIG_FILE).get("chat_template")
+            found = read_json(place / TOKENIZER_CONFIG_FILE).get("chat_template")
             if found is not None and not isinstance(found, str):
                 raise StepError(f"{place / TOKENIZER_CONFIG_FILE}: chat_template is no text; set the model's chat_template")
             if found is not None:
@@ -99,7 +97,7 @@ def weights_of(folder: Path) -> tuple[Path, dict[str, Path] | None]:
     index = folder / INDEX_FILE
     if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
         return folder / WEIGHTS_FILE, None
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise StepError(f"{index}: weight_map is {places!r:.80}; expected the file of each tensor")
     for name, file in places.items():
@@ -116,22 +114,11 @@ def check_same_tokenizer(folder: Path, tokenizer: Path) -> None:
 
 
 def check_control_tokens(tokenizer: Path) -> None:
-    """Refuse a tokenizer with control tokens that curation does not neutralise: documents could spell them.
-
-    Raises ``StepError``.
-    """
-    path, config = tokenizer / "tokenizer.json", _read_json(tokenizer / TOKENIZER_CONFIG_FILE)
+    """Refuse a tokenizer that names code, or whose control tokens nobody could make harmless; raises ``StepError``."""
+    config = read_json(tokenizer / TOKENIZER_CONFIG_FILE)
     if config.get("auto_map") is not None:
         raise StepError(f"{tokenizer / TOKENIZER_CONFIG_FILE}: auto_map names code of its own; a tokenizer here is data alone")
-    decoder = config.get("added_tokens_decoder") or {}
-    added = [*(_read_json(path).get("added_tokens") or []), *(decoder.values() if isinstance(decoder, dict) else ())]
-    special = {str(token.get("content")) for token in added if isinstance(token, dict) and token.get("special")}
-    found = sorted(special - set(_NEUTRALISED))
-    if found:
-        raise StepError(
-            f"{path}: has the control tokens {', '.join(found[:5])}, which a document could spell; curation makes only "
-            f"{', '.join(_NEUTRALISED)} harmless. Continue a base whose tokenizer has no others"
-        )
+    read_control_tokens(tokenizer)
 
 
 def _experts_of(config: dict[str, Any]) -> Experts:
@@ -155,13 +142,3 @@ def _rotary(path: Path, config: dict[str, Any], default_theta: float) -> tuple[A
         known = ", ".join(repr(each) for each in ("default", *_ROPE_TYPES))
         raise StepError(f"{path}: {spelt} is {found!r}; rotary embeddings that this trainer's model has are {known}")
     return theta, {"rope_type": kind, **{name: value for name, value in settings.items() if value is not None}}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise StepError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise StepError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
