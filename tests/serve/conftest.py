@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 
 from forge.canonical import digest_of_bytes
+from forge.contract.control_tokens import OWN
 from forge.serve.agent import http_server, open_listener
 from forge.serve.audit import AuditLog
 from forge.serve.binding import bind
@@ -95,6 +96,7 @@ def release(policy: InferencePolicySpec) -> ServableRelease:
         weights_digest=digest_of_bytes(b"weights"),
         release_digest=digest_of_bytes(b"release"),
         model_path=Path("model"),
+        control_tokens=OWN,
         engine=Engine(dtype="float32", max_model_len=256, max_num_seqs=4),
         trust="trust root: tests",
     )
