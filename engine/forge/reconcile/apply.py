@@ -15,7 +15,6 @@ After each thing that is done the plan is made again, because products decide wh
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from forge.contract.kinds import StepKind
@@ -24,7 +23,7 @@ from forge.contract.record import Record, Release
 from forge.errors import LedgerError, RefusedError, StepError, TrustError
 from forge.executors import local
 from forge.executors.open_runs import note_closed
-from forge.ledger.lease import Lease, StaleLeaseError
+from forge.ledger.lease import StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.ledger.remote import UnreachableError
 from forge.plan.action import Action, Plan
@@ -34,18 +33,17 @@ from forge.plan.saved import exceeds
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verify_move
 from forge.reconcile.approved import Approved
-from forge.reconcile.at_work import AtWork, begin, store_bundle
+from forge.reconcile.at_work import AtWork, store_bundle
 from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
 from forge.reconcile.heartbeat import Heartbeats
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
 from forge.reconcile.preflight import check_approved, check_plan
 from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
+from forge.reconcile.steps_at_work import StepsAtWork
 from forge.reconcile.stop import Stop
 
-_POLL_SECONDS = 0.1
 _LOOK_AGAIN_SECONDS = 2.0
-_GRACE_SECONDS = 60.0
 
 
 class InterruptedApplyError(StepError):
@@ -106,11 +104,11 @@ def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MOD
     if place.desired.commit is None:
         raise RefusedError("only a commit can be applied: commit your changes first")
     with Heartbeats(lambda: own_leases(place), place.desired.settings.leases.time_to_live_seconds) as hearts:
-        running = _Apply(place, observer, stop, mode, hearts)
+        running = _Apply(place, observer, stop, mode, StepsAtWork(place.leases, hearts, observer, stop))
         try:
             return running.run()
         except BaseException:
-            running.end_all()
+            running.at_work.end_all()
             raise
         finally:
             running.log()
@@ -124,11 +122,7 @@ class _Apply:
     observer: Observer
     stop: Stop
     mode: Mode
-    hearts: Heartbeats
-    at_work: dict[str, AtWork] = field(default_factory=dict)
-    """By step key."""
-    unsettled: list[AtWork] = field(default_factory=list)
-    """What has ended and is not recorded yet."""
+    at_work: StepsAtWork
     failures: dict[str, FailedStep] = field(default_factory=dict)
     """By step id."""
     done: list[Record] = field(default_factory=list)
@@ -138,10 +132,6 @@ class _Apply:
     bundled: set[str] = field(default_factory=set)
     asked: set[str] = field(default_factory=set)
     """Keys of runs elsewhere that were asked to stop."""
-    yielded: dict[str, str] = field(default_factory=dict)
-    """By key: runs that stopped here for a newer commit that another runner applies, and what to say of it."""
-    unheard: bool = False
-    """Whether it was said that the ledger is out of reach."""
     unlogged: str | None = None
     """Why the transparency log does not hold what was appended."""
 
@@ -159,32 +149,23 @@ class _Apply:
                 self._start(now)
                 if not self.at_work and (self._is_failing() or not self._others_at_work(now)):
                     break
-                self._wait()
+                patient = self.mode.refresh is None and bool(self.at_work)
+                self.at_work.wait(None if patient else _LOOK_AGAIN_SECONDS)
                 self._settle(now)
             now = self._look_again()
         if self.stop.asked:
-            self._drain()
+            self.at_work.drain()
             self._settle(now)
             raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it stopped")
         if self.failures:
             raise FailedStepsError(self.failures)
         if self.refused:
             raise TrustError("\n".join(self.refused.values()))
-        unfinished = [self.yielded[action.key] for action in now.plan.changes if action.key in self.yielded]
+        yielded = self.at_work.yielded
+        unfinished = [yielded[action.key] for action in now.plan.changes if action.key in yielded]
         if unfinished:
             raise RefusedError("\n".join(f"{each}: this one was stopped, and its checkpoint kept" for each in unfinished))
         return now.plan
-
-    def end_all(self) -> None:
-        """After an error of the reconciler itself: let no step outlive it. Their results and checkpoints stay.
-
-        So do not their leases: this process may go on living, as a controller does, and would wait for itself.
-        """
-        if any(not work.is_over() for work in self.at_work.values()):
-            self._drain()
-        for work in (*self.at_work.values(), *self.unsettled):
-            with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
-                self._end(work.lease)
 
     def log(self) -> None:
         """Bring the ledger's transparency log up to its head, where there is one; a failure is told and stops nothing."""
@@ -229,16 +210,7 @@ class _Apply:
             try:
                 return look(self.place, scope)
             except UnreachableError as error:
-                if not self.at_work or self._has_to_act():
-                    raise
-                self._bear(error)
-                until = time.monotonic() + _LOOK_AGAIN_SECONDS
-                while not self._has_to_act() and time.monotonic() < until:
-                    self._heed()
-                    time.sleep(_POLL_SECONDS)
-
-    def _has_to_act(self) -> bool:
-        return bool(self.stop.asked) or any(work.is_over() for work in self.at_work.values())
+                self.at_work.wait_out(error, _LOOK_AGAIN_SECONDS)
 
     def _store_bundles(self, plan: Plan) -> None:
         """What a step reads stays verifiable, whatever the store has lost since."""
@@ -306,14 +278,14 @@ class _Apply:
         plan = now.plan
         for action in plan.changes:
             lease = now.leases.get(action.replaces or "")
-            if lease is not None and lease.key not in {*self.at_work, *self.asked} and ask_to_stop(self.place, lease):
+            if lease is not None and lease.key not in {*self.at_work.by_key, *self.asked} and ask_to_stop(self.place, lease):
                 self.asked.add(lease.key)
                 self.observer.said(f"{action.id}: {lease} is asked to stop: it works at what an earlier commit asked for")
         wanted = {action.key for action in plan.actions if not is_withdrawn(action)}
         undecided = {action.id for action in plan.actions if action.key is None and not is_withdrawn(action)}
-        for key, work in self.at_work.items():
+        for key, work in self.at_work.by_key.items():
             if key not in wanted and work.action.id not in undecided:
-                self._give_up(work)
+                self.at_work.give_up(key)
 
     def _start(self, now: Look) -> None:
         """Launch what is ready and fits the executor's slots."""
@@ -325,95 +297,27 @@ class _Apply:
                 shown = time.monotonic()
                 lease = take_lease(self.place, action, now)
                 if lease is not None:
-                    self.hearts.hold(lease, shown)
-                    self._begin(action, graph[action.id], lease)
+                    self.at_work.begin(self.place, action, graph[action.id], lease, shown)
 
     def _fits(self, processes: int) -> bool:
         """Whether so many processes more find a place; where nothing is at work, any number does."""
-        taken = sum(work.request.resources.processes for work in self.at_work.values())
+        taken = self.at_work.processes
         return not taken or taken + processes <= self.place.desired.settings.executor.slots
-
-    def _begin(self, action: Action, step: Step, lease: Lease) -> None:
-        try:
-            self.at_work[lease.key] = begin(self.place, action, step, lease, self.observer)
-        except BaseException:
-            self._end(lease)
-            raise
-
-    def _end(self, lease: Lease) -> None:
-        self.place.leases.end(lease)
-        self.hearts.let_go(lease)
 
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
             return False
-        if action.key in self.yielded or self.mode.holds_back(action.key):
+        if action.key in self.at_work.yielded or self.mode.holds_back(action.key):
             return False
         if action.replaces in now.leases:  # first the run in flight has to end
             return False
-        return action.key not in self.at_work and action.id not in {work.action.id for work in self.at_work.values()}
-
-    def _wait(self) -> None:
-        """Until something has ended, someone asks to stop, or it is time to look again."""
-        until = time.monotonic() + _LOOK_AGAIN_SECONDS
-        patient = self.mode.refresh is None and bool(self.at_work)
-        while not self.stop.asked and (patient or time.monotonic() < until):
-            if any(work.is_over() for work in self.at_work.values()):
-                return
-            self._heed()
-            self.unheard = self.unheard and self.hearts.trouble() is not None
-            time.sleep(_POLL_SECONDS)
-
-    def _heed(self) -> None:
-        """Act on what the heartbeats have learnt.
-
-        Raises LedgerError when the ledger cannot be reached for so long that another runner may soon find this one dead.
-        """
-        for key in self.hearts.lost() & set(self.at_work):  # its result would be refused: another runner has the step now
-            self._give_up(self.at_work[key])
-        for key, commit in self.hearts.superseded().items():
-            if key in self.at_work:
-                why = f"commit {commit[:12]}, which another runner applies, wants another run"
-                self.yielded[key] = f"{self.at_work[key].action.id}: {why}"
-                self._give_up(self.at_work[key])
-        trouble = self.hearts.trouble()
-        if trouble is not None:
-            self._bear(trouble)
-
-    def _give_up(self, work: AtWork) -> None:
-        if not work.stopping:
-            self.observer.superseded(work.action)
-            work.ask_to_stop()
-
-    def _bear(self, error: LedgerError) -> None:
-        """Let the steps go on while no lease can have run out."""
-        left = self.hearts.seconds_left()
-        if left <= 0:
-            raise error
-        if not self.unheard:
-            self.observer.said(f"the ledger is out of reach; what is at work ends in {left:.0f} s if that lasts: {error}")
-        self.unheard = True
-
-    def _drain(self) -> None:
-        """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
-        until = time.monotonic() + _GRACE_SECONDS
-        for work in self.at_work.values():
-            work.ask_to_stop()
-        while not all(work.is_over() for work in self.at_work.values()):
-            if self.stop.asked > 1 or time.monotonic() > until:
-                for work in self.at_work.values():
-                    work.kill()
-            time.sleep(_POLL_SECONDS)
+        return action.key not in self.at_work and action.id not in self.at_work.ids
 
     def _settle(self, now: Look) -> None:
         """Record what has ended, in one append; a failure is recorded too, a stop that this run asked for is not one."""
         drafts: list[Draft] = []
         ended: list[tuple[AtWork, Record | None]] = []
-        for key, work in list(self.at_work.items()):
-            if not work.is_over():
-                continue
-            del self.at_work[key]
-            self.unsettled.append(work)
+        for work in self.at_work.take_ended():
             try:
                 result, output = work.outcome()
                 record, made = record_drafts(self.place, work, now.snapshot, result, output, self.mode.approvals)
@@ -435,16 +339,12 @@ class _Apply:
             recorded = [work.lease for work, record in ended if record is not None or work.action.id in self.failures]
             if drafts:
                 self.place.ledger.append(drafts, recorded)
-            for work, _ in ended:
-                if work.lease not in recorded:  # it was stopped: there is nothing to record
-                    self._end(work.lease)
-                self.hearts.let_go(work.lease)
+            self.at_work.settled(recorded)
         except StaleLeaseError as error:
             raise RefusedError(f"{error}: another runner took these steps over; what was made here is not recorded") from error
         except LedgerError as error:
             told = "".join(f"{failure.error}\nand the attempt is not recorded: " for failure in self.failures.values())
             raise LedgerError(f"{told}{error}") from error
-        self.unsettled.clear()
         if drafts:
             self.log()
         for work, record in ended:
