@@ -26,6 +26,7 @@ from forge.reconcile.controller import Controller
 from forge.reconcile.notify import Metrics
 from forge.reconcile.place import Place, look
 from forge.reconcile.stop import Stop
+from forge.reconcile.telling import Teller
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
@@ -73,7 +74,9 @@ def test_it_follows_the_branch_and_heals_what_drifts(copy_of_applied: Path, conf
         assert 'forge_steps_total{kind="release",outcome="done"}' in metrics()
 
 
-def test_a_failing_step_degrades_its_resource_and_the_webhook_hears_of_it(repository: Path, config_home: Path) -> None:
+@contextmanager
+def heard_by_a_webhook_of(folder: Path) -> Iterator[list[dict[str, object]]]:
+    """The changes that a webhook hears, which forge.toml names from here on."""
     heard: list[dict[str, object]] = []
 
     class Hook(http.server.BaseHTTPRequestHandler):
@@ -87,18 +90,106 @@ def test_a_failing_step_degrades_its_resource_and_the_webhook_hears_of_it(reposi
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with (repository / "forge.toml").open("a") as settings:
+    with (folder / "forge.toml").open("a") as settings:
         settings.write(f'[notify]\nwebhook = "http://127.0.0.1:{server.server_port}/"\n')
-    (repository / "corpus" / "part.jsonl.gz").write_bytes(b"")
-    commit_all(repository)
-    done = run_forge(repository, config_home, "reconcile", code=1)
-    server.shutdown()
+    try:
+        yield heard
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def words(heard: list[dict[str, object]], resource: str) -> list[object]:
+    return [change["to"] for change in heard if change["resource"] == resource]
+
+
+def test_a_failing_step_degrades_its_resource_and_the_webhook_hears_of_it(repository: Path, config_home: Path) -> None:
+    with heard_by_a_webhook_of(repository) as heard:
+        (repository / "corpus" / "part.jsonl.gz").write_bytes(b"")
+        commit_all(repository)
+        done = run_forge(repository, config_home, "reconcile", code=1)
     assert "curate/small failed and is tried again in 30 s" in done.stderr
     assert "degraded    DataRecipe/small" in done.stderr
     states = {change["resource"]: change["to"] for change in heard}
     assert states["DataRecipe/small"] == "degraded"
     assert states["Model/small"] == "progressing"
     assert snapshot_of(repository).attempts("curate/small")[0].cause is FailureCause.INPUT
+
+
+def test_health_is_told_while_a_pass_is_under_way(copy_of_applied: Path, config_home: Path) -> None:
+    """A training may take days: that it is under way, and that something else failed meanwhile, is known at once."""
+    with heard_by_a_webhook_of(copy_of_applied) as heard:
+        commit_all(copy_of_applied)
+        with watching(copy_of_applied, config_home, "--metrics-port", "0") as log:
+            wait_for(lambda: "in sync     Model/small" in log.read_text())
+            address = log.read_text().split("metrics on ")[1].split()[0]
+            (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 20M"))
+            commit_all(copy_of_applied)
+            wait_for(lambda: training_under_way(copy_of_applied))
+            wait_for(lambda: "progressing Model/small (was in sync)" in log.read_text())
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                shown = answer.read().decode()
+            assert 'forge_resource_health{health="progressing",resource="Model/small"} 1.0' in shown
+            assert "forge_plan_changes 0.0" not in shown
+            wait_for(lambda: words(heard, "Model/small") == ["progressing"])
+
+
+def test_a_pass_that_is_refused_degrades_the_branch_and_tells_what_would_be_done(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    with heard_by_a_webhook_of(copy_of_applied) as heard:
+        with (copy_of_applied / "forge.toml").open("a") as settings:
+            settings.write("[budgets]\nmax_cost_per_plan = 0.0000000001\n")
+        (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 80k"))
+        commit_all(copy_of_applied)
+        done = run_forge(copy_of_applied, config_home, "reconcile", code=1)
+    assert "degraded    Branch/main: the plan may cost" in done.stderr
+    assert "in sync     Branch/main" not in done.stderr
+    assert "progressing Model/small" in done.stderr
+    assert "in sync     EvalSuite/small" in done.stderr
+    assert words(heard, "Branch/main") == ["degraded"]
+    assert words(heard, "Model/small") == ["progressing"]
+
+
+def test_a_controller_that_is_started_again_tells_what_changed_since(copy_of_applied: Path, config_home: Path) -> None:
+    with heard_by_a_webhook_of(copy_of_applied) as heard:
+        commit_all(copy_of_applied)
+        for _ in range(2):
+            run_forge(copy_of_applied, config_home, "reconcile")
+        assert heard == []
+        (copy_of_applied / "models" / "model.yaml").write_text("kind: Nothing\n")
+        broken = commit_all(copy_of_applied)
+        for _ in range(2):
+            run_forge(copy_of_applied, config_home, "reconcile", code=1)
+        assert words(heard, "Branch/main") == ["degraded"]
+        git(copy_of_applied, "revert", "--no-edit", broken)
+        run_forge(copy_of_applied, config_home, "reconcile")
+        assert [(change["resource"], change["from"], change["to"]) for change in heard[1:]] == [
+            ("Branch/main", "degraded", "in sync")
+        ]
+
+
+def test_a_mended_branch_is_taken_up_before_the_pause_is_over(copy_of_applied: Path, config_home: Path) -> None:
+    """The pause after failed passes grows; what ends it is a commit that the last pass did not start from."""
+    (copy_of_applied / "models" / "model.yaml").write_text("kind: Nothing\n")
+    broken = commit_all(copy_of_applied)
+    with watching(copy_of_applied, config_home) as log:
+        wait_for(lambda: "the next is in 16 s" in log.read_text())
+        git(copy_of_applied, "revert", "--no-edit", broken)
+        wait_for(lambda: "in sync     Branch/main (was degraded)" in log.read_text(), 8)
+
+
+def test_an_error_of_the_file_system_ends_a_pass_and_not_the_controller(copy_of_applied: Path, config_home: Path) -> None:
+    work = copy_of_applied / ".forge" / "work"
+    with watching(copy_of_applied, config_home) as log:
+        wait_for(lambda: "in sync     Model/small" in log.read_text())
+        work.rename(work.with_name("elsewhere"))
+        work.write_bytes(b"")
+        (copy_of_applied / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 80k"))
+        commit_all(copy_of_applied)
+        wait_for(lambda: "degraded    Branch/main (was in sync)" in log.read_text())
+        work.unlink()
+        wait_for(lambda: "in sync     Branch/main (was degraded)" in log.read_text())
 
 
 def test_a_suspended_resource_is_left_alone(copy_of_applied: Path, config_home: Path) -> None:
@@ -211,13 +302,15 @@ def test_a_commit_whose_plan_needs_approval_is_not_taken_up_while_another_is_app
         said: list[str] = []
         reporter = types.SimpleNamespace(said=said.append)
         controller = Controller(
+            "main",
             lambda: places[-1],
-            reporter,
+            tuple,
+            reporter,  # type: ignore[arg-type]
             Stop(),
             Metrics(),
-            None,
+            Teller(reporter, Metrics(), None, tmp_path / "health.json"),  # type: ignore[arg-type]
             0.0,
-            lambda _place: {},  # type: ignore[arg-type]
+            lambda _place: {},
         )
 
         def taken_up(newer: Place) -> Place:

@@ -24,14 +24,17 @@ def test_changes_wait_while_the_webhook_is_away_and_come_in_order_with_the_next(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     webhook = Webhook(f"http://127.0.0.1:{port}/")
-    assert webhook.post([]) is None
-    assert "could not be reached" in str(webhook.post([{"resource": "Model/a"}]))
-    assert "2 changes wait" in str(webhook.post([{"resource": "Model/b"}]))
+    assert webhook.deliver() is None
+    webhook.add([{"resource": "Model/a"}])
+    assert "could not be reached" in str(webhook.deliver())
+    webhook.add([{"resource": "Model/b"}])
+    assert "2 changes wait" in str(webhook.deliver())
     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Hook)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        assert webhook.post([{"resource": "Model/c"}]) is None
-        assert webhook.post([]) is None
+        webhook.add([{"resource": "Model/c"}])
+        assert webhook.deliver() is None
+        assert webhook.deliver() is None
     finally:
         server.shutdown()
         server.server_close()

@@ -25,12 +25,14 @@ def reconcile(
 ) -> None:
     """The controller: fetch, plan, apply, heal. Exit 1 when a pass without --watch leaves something degraded."""
     from forge.admission.status import StatusWatch
+    from forge.ledger.ledger import Ledger
     from forge.plan.health import Health
     from forge.reconcile.controller import Controller
     from forge.reconcile.notify import Metrics, Webhook
     from forge.reconcile.place import Place
     from forge.reconcile.serving import trouble_with_serving
     from forge.reconcile.stop import Stop, stop_on_signals
+    from forge.reconcile.telling import Teller, memory_of
     from forge.ui.controller import ControllerDisplay
 
     with reader_of(context) as reader:
@@ -39,27 +41,45 @@ def reconcile(
 
         connected = False
 
+        def newest() -> str:
+            return reader.repository.fetch_branch(source, ref) if source else reader.repository.resolve_commit(ref)
+
         def open_place() -> Place:
             nonlocal connected
-            commit = reader.repository.fetch_branch(source, ref) if source else reader.repository.resolve_commit(ref)
-            place = reader.place(commit, writes=not connected)
+            place = reader.place(newest(), writes=not connected)
             connected = True
             return place
+
+        ledger = Ledger(reader.repository, here.ledger.ref, here.ledger.remote)
+
+        def origin() -> tuple[str | None, ...]:
+            commit = newest()
+            ledger.refs.refresh()
+            return commit, ledger.refs.target(here.ledger.ref)
 
         metrics, stop, silence = Metrics(), Stop(), StatusWatch()
         shown = ControllerDisplay()
         webhook = Webhook(here.notify.webhook) if here.notify.webhook else None
         if metrics_port is not None:
             shown.said(f"metrics on http://{metrics_host}:{metrics.listen(metrics_host, metrics_port)}/metrics")
+        teller = Teller(shown, metrics, webhook, memory_of(reader.repository.state_folder, ref))
         controller = Controller(
-            open_place, shown, stop, metrics, webhook, interval, lambda place: trouble_with_serving(place, silence)
+            ref,
+            open_place,
+            origin,
+            shown,
+            stop,
+            metrics,
+            teller,
+            interval,
+            lambda place: trouble_with_serving(place, silence),
         )
         with stop_on_signals(stop):
             if watch:
                 controller.watch()
                 return
             made = controller.reconcile()
-    if not made or any(found.health is Health.DEGRADED for found in controller.health.values()):
+    if not made or any(found.health is Health.DEGRADED for found in teller.health.values()):
         raise typer.Exit(1)
 
 

@@ -1,6 +1,6 @@
 """How each resource is, in the words of Argo CD and Flux: one value per resource, from a plan and what is known beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +11,7 @@ from forge.plan.reason import ReasonKind
 from forge.plan.withdrawn import is_withdrawn
 
 _LONGEST = 300
+_SUSPENDED = "annotation forge/suspend"
 
 
 class Health(StrEnum):
@@ -41,14 +42,17 @@ def health_of(
     suspended: AbstractSet[str] = frozenset(),
     failures: Mapping[str, str] | None = None,
     serving: Mapping[str, tuple[Health, str]] | None = None,
+    resources: Iterable[str] = (),
 ) -> dict[str, ResourceHealth]:
-    """The health of every resource that the plan is about, by address.
+    """The health of every resource, by address.
 
     Args:
         plan: made for the commit that the resources are in.
         suspended: addresses that the commit suspends.
         failures: step id -> why its last attempt failed, for steps that are not done since.
         serving: environment -> how its serving agent is, in words; one that is well, or that has no agent, is left out.
+        resources: addresses of the commit's resources. One that the plan has no action for (a suite, a policy) has no step of
+            its own, so nothing is ever to be done about it: what reads it says what follows from a change of it.
     """
     found: dict[str, ResourceHealth] = {}
     for action in plan.actions:
@@ -56,7 +60,17 @@ def health_of(
         known = found.get(action.subject)
         if known is None or _RANK[verdict.health] > _RANK[known.health]:
             found[action.subject] = verdict
+    for address in resources:
+        if address not in found:
+            is_suspended = address in suspended
+            message = _SUSPENDED if is_suspended else ""
+            found[address] = ResourceHealth(address, Health.SUSPENDED if is_suspended else Health.IN_SYNC, message)
     return found
+
+
+def health_of_branch(name: str, trouble: str = "") -> ResourceHealth:
+    """How following a branch goes: degraded, with the reason, where its newest commit could not be read or applied."""
+    return ResourceHealth(f"Branch/{name}", Health.DEGRADED if trouble else Health.IN_SYNC, _line(trouble))
 
 
 _RANK = {Health.IN_SYNC: 0, Health.PROGRESSING: 1, Health.SUSPENDED: 2, Health.DEGRADED: 3}
@@ -73,7 +87,7 @@ def _judge(
         return ResourceHealth(subject, Health.DEGRADED, _line(f"{action.id} failed: {failures[action.id]}"))
     is_suspended = subject in suspended or any(reason.kind is ReasonKind.SUSPENDED for reason in action.reasons)
     if is_suspended and not is_withdrawn(action):  # lifting the suspension would not help
-        return ResourceHealth(subject, Health.SUSPENDED, "annotation forge/suspend")
+        return ResourceHealth(subject, Health.SUSPENDED, _SUSPENDED)
     why = _line("; ".join(str(reason) for reason in action.reasons))
     if action.kind is ActionKind.BLOCKED:
         waits = all(reason.kind is ReasonKind.WAITS for reason in action.reasons)

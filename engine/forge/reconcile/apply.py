@@ -81,8 +81,12 @@ class Mode:
     """Called between looks: a controller hands over the place as a newer commit wants it."""
     holds_back: Callable[[str], bool] = lambda _key: False
     """Asked before a step is launched, by key: whether it is too early to try it again."""
+    looked: Callable[[Place, Look], None] = lambda _place, _look: None
+    """Told of each look, before anything is done or refused."""
     recorded: Callable[[Record], None] = lambda _record: None
     """Told of each step that is in the ledger now."""
+    failed: Callable[[str, FailedStep], None] = lambda _step_id, _failure: None
+    """Told of each step whose failed attempt is in the ledger now, by id."""
 
     @property
     def approvals(self) -> tuple[str, ...]:
@@ -138,6 +142,7 @@ class _Apply:
     def run(self) -> Plan:
         """The loop."""
         now = look(self.place, self.mode.scope)
+        self.mode.looked(self.place, now)
         check_plan(self.place, now.plan, len(self.mode.approvals))
         self._hold_to_what_was_approved(now.plan, set())
         self.observer.planned(now.plan)
@@ -183,6 +188,7 @@ class _Apply:
             self.place = self.mode.refresh(self.place)
         done = {record.step_id for record in self.done}
         now = self._look(Scope(self.mode.scope.target, self.mode.scope.force - done))
+        self.mode.looked(self.place, now)
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
         check_approved(now.plan, len(self.mode.approvals))
@@ -355,6 +361,8 @@ class _Apply:
                 self.waiting.discard(work.action.id)
                 self.observer.finished(work.action, record)
                 self.mode.recorded(record)
+            elif work.action.id in self.failures:
+                self.mode.failed(work.action.id, self.failures[work.action.id])
 
 
 def _told(work: AtWork, error: local.StepFailedError) -> local.StepFailedError:

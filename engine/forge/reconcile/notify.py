@@ -60,22 +60,26 @@ class Webhook:
     def __init__(self, address: str) -> None:
         """``address`` is a URL, or names where one is found: ``env:NAME`` or ``file:PATH``. Raises UsageError."""
         self._url = _resolve(address)
-        self._pending: list[dict[str, Any]] = []
+        self.pending: list[dict[str, Any]] = []
+        """What waits to be delivered, oldest first; what is older than the newest thousand is dropped."""
 
-    def post(self, changes: Sequence[Mapping[str, Any]]) -> str | None:
-        """Deliver changes, and those that could not be delivered before; returns what went wrong, None when nothing did."""
-        self._pending = [*self._pending, *(dict(change) for change in changes)][-_KEPT:]
-        if not self._pending:
+    def add(self, changes: Sequence[Mapping[str, Any]]) -> None:
+        """Let changes wait for delivery."""
+        self.pending = [*self.pending, *(dict(change) for change in changes)][-_KEPT:]
+
+    def deliver(self) -> str | None:
+        """Deliver what waits; returns what went wrong, None when nothing did."""
+        if not self.pending:
             return None
-        body = json.dumps({"schema_version": 1, "changes": self._pending}).encode()
+        body = json.dumps({"schema_version": 1, "changes": self.pending}).encode()
         request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"}, method="POST")  # noqa: S310
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310 (scheme checked below)
                 answer.read(1024)
         except (urllib.error.URLError, OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            return f"the webhook could not be reached: {printable(str(reason))}; {len(self._pending)} changes wait"
-        self._pending = []
+            return f"the webhook could not be reached: {printable(str(reason))}; {len(self.pending)} changes wait"
+        self.pending = []
         return None
 
 

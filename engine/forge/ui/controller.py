@@ -5,7 +5,7 @@ import datetime
 from rich.console import Console
 from rich.text import Text
 
-from forge.errors import ForgeError, printable
+from forge.errors import printable
 from forge.plan.health import Health, ResourceHealth
 from forge.ui.progress import PlainDisplay
 
@@ -27,7 +27,7 @@ class ControllerDisplay(PlainDisplay):
         )
         self._console.print(text)
 
-    def pass_failed(self, error: ForgeError, retry_seconds: float) -> None:
+    def pass_failed(self, error: Exception, retry_seconds: float) -> None:
         """Why a pass could not be made, and when the next one is."""
         self.said(f"this pass failed, the next is in {retry_seconds:.0f} s: {error}")
 
