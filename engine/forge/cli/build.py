@@ -221,8 +221,8 @@ def apply(
     with reader_of(context) as reader:
         place = reader.place(ref, writes=True)
         began = place.now()
-        stop = Stop()
-        with apply_lock(reader.repository.state_folder, wait), stop_on_signals(stop):
+        stop, confirmed = Stop(), None
+        with apply_lock(reader.repository.state_folder, wait):
             allowed: Approved | None
             if planfile is not None:
                 allowed = approved(place, planfile.read_bytes(), str(planfile))
@@ -234,9 +234,11 @@ def apply(
             typer.echo(to_text(made), nl=False)
             if made.changes and not yes and planfile is None and sys.stdin.isatty() and sys.stdout.isatty():
                 typer.confirm("Do this?", abort=True)
+                confirmed = made
             shown = display()
             try:
-                final = reconcile(place, shown, stop, Mode(chosen, allowed, keep_going))
+                with stop_on_signals(stop):  # nothing is at work before: Ctrl-C ends the question as it ends any other
+                    final = reconcile(place, shown, stop, Mode(chosen, allowed, confirmed, keep_going))
             finally:
                 shown.close()
         if final.blocked:

@@ -9,7 +9,7 @@ After each thing that is done the plan is made again, because products decide wh
 3. Steps that do not wait for each other run at once, as long as their processes fit the executor's slots.
 4. After a failure nothing new is started, unless told to keep going; what runs is awaited and recorded, then the
    failure is raised.
-5. A plan that was approved is never exceeded: each new look is held against it, and what was spent counts. A plan that is
+5. A plan that was approved or confirmed is never exceeded: each new look is held against it, and what was spent counts. A plan that is
    refused (a budget) is not carried out, whether it is the first or one that was made again in the middle.
 """
 
@@ -75,6 +75,8 @@ class Mode:
     scope: Scope = EVERYTHING
     allowed: Approved | None = None
     """A plan that was approved: nothing beyond it is done, and what is done under it names its approvals."""
+    confirmed: Plan | None = None
+    """A plan that somebody was shown and said yes to: nothing beyond it is done either."""
     keep_going: bool = False
     """After a failure, go on with what does not need the failed step."""
     refresh: Callable[[Place], Place] | None = None
@@ -144,7 +146,7 @@ class _Apply:
         now = look(self.place, self.mode.scope)
         self.mode.looked(self.place, now)
         check_plan(self.place, now.plan, len(self.mode.approvals))
-        self._hold_to_what_was_approved(now.plan, set())
+        self._hold_to_what_was_agreed(now.plan, set())
         self.observer.planned(now.plan)
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
@@ -192,23 +194,25 @@ class _Apply:
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
         check_approved(now.plan, len(self.mode.approvals))
-        self._hold_to_what_was_approved(now.plan, done)
+        self._hold_to_what_was_agreed(now.plan, done)
         settled = {action.id: action for action in now.plan.actions if not action.does_something}
         for name in sorted(self.waiting & set(settled)):
             self.waiting.discard(name)
             self.observer.skipped(settled[name])
         return now
 
-    def _hold_to_what_was_approved(self, plan: Plan, done: set[str]) -> None:
+    def _hold_to_what_was_agreed(self, plan: Plan, done: set[str]) -> None:
         """Also at the first look: the world may have moved since the plan was compared."""
-        if self.mode.allowed is None:
+        bound = self.mode.allowed.saved.plan if self.mode.allowed is not None else self.mode.confirmed
+        if bound is None:
             return
         spent = sum(record.actual.cost or 0.0 for record in self.done)
-        beyond = exceeds(self.mode.allowed.saved.plan, plan, spent)
+        beyond = exceeds(bound, plan, spent)
         again = [action.id for action in plan.changes if action.id in done and action.step is not StepKind.RELEASE]
         beyond += [f"{name} was done, and now is to be done again" for name in again]
         if beyond:
-            raise RefusedError("what is left to do goes beyond the approved plan:\n  " + "\n  ".join(beyond))
+            which = "approved plan" if self.mode.allowed is not None else "plan that was confirmed"
+            raise RefusedError(f"what is left to do goes beyond the {which}:\n  " + "\n  ".join(beyond))
 
     def _look(self, scope: Scope) -> Look:
         """A look, once the remote answers: what is at work goes on until then, as long as its leases cannot have run out."""

@@ -1,5 +1,6 @@
 """The steps that this reconciler has at work: begun, kept alive while the ledger is away, stopped, and handed over."""
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from forge.reconcile.stop import Stop
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 60.0
+"""How long the steps have to end after an error here: not longer than their leases would bear."""
+_REMIND_SECONDS = 10.0
 
 
 @dataclass
@@ -119,15 +122,21 @@ class StepsAtWork:
             self.observer.superseded(work.action)
             work.ask_to_stop()
 
-    def drain(self) -> None:
-        """Ask every step to stop and wait for its checkpoint; asked twice, or after too long, end them at once."""
-        until = time.monotonic() + _GRACE_SECONDS
+    def drain(self, grace_seconds: float = math.inf) -> None:
+        """Ask every step to stop and wait for its checkpoint; asked twice, or after the grace, end them at once."""
+        began = time.monotonic()
         for work in self.by_key.values():
             work.ask_to_stop()
+        is_said = False
         while not all(work.is_over() for work in self.by_key.values()):
-            if self.stop.asked > 1 or time.monotonic() > until:
+            waited = time.monotonic() - began
+            if self.stop.asked > 1 or waited > grace_seconds:
                 for work in self.by_key.values():
                     work.kill()
+            elif waited > _REMIND_SECONDS and not is_said:
+                waits = ", ".join(sorted(work.action.id for work in self.by_key.values() if not work.is_over()))
+                self.observer.said(f"waiting for {waits} to end, with a checkpoint; ask again (Ctrl-C) to end it at once")
+                is_said = True
             time.sleep(_POLL_SECONDS)
 
     def end_all(self) -> None:
@@ -136,7 +145,7 @@ class StepsAtWork:
         So do not their leases: this process may go on living, as a controller does, and would wait for itself.
         """
         if any(not work.is_over() for work in self.by_key.values()):
-            self.drain()
+            self.drain(_GRACE_SECONDS)
         for work in (*self.by_key.values(), *self.unsettled):
             with suppress(LedgerError):  # then it is the ledger's error that is raised here; the lease dies with this process
                 self.end(work.lease)
