@@ -411,8 +411,9 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
         ({"num_hidden_layers": 1}, "9 are left over"),
         ({"intermediate_size": 96}, r"has the shape \[.*\], its config.json asks for"),
         ({"tie_word_embeddings": False}, r"1 tensors are missing \(lm_head.weight\)"),
-        ({"vocab_size": 600}, "its embedding has 600 rows, the tokens were made for a vocabulary of 512"),
-        ({"vocab_size": "512"}, "its embedding has 512 rows"),
+        ({"vocab_size": 511}, "its embedding has 511 rows, fewer than the 512 tokens of the tokenizer"),
+        ({"vocab_size": 600}, r"embed_tokens.weight has the shape \[512, 32\], its config.json asks for \[600, 32\]"),
+        ({"vocab_size": "512"}, "vocab_size is '512'; expected the number of rows"),
         ({"max_position_embeddings": 16}, "sequence_length is 32, but the model has 16 positions"),
     ],
 )

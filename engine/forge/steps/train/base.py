@@ -73,9 +73,12 @@ def read_architecture(folder: Path) -> Architecture:
     return architecture
 
 
-def vocab_size_of(folder: Path) -> object:
-    """Rows of the base's embedding, as it says itself."""
-    return read_json(folder / CONFIG_FILE).get("vocab_size")
+def rows_of(folder: Path) -> int:
+    """Rows of the base's embedding, as it says itself; raises ``StepError`` where that is no number."""
+    rows = read_json(folder / CONFIG_FILE).get("vocab_size")
+    if type(rows) is not int or rows < 1:
+        raise StepError(f"{folder / CONFIG_FILE}: vocab_size is {rows!r}; expected the number of rows of the embedding")
+    return rows
 
 
 def chat_template_of(folder: Path, tokenizer: Path) -> str:
