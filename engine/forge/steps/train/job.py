@@ -280,8 +280,6 @@ def _check_split(job: TrainJob) -> None:
         reason = why_not_nanotron(job.architecture, job.training, job.nanotron, job.processes)
         if reason:
             raise StepError(f"{job.subject}: {reason}")
-        if job.mixture:
-            raise StepError(f"{job.subject}: `backend: nanotron` reads one recipe, and the request has a mixture of them")
         return
     slices = job.training.parallelism.tensor
     if job.processes % slices:
