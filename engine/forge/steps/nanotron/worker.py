@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from forge.contract.checkpoints import BYPRODUCT
 from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.spec.architecture import Architecture
@@ -79,7 +78,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
             export_weights(run.product("weights"), held, job, corpus.meta, run.input("tokenizer"))
         difference = _compare(run, engine, corpus, job, machine, world)
         if world.is_main:
-            loop.leave_checkpoint(run.byproduct(BYPRODUCT))
+            loop.leave_checkpoints(run.byproduct)
             if outcome.continued is not None:
                 run.continued = outcome.continued
     metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **metrics_of_mixture(job, corpus)}
