@@ -1,6 +1,7 @@
 """Branches in plans: they wait for the training that they leave, and go on from what it keeps."""
 
 import pytest
+from tests.conftest import MODEL
 from tests.plan.world import World, desired_of
 from tests.spec.test_branch import branching_model
 
@@ -9,6 +10,7 @@ from forge.plan.graph import build_graph
 from forge.plan.reason import ReasonKind
 from forge.spec.compiled import compile_resource
 
+OTHER_RATE = ("lr: 5.0e-3", "lr: 4.0e-3")
 RATE = ("lr: 5.0e-3", "lr: 1.0e-3")
 BRANCH = branching_model("b", "{model: Model/small, step: 4}", RATE)
 
@@ -58,6 +60,38 @@ def test_in_a_branch_that_is_there_nothing_of_the_other_training_counts_but_the_
     rate = {"models/model.yaml": ("lr: 5.0e-3", "lr: 4.0e-3")}
     plan = world.plan(desired_of(models=[BRANCH], changes=rate))
     assert {"train/small", "train/b"} < {action.id for action in plan.changes}
+
+
+LITTLE = {
+    "models/model.yaml": ("{name: small}", "{name: little, previous_name: small}"),
+    "models/deployment.yaml": ("Model/small", "Model/little"),
+}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_checkpoint_of_a_trunk_is_found_under_the_name_that_it_had(world: World, again: bool) -> None:
+    """``again``: under its new name another training of it was done since, which keeps nothing for the branch."""
+    kept = world.newest["train/small"].byproducts["checkpoint-4"]
+    renamed = BRANCH.replace("Model/small", "Model/little")
+    if again:
+        rate = {**LITTLE, "models/model.yaml": (MODEL, MODEL.replace("{name: small}", "{name: little}").replace(*OTHER_RATE))}
+        assert "train/little" in settle(world, changes=rate)
+    desired = desired_of(models=[renamed.replace("step: 4", "step: 5")], changes=LITTLE)
+    plan = world.plan(desired)
+    trunk = next(action for action in plan.actions if action.id == "train/little")
+    assert (trunk.kind, trunk.does_something) == (ActionKind.REUSE, False)
+    action = next(action for action in plan.changes if action.id == "train/b")
+    assert action.kind is ActionKind.EXTEND
+    assert action.continues is not None
+    assert (action.continues.checkpoint, action.estimate.tokens) == (kept, (40 - 4) * 1024)
+
+
+def test_a_renamed_trunk_without_a_checkpoint_is_named_once(world: World) -> None:
+    desired = desired_of(models=[BRANCH.replace("Model/small, step: 4", "Model/little, step: 3")], changes=LITTLE)
+    action = next(action for action in world.plan(desired).changes if action.id == "train/b")
+    told = [str(reason) for reason in action.reasons if reason.kind is ReasonKind.FROM_SCRATCH]
+    assert len(told) == 1
+    assert "train/small, which it branches from" in told[0]
 
 
 def test_a_reason_names_the_stretch_that_changed(world: World) -> None:

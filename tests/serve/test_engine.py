@@ -21,6 +21,7 @@ from forge.serve.release import ServableRelease
 from forge.store.store import manifest_of_folder
 
 ENGINE_KEY = "engine-secret-of-the-test"
+PADDED = 320
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
@@ -71,7 +72,7 @@ def post(url: str, key: str, body: dict[str, Any]) -> tuple[int, dict[str, str],
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of 0.1 M parameters over bytes."""
+    """A random Llama of 0.1 M parameters over bytes, whose embedding is padded: a fifth of its rows are no tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -84,9 +85,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
     fast.chat_template = TEMPLATE
     fast.save_pretrained(folder)
+    assert len(fast) == len(alphabet) + 2 < PADDED
     torch.manual_seed(1)
     config = LlamaConfig(
-        vocab_size=len(alphabet) + 2, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=PADDED, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
@@ -157,6 +159,20 @@ def test_a_stream_says_the_same_as_a_whole_answer(agent: Running) -> None:
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
     assert "".join(choice["text"] for choice in choices) == whole["text"]
     assert choices[-1]["finish_reason"] == whole["finish_reason"]
+
+
+def test_what_is_sampled_of_the_padding_has_no_text(agent: Running) -> None:
+    """Each of the rows that are no tokens is made far likelier than any token."""
+    forced = {"logit_bias": {str(number): 100 for number in range(PADDED - 10, PADDED)}, "max_tokens": 6, "temperature": 0.5}
+    request = {"model": "tiny", "prompt": "The", **forced}
+    status, _, body = agent.post("/v1/completions", request, "EDITOR")
+    answer = json.loads(body)
+    assert status == 200, answer
+    assert answer["choices"][0]["text"] == ""
+    assert answer["choices"][0]["finish_reason"] == "length"
+    assert answer["usage"]["completion_tokens"] == 6
+    only = {**request, "structured_outputs": {"choice": ["yes"]}}
+    assert json.loads(agent.post("/v1/completions", only, "EDITOR")[2])["choices"][0]["text"] == "yes"
 
 
 def test_an_e_mail_that_the_model_is_forced_to_write_is_redacted(agent: Running) -> None:

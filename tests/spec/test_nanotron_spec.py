@@ -20,6 +20,17 @@ def test_a_model_trained_by_nanotron_is_valid() -> None:
     assert faults(TWO_STAGES.replace("name: small", "name: next")) == []
 
 
+def test_it_may_read_several_recipes_and_branch() -> None:
+    mixture = "  mixture: [{data: DataRecipe/nosuch, fraction: 0.25}]\n"
+    (fault,) = faults((BY_NANOTRON + mixture).replace("name: small", "name: next"))
+    assert "there is no DataRecipe/nosuch" in fault
+    trunk = BY_NANOTRON.replace("name: small", "name: trunk")
+    branch = (BY_NANOTRON + "  from: {model: Model/trunk, step: 4}\n").replace("name: small", "name: next")
+    assert faults(f"{trunk}---\n{branch}") == []
+    (fault,) = faults((BY_NANOTRON + "  from: {model: Model/small, step: 4}\n").replace("name: small", "name: next"))
+    assert "`backend` is not that of Model/small" in fault
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -90,6 +90,8 @@ class _Planner:
     force: frozenset[str]
     blame: Blame | None
     actions: dict[str, Action] = field(default_factory=dict)
+    _steps: dict[str, Step] = field(default_factory=dict)
+    """Those that were decided, or are being decided."""
     _running: Mapping[str, Running] = field(init=False)
     _pointers: Mapping[str, Pointer] = field(init=False)
     _made_by_key: dict[str, Made] = field(default_factory=dict)
@@ -109,6 +111,7 @@ class _Planner:
         made = self.recorded.made_many(keys.values())
         self._made_by_key.update(made)
         for step, inputs, undecided, held in resolved:
+            self._steps[step.id] = step
             key = keys.get(step.id)
             if self._descent is not None:
                 known = made.get(key or "")
@@ -218,14 +221,14 @@ class _Planner:
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
             reasons = (*reasons, Reason(why, other.holder, commit=other.commit))
         if step.kind is StepKind.TRAIN and step.id not in self.force:
-            earlier, added, kept = self._continuation(step, key, inputs, latest, other)
+            earlier, added, kept = self._continuation(step, key, inputs, other)
             reasons = (*reasons, *added)
             if earlier is not None:
                 kind, estimate = ActionKind.EXTEND, _rest_of(estimate, kept)
         return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=earlier, replaces=replaces)
 
     def _continuation(
-        self, step: Step, key: str, inputs: Mapping[str, str], latest: Record | None, other: Running | None
+        self, step: Step, key: str, inputs: Mapping[str, str], other: Running | None
     ) -> tuple[Continuation | None, tuple[Reason, ...], int]:
         """The earlier run that this one is the exact continuation of, or why a grown budget or a branch cannot use one.
 
@@ -237,17 +240,20 @@ class _Planner:
                 return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),), 0
         reasons: list[Reason] = []
         place = Place(self.live, self._descent, self.desired.settings.executor.threads)
-        for record in (latest, *(self.recorded.latest(name) for name in step.after)):
-            found = kept_by(record, step, inputs, place) if record is not None else None
-            if isinstance(found, Kept):
-                reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
-                return found.run, (reason,), found.tokens
-            if record is None or found is None:
-                continue
-            if record.step_id in step.after:
-                reasons.append(Reason(ReasonKind.FROM_SCRATCH, f"{record.step_id}, which it branches from: {found}"))
-            elif _tokens(record.parameters) != _tokens(step.parameters):
-                reasons.append(Reason(ReasonKind.FROM_SCRATCH, found))
+        for name in (step.id, *step.after):
+            said: list[str] = []
+            for record in self._newest(self._steps[name]):
+                found = kept_by(record, step, inputs, place)
+                if isinstance(found, Kept):
+                    reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
+                    return found.run, (reason,), found.tokens
+                if found is None:
+                    continue
+                if name != step.id:
+                    said.append(f"{record.step_id}, which it branches from: {found}")
+                elif _tokens(record.parameters) != _tokens(step.parameters):
+                    said.append(found)
+            reasons += [Reason(ReasonKind.FROM_SCRATCH, text) for text in said[:1]]
         return None, tuple(reasons), 0
 
     def _if_approved(self, step: Step, action: Action) -> Action:
@@ -292,8 +298,12 @@ class _Planner:
 
     def _latest(self, step: Step) -> Record | None:
         """The newest record under the step's id, or under one that it had before its resource was renamed."""
+        return next(self._newest(step), None)
+
+    def _newest(self, step: Step) -> Iterator[Record]:
+        """The newest record under each of the names that a step has or had, where there is one; its present name first."""
         found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
-        return next((record for record in found if record is not None), None)
+        return (record for record in found if record is not None)
 
     def _differences(self, step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
         if latest is None:

@@ -66,10 +66,6 @@ class PretrainSpec(Part):
             reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
             if reason:
                 raise ValueError(reason)
-            if self.from_ is not None:
-                raise ValueError("`backend: nanotron` branches no training: leave `from` out, or train with the torch backend")
-            if self.mixture:
-                raise ValueError("`backend: nanotron` reads one recipe: leave mixture out, or train with the torch backend")
         elif self.nanotron is not None:
             raise ValueError("nanotron is for `backend: nanotron`: set that, or leave nanotron out")
         if self.from_ is not None and self.from_.step * self.training.batch_tokens >= self.training.tokens:

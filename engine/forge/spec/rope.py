@@ -1,7 +1,8 @@
 """Scaled rotary embeddings: how a model of the Llama family turns positions that it was not first trained on.
 
-Names and formulas are transformers' (``modeling_rope_utils``). Here are those whose frequencies are the same at every length;
-``dynamic`` and ``longrope`` depend on how long a text is, so training on short sequences would be another model than serving.
+Names and formulas are transformers' (``modeling_rope_utils``). Here are those whose frequencies are the same at every length.
+Those of ``dynamic`` and ``longrope`` are not: with them a model is one function of short texts and another of long ones, and
+transformers asks how long a text is, vLLM how long it may be (docs/continue.md).
 """
 
 from typing import Annotated, Literal, Self

@@ -99,22 +99,17 @@ class Adapter(Part):
     lora: Annotated[Lora, REBUILD]
 
 
-class SftSpec(Part):
-    """A model that learns to answer: another's weights, trained on the assistant's turns of conversations alone."""
+class TunedModel(Part):
+    """What models that learn from people's words have in common: another's weights, and how answers are written."""
 
     hints: ClassVar[Mapping[str, str]] = {
         "architecture": "a fine-tuned model has its base's architecture: leave it out",
         "tokenizer": "a fine-tuned model has its base's tokenizer: leave it out",
-        "data": "a fine-tuned model learns from `conversations`: files of the repository",
         "preferences": "preferences are what a model learns from whose objective is dpo",
     }
 
-    objective: Annotated[Literal["sft"], REBUILD]
+    objective: Annotated[Literal["sft", "dpo"], REBUILD]
     base: Annotated[Base, REBUILD]
-    conversations: Annotated[Conversations, REBUILD]
-    training: Annotated[Training, REBUILD]
-    """A sequence is one conversation, padded: ``tokens`` counts places, and one pass over n conversations is n times
-    sequence_length. What is longer than a sequence is refused, not cut."""
     chat_template: Annotated[str, REBUILD]
     """Jinja; the answers stand inside ``{% generation %}``. It is exported with the weights, without those marks."""
     adapter: Annotated[Adapter | None, REBUILD] = None
@@ -122,26 +117,48 @@ class SftSpec(Part):
     resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
+    def _marks_answers(self) -> Self:
+        if not _GENERATION.search(self.chat_template) or not _GENERATION_END.search(self.chat_template):
+            raise ValueError(
+                "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
+                "between {% generation %} and {% endgeneration %}"
+            )
+        return self
+
+
+class SftSpec(TunedModel):
+    """A model that learns to answer: another's weights, trained on the assistant's turns of conversations alone."""
+
+    hints: ClassVar[Mapping[str, str]] = {
+        **TunedModel.hints,
+        "data": "a fine-tuned model learns from `conversations`: files of the repository",
+    }
+
+    objective: Annotated[Literal["sft"], REBUILD]
+    conversations: Annotated[Conversations, REBUILD]
+    training: Annotated[Training, REBUILD]
+    """A sequence is one conversation, padded: ``tokens`` counts places, and one pass over n conversations is n times
+    sequence_length. What is longer than a sequence is refused, not cut."""
+
+    @model_validator(mode="after")
     def _fits(self) -> Self:
-        _check_marks(self.chat_template)
         check_shares(self.training, self.resources)
         return self
 
 
-class DpoSpec(Part):
+class DpoSpec(TunedModel):
     """A model that learns which of two answers is preferred, by direct preference optimisation (Rafailov et al. 2023).
 
     The reference that it is held near to is its base.
     """
 
     hints: ClassVar[Mapping[str, str]] = {
-        **SftSpec.hints,
+        **TunedModel.hints,
         "data": "a model whose objective is dpo learns from `preferences`: files of the repository",
         "conversations": "a model whose objective is dpo learns from `preferences`; from conversations, a base of it with sft",
     }
 
     objective: Annotated[Literal["dpo"], REBUILD]
-    base: Annotated[Base, REBUILD]
     preferences: Annotated[Preferences, REBUILD]
     beta: Annotated[float, Field(gt=0, allow_inf_nan=False), REBUILD] = 0.1
     """How near it stays to its base: a reward is beta times the logarithm of how much likelier an answer became."""
@@ -150,15 +167,9 @@ class DpoSpec(Part):
     training: Annotated[Training, REBUILD]
     """A pair is two sequences, each the prompt with one answer, padded: one pass over n pairs is 2 n times sequence_length
     tokens. What is longer than a sequence is refused, not cut."""
-    chat_template: Annotated[str, REBUILD]
-    """As for sft; usually the base's own text."""
-    adapter: Annotated[Adapter | None, REBUILD] = None
-    """None: every weight is trained."""
-    resources: Annotated[ModelResources, NONE] = ModelResources()
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        _check_marks(self.chat_template)
         check_shares(self.training, self.resources, 2)
         sequences = self.training.batch_tokens // self.training.sequence_length
         if sequences % 2 or min(self.training.micro_batch_sequences, sequences) % 2:
@@ -167,14 +178,6 @@ class DpoSpec(Part):
                 "sequence_length, and training.micro_batch_sequences even"
             )
         return self
-
-
-def _check_marks(chat_template: str) -> None:
-    if not _GENERATION.search(chat_template) or not _GENERATION_END.search(chat_template):
-        raise ValueError(
-            "chat_template does not say what is learnt: put the assistant's answer, with the eos_token that ends it, "
-            "between {% generation %} and {% endgeneration %}"
-        )
 
 
 TunedSpec = SftSpec | DpoSpec

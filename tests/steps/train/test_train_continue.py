@@ -18,7 +18,14 @@ from safetensors.torch import load_file, save_file
 from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, manifest_of_folder, write_tokens
 from tests.steps.train.test_train_stop import signal_before
 from tokenizers import AddedToken, Tokenizer, normalizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from forge.errors import StepError
 from forge.spec.rope import LinearRope
@@ -125,6 +132,7 @@ SCALINGS = {
         "original_max_position_embeddings": 16,
     },
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+    "yarn-attention": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32, "attention_factor": 1.4},
     "yarn-deepseek": {
         "rope_type": "yarn",
         "factor": 4.0,
@@ -150,21 +158,44 @@ LLAMA = {
 
 
 @pytest.mark.parametrize("name", SCALINGS)
-def test_scaled_rotary_embeddings_are_those_of_transformers(
-    new_attempt: Make, tokenizer_folder: Path, tmp_path: Path, name: str
+@pytest.mark.parametrize("length", [8, 64])
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_scaled_rotary_embeddings_are_those_of_transformers_below_the_original_context_and_above(
+    new_attempt: Make, tmp_path: Path, name: str, length: int, family: str
 ) -> None:
+    """transformers is asked for each length anew, as it may compute other frequencies then."""
+    folder, tokens = tmp_path / "theirs", torch.randint(512, (3, length), generator=torch.Generator().manual_seed(0))
+    write_scaled(folder, family, SCALINGS[name])
+    written = AutoModelForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        expected = written(tokens).logits
+        ours = initial_model(read_job(new_attempt(base=folder).request()), 512)(tokens)
+    assert isinstance(ours, torch.Tensor)
+    assert (ours - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+    original = SCALINGS[name].get("original_max_position_embeddings", 64 // SCALINGS[name]["factor"])
+    assert 8 < original < 64
+
+
+def write_scaled(folder: Path, family: str, scaling: dict[str, Any]) -> None:
+    """A base of transformers with scaled rotary embeddings."""
     torch.manual_seed(1)
+    turned: dict[str, Any] = {**LLAMA, "rope_parameters": {"rope_theta": 700.0, **scaling}}
+    if family == "llama":
+        LlamaForCausalLM(LlamaConfig(**turned)).save_pretrained(folder)
+    else:
+        experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+        MixtralForCausalLM(MixtralConfig(**turned, **experts, head_dim=8)).save_pretrained(folder)  # yarn asks for head_dim
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+def test_scaled_rotary_embeddings_are_exported_as_they_were(new_attempt: Make, tmp_path: Path, name: str) -> None:
     folder = tmp_path / "theirs"
-    LlamaForCausalLM(LlamaConfig(**LLAMA, rope_parameters={"rope_theta": 700.0, **SCALINGS[name]})).save_pretrained(folder)
+    write_scaled(folder, "llama", SCALINGS[name])
     written = AutoModelForCausalLM.from_pretrained(folder)
     attempt = new_attempt(base=folder, training={"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": SCHEDULE})
-    job = read_job(attempt.request())
     tokens = torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = written(tokens).logits
-        ours = initial_model(job, 512)(tokens)
-    assert isinstance(ours, torch.Tensor)
-    assert (ours - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
     plain = edited(folder, tmp_path / "plain", rope_parameters={"rope_theta": 700.0, "rope_type": "default"})
     with torch.no_grad():
         unscaled = AutoModelForCausalLM.from_pretrained(plain)(tokens).logits
@@ -397,7 +428,9 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
         ({"model_type": "mistral"}, "model_type is 'mistral'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this trainer's model has 'silu' only"),
         ({"attention_bias": True}, "attention_bias is True"),
-        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "rope_scaling is .*'dynamic'.* that this trainer's model has are"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic', which depends on a text's length: up to max_position"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "'longrope', which depends on a text's length: one model below"),
+        ({"rope_scaling": {"type": "su", "factor": 2}}, "rope_scaling is .*'su'.* that this trainer's model has are"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "llama3"}}, "llama3.factor"),
         ({"rope_parameters": {"rope_theta": 1e4, "rope_type": "linear", "factor": 8.0, "odd": 1}}, "linear.odd"),
         ({"rope_parameters": {"rope_theta": 1e4, "factor": 8.0}}, "rope_parameters is"),
@@ -411,8 +444,9 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
         ({"num_hidden_layers": 1}, "9 are left over"),
         ({"intermediate_size": 96}, r"has the shape \[.*\], its config.json asks for"),
         ({"tie_word_embeddings": False}, r"1 tensors are missing \(lm_head.weight\)"),
-        ({"vocab_size": 600}, "its embedding has 600 rows, the tokens were made for a vocabulary of 512"),
-        ({"vocab_size": "512"}, "its embedding has 512 rows"),
+        ({"vocab_size": 511}, "its embedding has 511 rows, fewer than the 512 tokens of the tokenizer"),
+        ({"vocab_size": 600}, r"embed_tokens.weight has the shape \[512, 32\], its config.json asks for \[600, 32\]"),
+        ({"vocab_size": "512"}, "vocab_size is '512'; expected the number of rows"),
         ({"max_position_embeddings": 16}, "sequence_length is 32, but the model has 16 positions"),
     ],
 )
@@ -503,3 +537,15 @@ def test_the_architecture_is_the_bases(new_attempt: Make, base: Attempt) -> None
     configs = [json.loads((each / "config.json").read_text()) for each in (base.weights, attempt.weights)]
     assert configs[0] == configs[1]
     assert configs[1]["hidden_size"] == ARCHITECTURE["hidden_size"]
+
+
+def test_up_to_its_positions_a_dynamic_base_is_the_plain_one(new_attempt: Make, base: Attempt, tmp_path: Path) -> None:
+    """What the refusal says; beyond them transformers turns positions otherwise with every length."""
+    dynamic = edited(
+        base.weights, tmp_path / "dynamic", rope_parameters={"rope_theta": 1e4, "rope_type": "dynamic", "factor": 4.0}
+    )
+    one, other = (AutoModelForCausalLM.from_pretrained(folder) for folder in (base.weights, dynamic))
+    tokens = torch.randint(512, (1, 96), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(one(tokens[:, :64]).logits, other(tokens[:, :64]).logits)
+        assert not torch.allclose(one(tokens).logits[:, :64], other(tokens).logits[:, :64], atol=1e-3)

@@ -42,13 +42,18 @@ class Mixed(Attempt):
         return request.model_copy(update={"parameters": parameters, "inputs": {**request.inputs, **others}})
 
 
+def other_documents(seed: int, low: int, high: int) -> list[list[int]]:
+    """Documents of ids from a range of their own."""
+    draw = random.Random(seed)
+    return [[*(draw.randrange(low, high) for _ in range(70)), 2] for _ in range(30)]
+
+
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two other products ``tokens``, of ids that the first one does not hold."""
     folders = []
     for number, (low, high) in enumerate(((259, 300), (300, 340))):
-        draw = random.Random(number)
-        documents = [[*(draw.randrange(low, high) for _ in range(70)), 2] for _ in range(30)]
+        documents = other_documents(number, low, high)
         folders.append(write_tokens(tmp_path_factory.mktemp(f"other-{number}"), documents, documents[:5]))
     return folders
 

@@ -38,7 +38,7 @@ with open_world("cpu", 2, Path(sys.argv[2]), job.training.parallelism.tensor) as
     model = outline(job.architecture, 512)
     spread(model, job, world)
     assert all(parameter.is_meta for parameter in model.parameters()), "memory before the model was cut"
-    begin_weights(model, job, 512, world.device)
+    begin_weights(model, job, world.device)
 {body}
 """
 SLICES = """

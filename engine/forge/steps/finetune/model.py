@@ -44,11 +44,12 @@ def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> 
 
     Raises ``StepError`` for what a mixture of experts cannot be tuned with.
     """
-    experts, config = job.architecture.experts, model_config(job.architecture, meta, "float32")
+    experts, rows = job.architecture.experts, job.rows_for(meta.vocab_size)
+    config = model_config(job.architecture, meta, "float32", rows)
     reason = None if experts is None else why_not_tuned(None if adapter is None else adapter.lora.targets)
     if experts is not None and reason:
         raise StepError(f"{job.subject}: the base is a mixture of {experts.num_local_experts} experts; {reason}")
-    state = initial_model(job, meta.vocab_size).state_dict()
+    state = initial_model(job, rows).state_dict()
     model = LlamaForCausalLM(LlamaConfig(**config)) if experts is None else MixtralForCausalLM(MixtralConfig(**config))
     missing, left_over = model.load_state_dict(state, strict=False)
     if left_over or set(missing) - ({_HEAD} if job.architecture.tie_word_embeddings else set()):

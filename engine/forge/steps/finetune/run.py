@@ -67,18 +67,19 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
     tokenizer = read_tokenizer(run.input("tokenizer"))
     meta = meta_of(tokenizer, read_control_tokens(run.input("tokenizer")), job.subject)
     check_tokenizer(run.input("tokenizer"), meta)
+    rows = job.rows_for(meta.vocab_size)
     taught = _LESSONS[job.objective](run, job, tokenizer, meta)
     lesson = taught.lesson
     with memory_named(job.subject, _LESS_MEMORY), open_world(job.accelerator, job.processes, meeting_point) as world:
         model = model_to_train(job, meta, adapter).to(world.device)
         trained = sum(tensor.numel() for tensor in trained_tensors(model).values())
-        outcome = Finetuning(job, world, model, meta.vocab_size, lesson, run).fit()
+        outcome = Finetuning(job, world, model, rows, lesson, run).fit()
         state = merged_state(model, job)
         if world.is_main:
             run.stop.check()
             export_weights(run.product("weights"), state, job, meta, run.input("tokenizer"), taught.template.exported())
     tokens = lesson.num_tokens(0, lesson.num_rows)
-    shape = (job.architecture, meta.vocab_size, job.training.sequence_length)
+    shape = (job.architecture, rows, job.training.sequence_length)
     formula = flops_formula(job.architecture)
     per_token, flops = flops_per_token(*shape), taught.reference_tokens * reference_flops_per_token(*shape)
     return {
@@ -87,8 +88,8 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
         **_measured("base_validation", outcome.base),
         "tokens": tokens,
         **taught.metrics,
-        "parameters": num_parameters(job.architecture, meta.vocab_size),
-        **({"active_parameters": num_active_parameters(job.architecture, meta.vocab_size)} if job.architecture.experts else {}),
+        "parameters": num_parameters(job.architecture, rows),
+        **({"active_parameters": num_active_parameters(job.architecture, rows)} if job.architecture.experts else {}),
         "trained_parameters": trained,
         "optimizer_steps": job.total_steps,
         "resumed_from_step": outcome.resumed_from_step,

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from forge.spec.nanotron import NanotronLayout
-from forge.spec.training import WsdSchedule
+from forge.spec.training import Optimizer, WsdSchedule
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 
@@ -59,8 +59,7 @@ def nanotron_config(job: TrainJob, meta: TokensMeta) -> dict[str, Any]:
         "optimizer": {
             "zero_stage": 0,
             "weight_decay": training.optimizer.weight_decay,
-            # Without a limit nanotron does not compute the norm, which says whether a gradient is finite.
-            "clip_grad": math.inf if training.optimizer.gradient_clip_norm is None else training.optimizer.gradient_clip_norm,
+            "clip_grad": clip_norm(training.optimizer),
             "accumulate_grad_in_fp32": bfloat16,
             "adam_eps": training.optimizer.eps,
             "adam_beta1": beta1,
@@ -70,6 +69,11 @@ def nanotron_config(job: TrainJob, meta: TokensMeta) -> dict[str, Any]:
         },
         "logging": {"log_level": "error", "log_level_replica": "error", "iteration_step_info_interval": 1},
     }
+
+
+def clip_norm(settings: Optimizer) -> float:
+    """The largest norm of a gradient: without a limit nanotron computes none, and it says whether the gradient is finite."""
+    return math.inf if settings.gradient_clip_norm is None else settings.gradient_clip_norm
 
 
 def _model_config(job: TrainJob, meta: TokensMeta) -> dict[str, Any]:

@@ -18,11 +18,13 @@ from nanotron.parallel.pipeline_parallel.state import PipelineTrainBatchState
 from nanotron.trainer import DistributedTrainer
 
 from forge.spec.architecture import Architecture
+from forge.spec.training import Optimizer
 from forge.steps.nanotron.batches import Micro, Padded, Place, as_micro
+from forge.steps.nanotron.config import clip_norm
 from forge.steps.nanotron.state import Shard, fill, gather, gather_wholes, join, shard_of
 from forge.steps.train.data import Batch
 from forge.steps.train.distributed import World
-from forge.steps.train.optimizer import set_learning_rate
+from forge.steps.train.optimizer import follow
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -65,12 +67,13 @@ class Engine:
         """Whether this rank's losses are its copy's: they are known where the last stage ends, by each rank of that stage."""
         return self.place.stage == self.place.last and self._tensor_rank == 0
 
-    def step(self, batches: Iterable[Batch], rate: float) -> tuple[float, float]:
+    def step(self, batches: Iterable[Batch], settings: Optimizer, rate: float) -> tuple[float, float]:
         """One optimiser step; returns this rank's part of the mean loss (0 where it knows none) and the gradient's norm.
 
         Where the norm is not finite, neither weights nor moments change.
         """
-        set_learning_rate(self._optimizer, rate)
+        follow(self._optimizer, settings, rate)
+        self._trainer.config.optimizer.clip_grad = clip_norm(settings)
         _, loss = self._trainer.training_step(dataloader=self._micros(batches))
         norm = float(self._trainer.grad_norm_unclipped)
         return (float(loss) if self.reports and self.place.copy == 0 else 0.0), norm
@@ -164,7 +167,10 @@ class Engine:
             decays = parameter.ndim == 2 and not name.endswith("token_embedding.weight")
             (decayed if decays else kept).append(self._optimized(name, parameter))
         (group,) = self._optimizer.param_groups
-        groups = [{**group, "params": decayed}, {**group, "params": kept, "weight_decay": 0.0}]
+        groups = [
+            {**group, "params": decayed, "decays": True},
+            {**group, "params": kept, "weight_decay": 0.0, "decays": False},
+        ]
         self._optimizer.param_groups = [each for each in groups if each["params"]]
 
     def _guard(self) -> None:

@@ -7,7 +7,8 @@ Rules:
    a validation in a sum of its own.
 4. A checkpoint holds whole tensors under Hugging Face's names in the form of the torch backend's: safetensors and JSON, shown
    at once, read only where the bytes are those of its manifest. Nothing of nanotron's own format is written or unpickled.
-5. The state before the decay is kept where a longer run may go on from it, as the torch backend keeps it.
+5. The state before the decay, and at each step where a branch leaves this run, is kept where another run may go on from it,
+   as the torch backend keeps it.
 """
 
 import math
@@ -41,6 +42,7 @@ from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.data import Corpus
 from forge.steps.train.distributed import World, sum_values, text_of_main
 from forge.steps.train.job import TrainJob
+from forge.steps.train.keeping import not_kept
 from forge.steps.train.loop import Measured, Outcome, Validation
 from forge.steps.train.rise import LossWatch
 from forge.steps.train.schedule import learning_rate
@@ -82,14 +84,14 @@ class Loop:
         resumed_from = self._resume()
         clock = Throughput()
         with stop.deferred():
-            if resumed_from and resumed_from == job.kept_step:
+            if resumed_from and resumed_from in job.kept_steps:
                 self._keep()
             while self.progress.step < job.total_steps:
                 clock.start()
                 reason = self._step(stop, clock)
                 clock.stop(job.training.batch_tokens)
                 step = self.progress.step
-                if step == job.kept_step:
+                if step in job.kept_steps:
                     self._keep()
                 if reason:
                     self._end_here(reason)
@@ -110,22 +112,26 @@ class Loop:
             (),  # a checkpoint of another layout is refused
         )
 
-    def leave_checkpoint(self, folder: Path) -> None:
-        """Make the by-product on rank 0: the checkpoint from before the decay, if a sound one is kept."""
-        step = self.job.kept_step
-        kept = self._kept(lambda text: self._emit_progress(message=text))
-        if kept is not None:
-            copy_checkpoint(kept, folder)
-        elif step:
-            self._emit_progress(
-                message=f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch"
-            )
+    def leave_checkpoints(self, place: Callable[[str], Path]) -> None:
+        """Make the by-products on rank 0: the checkpoints that other runs may go on from, where sound ones are kept."""
+
+        def say(text: str) -> None:
+            self._emit_progress(message=text)
+
+        for step, name in self.job.kept_steps.items():
+            kept = self._kept(step, say)
+            if kept is not None:
+                copy_checkpoint(kept, place(name))
+            else:
+                say(not_kept(self.job, step))
 
     def _step(self, stop: StopRequest, clock: Throughput) -> StopReason | None:
         """One optimiser step; returns why to stop, or None."""
         job, training, step = self.job, self.job.training, self.progress.step
-        rate = learning_rate(training.schedule, training.optimizer.lr, step, training.batch_tokens, job.total_tokens)
-        own_loss, norm = self.engine.step(training_batches(job, self.corpus.train, step, self.engine.place.copy), rate)
+        way = job.way_of(step)
+        rate = learning_rate(way.schedule, way.optimizer.lr, step, training.batch_tokens, way.total_tokens)
+        batches = training_batches(job, self.corpus.train, step, self.engine.place.copy)
+        own_loss, norm = self.engine.step(batches, way.optimizer, rate)
         asked = stop.reason
         loss, *askers = sum_values([own_loss, *(float(asked is each) for each in StopReason)], self.world)
         if not math.isfinite(loss) or not math.isfinite(norm):
@@ -189,13 +195,13 @@ class Loop:
         self.progress.previous_checkpoint = self.progress.step
 
     def _keep(self) -> None:
-        """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
-        kept = self.world.is_main and self._kept(lambda _: None) is not None
+        """Write the checkpoint of the present step that another run may go on from, unless a sound one lies there."""
+        kept = self.world.is_main and self._kept(self.progress.step, lambda _: None) is not None
         if not text_of_main("kept" if kept else "", self.world):
             self._save(self.scratch / BEFORE_DECAY)
 
-    def _kept(self, report: Callable[[str], None]) -> Path | None:
-        return find_kept(self.scratch / BEFORE_DECAY, self.job.kept_step, self.job.key, self.environment, report)
+    def _kept(self, step: int, report: Callable[[str], None]) -> Path | None:
+        return find_kept(self.scratch / BEFORE_DECAY, step, self.job.key, self.environment, report)
 
     def _save(self, folder: Path) -> Path | None:
         """Bring the shards together and write them on rank 0; every rank has to call it, and fails where rank 0 does."""

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from forge.contract.checkpoints import BYPRODUCT
 from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.spec.architecture import Architecture
@@ -23,12 +22,13 @@ from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity
 from forge.steps.nanotron.wheel import provenance
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.allocator import memory_named
-from forge.steps.train.data import Corpus, TokensMeta, count_windows, open_corpus, validation_batches
+from forge.steps.train.data import Corpus, TokensMeta, count_windows, validation_batches
 from forge.steps.train.distributed import World, open_world, text_of_main
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob, read_job
 from forge.steps.train.keeping import device_name
 from forge.steps.train.loop import Outcome
+from forge.steps.train.mixing import metrics_of_mixture, open_mixture
 from forge.steps.train.start import initial_model
 from forge.steps.train.worker import main, make_deterministic
 
@@ -53,7 +53,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
     """Train one rank's share; rank 0 writes events, checkpoints and the product."""
     job = read_job(run.request)
     make_deterministic(job)
-    corpus = open_corpus(run.input("tokens"))
+    corpus = open_mixture(run, job)
     windows = count_windows(corpus.train, job.training.sequence_length)
     check_tokenizer(run.input("tokenizer"), corpus.meta)
     check_spread(job, corpus.meta)
@@ -78,10 +78,11 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
             export_weights(run.product("weights"), held, job, corpus.meta, run.input("tokenizer"))
         difference = _compare(run, engine, corpus, job, machine, world)
         if world.is_main:
-            loop.leave_checkpoint(run.byproduct(BYPRODUCT))
+            loop.leave_checkpoints(run.byproduct)
             if outcome.continued is not None:
                 run.continued = outcome.continued
-    return {**_metrics(job, outcome, corpus.meta.vocab_size, windows), "logits_difference": difference, **provenance()}
+    metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **metrics_of_mixture(job, corpus)}
+    return {**metrics, "logits_difference": difference, **provenance()}
 
 
 def bit_environment(job: TrainJob, machine: Machine, device: torch.device) -> dict[str, str]:

@@ -36,6 +36,11 @@ _KEY_VALUE_HEADS = {"mixtral": 8}
 _EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001}
 """transformers' own, for what a folder leaves out."""
 _ROPE_TYPES = ("linear", "llama3", "yarn")
+_ROPE_BY_LENGTH = {
+    "dynamic": "up to max_position_embeddings it is 'default': leave the setting out, if that is where the model is to be used",
+    "longrope": "one model below original_max_position_embeddings and another above, and readers differ in which they take",
+}
+"""Those that turn a position by how long the text is, and what that means for a base that has them."""
 
 
 def read_architecture(folder: Path) -> Architecture:
@@ -73,9 +78,12 @@ def read_architecture(folder: Path) -> Architecture:
     return architecture
 
 
-def vocab_size_of(folder: Path) -> object:
-    """Rows of the base's embedding, as it says itself."""
-    return read_json(folder / CONFIG_FILE).get("vocab_size")
+def rows_of(folder: Path) -> int:
+    """Rows of the base's embedding, as it says itself; raises ``StepError`` where that is no number."""
+    rows = read_json(folder / CONFIG_FILE).get("vocab_size")
+    if type(rows) is not int or rows < 1:
+        raise StepError(f"{folder / CONFIG_FILE}: vocab_size is {rows!r}; expected the number of rows of the embedding")
+    return rows
 
 
 def chat_template_of(folder: Path, tokenizer: Path) -> str:
@@ -138,6 +146,8 @@ def _rotary(path: Path, config: dict[str, Any], default_theta: float) -> tuple[A
     theta = found.get("rope_theta", config.get("rope_theta", default_theta))
     if kind == "default" and not settings:
         return theta, None
+    if kind in _ROPE_BY_LENGTH:
+        raise StepError(f"{path}: {spelt} has the type {kind!r}, which depends on a text's length: {_ROPE_BY_LENGTH[kind]}")
     if kind not in _ROPE_TYPES:
         known = ", ".join(repr(each) for each in ("default", *_ROPE_TYPES))
         raise StepError(f"{path}: {spelt} is {found!r}; rotary embeddings that this trainer's model has are {known}")

@@ -27,7 +27,7 @@ _REQUIRED = ("tokenizer.json", "tokenizer_config.json")
 
 
 def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
-    """Refuse a tokenizer that did not make these tokens; raises ``StepError``."""
+    """Refuse a tokenizer that did not make these tokens, or whose ids leave some out; raises ``StepError``."""
     for name in _REQUIRED:
         if not (folder / name).is_file():
             raise StepError(f"{folder}: the tokenizer lacks {name}")
@@ -37,6 +37,12 @@ def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
         raise StepError(
             f"{folder / 'tokenizer.json'}: holds {found} tokens, the token files were made for {meta.vocab_size}; "
             "tokenize with this tokenizer first"
+        )
+    highest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if highest >= found:
+        raise StepError(
+            f"{folder / 'tokenizer.json'}: holds {found} tokens, whose ids go up to {highest}: some of them are no token's; "
+            "number the tokens without gaps"
         )
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     for name, expected in (("bos_token", meta.bos_token_id), ("eos_token", meta.eos_token_id)):
@@ -58,8 +64,11 @@ def export_weights(
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in to_files(state).items()}
     _write_tensors(folder, tensors)
-    _write_json(folder / "config.json", model_config(job.architecture, meta, dtype))
-    _write_json(folder / "generation_config.json", {"bos_token_id": meta.bos_token_id, "eos_token_id": meta.eos_token_id})
+    rows = job.rows_for(meta.vocab_size)
+    _write_json(folder / "config.json", model_config(job.architecture, meta, dtype, rows))
+    never = {"suppress_tokens": list(range(meta.vocab_size, rows))} if rows > meta.vocab_size else {}
+    ends = {"bos_token_id": meta.bos_token_id, "eos_token_id": meta.eos_token_id}
+    _write_json(folder / "generation_config.json", {**ends, **never})
     for name in _COPIED:
         if (tokenizer / name).is_file():
             (folder / name).write_bytes((tokenizer / name).read_bytes())
@@ -69,11 +78,14 @@ def export_weights(
     _write_json(folder / "tokenizer_config.json", config)
 
 
-def model_config(architecture: Architecture, meta: TokensMeta, dtype: str) -> dict[str, Any]:
-    """Hugging Face's ``config.json``; the rotary base in the old and the new spelling, for readers of either."""
+def model_config(architecture: Architecture, meta: TokensMeta, dtype: str, rows: int | None = None) -> dict[str, Any]:
+    """Hugging Face's ``config.json``; the rotary base in the old and the new spelling, for readers of either.
+
+    ``rows``: of the embedding; None: one for each token.
+    """
     scaling = scaling_of(architecture)
     common = {
-        "vocab_size": meta.vocab_size,
+        "vocab_size": meta.vocab_size if rows is None else rows,
         "hidden_size": architecture.hidden_size,
         "intermediate_size": architecture.intermediate_size,
         "num_hidden_layers": architecture.num_hidden_layers,

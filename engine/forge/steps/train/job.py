@@ -15,7 +15,7 @@ from forge.spec.extend import TRUNK, earlier_runs, optimizer_steps, steps_before
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.spec.training import CosineSchedule, LargeTraining, Optimizer, Training, WsdSchedule, exact
-from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture
+from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture, rows_of
 from forge.steps.train.mixture import Share, num_replayed
 
 TUNED = ("sft", "dpo")
@@ -69,6 +69,8 @@ class TrainJob:
     continues: InputArtifact | None
     base: Path | None = None
     """The folder of the weights to begin with; None: random ones."""
+    base_rows: int | None = None
+    """Rows of the base's embedding, which may have been padded: more than its tokenizer has tokens."""
     replay_fraction: Fraction | None = None
     """Of the sequences; None: nothing is replayed."""
     nanotron: NanotronLayout | None = None
@@ -79,6 +81,18 @@ class TrainJob:
     """Of a branch: its first steps, in order; none for a training that branches from no other."""
     branches: frozenset[int] = frozenset()
     """The steps at which others leave this training: each has a checkpoint kept."""
+
+    def rows_for(self, vocab_size: int) -> int:
+        """Rows of the embedding under a tokenizer of so many tokens; raises ``StepError`` for a base that has fewer.
+
+        Rows beyond the tokens are padding: no text has them, and they are kept as the base has them, one by one.
+        """
+        if self.base_rows is not None and self.base_rows < vocab_size:
+            raise StepError(
+                f"{self.base}: its embedding has {self.base_rows} rows, fewer than the {vocab_size} tokens of the tokenizer; "
+                "continue with the tokenizer that the base was trained with"
+            )
+        return vocab_size if self.base_rows is None else self.base_rows
 
     def way_of(self, step: int) -> Way:
         """How a step (from 0) is taken."""
@@ -207,6 +221,7 @@ def read_job(request: StepRequest) -> TrainJob:
         inputs=inputs,
         continues=request.continues,
         base=base,
+        base_rows=None if base is None else rows_of(base),
         replay_fraction=fraction,
         nanotron=layout,
         mixture=mixture,
@@ -265,8 +280,6 @@ def _check_split(job: TrainJob) -> None:
         reason = why_not_nanotron(job.architecture, job.training, job.nanotron, job.processes)
         if reason:
             raise StepError(f"{job.subject}: {reason}")
-        if job.mixture:
-            raise StepError(f"{job.subject}: `backend: nanotron` reads one recipe, and the request has a mixture of them")
         return
     slices = job.training.parallelism.tensor
     if job.processes % slices:

@@ -138,10 +138,8 @@ class Keeper:
             kept = self.kept(step, say)
             if kept is not None:
                 copy_checkpoint(kept, place(name))
-            elif step == self._job.kept_step:
-                say(f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch")
             else:
-                say(f"no checkpoint of step {step} is kept: what branches there trains those steps again")
+                say(not_kept(self._job, step))
 
     def take_up(self) -> tuple[Progress, str]:
         """Load the furthest checkpoint, if there is one; where the training stands then, and what to say of it."""
@@ -246,6 +244,13 @@ class Keeper:
             fraction=progress.step / self._job.total_steps,
             checkpoint_stall_seconds=stalled,
         )
+
+
+def not_kept(job: TrainJob, step: int) -> str:
+    """In words, what it means that no checkpoint of a step is left."""
+    if step == job.kept_step:
+        return f"no checkpoint from before the decay (step {step}) is kept: a run of more tokens starts from scratch"
+    return f"no checkpoint of step {step} is kept: what branches there trains those steps again"
 
 
 def bit_environment(job: TrainJob, world: World) -> dict[str, str]:

@@ -190,7 +190,8 @@ class Trainer:
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
             tokens_per_second = clock.recent_tokens_per_second(training.batch_tokens)
-            per_token = flops_per_token(job.architecture, self.corpus.meta.vocab_size, training.sequence_length)
+            rows = job.rows_for(self.corpus.meta.vocab_size)
+            per_token = flops_per_token(job.architecture, rows, training.sequence_length)
             self._emit_progress(
                 loss=loss,
                 learning_rate=rate,

@@ -40,12 +40,6 @@ def follow(optimizer: torch.optim.Optimizer, settings: Optimizer, rate: float) -
         group["weight_decay"] = settings.weight_decay if group["decays"] else 0.0
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, in every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-
-
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """The optimiser's state as ``<moment>.<parameter name>``."""
     return {

@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from forge.errors import StepError
-from forge.steps.train.base import vocab_size_of, weights_of
+from forge.steps.train.base import weights_of
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM, drawn_tensors, give_memory, outline, shapes_of
 from forge.steps.train.names import from_files, to_files
@@ -19,36 +19,27 @@ _TIED = "lm_head.weight"
 _EMBEDDING = "model.embed_tokens.weight"
 
 
-def initial_model(job: TrainJob, vocab_size: int) -> LlamaForCausalLM:
-    """The whole model before its first step, in float32 on the CPU; raises ``StepError`` for a base of another shape."""
-    model = outline(job.architecture, vocab_size)
-    begin_weights(model, job, vocab_size, torch.device("cpu"))
+def initial_model(job: TrainJob, rows: int) -> LlamaForCausalLM:
+    """The whole model before its first step, its embedding of so many rows, in float32 on the CPU.
+
+    Raises ``StepError`` for a base of another shape.
+    """
+    model = outline(job.architecture, rows)
+    begin_weights(model, job, torch.device("cpu"))
     return model
 
 
-def begin_weights(model: LlamaForCausalLM, job: TrainJob, vocab_size: int, device: torch.device) -> None:
+def begin_weights(model: LlamaForCausalLM, job: TrainJob, device: torch.device) -> None:
     """Give an outline memory and its weights, of which each process keeps the slices that are its own.
 
     Whole tensors pass by one after another, so that no process ever holds the whole of a model that is cut. Raises
     ``StepError`` for a base that is not of its shape.
     """
-    if job.base is not None:
-        check_rows(job.base, vocab_size)
     give_memory(model, device)
     shapes = shapes_of(model)
     whole = drawn_tensors(job.architecture, shapes, job.training.seed) if job.base is None else base_tensors(job.base, shapes)
     for name, tensor in whole:
         fill(model.get_parameter(name), tensor)
-
-
-def check_rows(base: Path, vocab_size: int) -> None:
-    """Refuse a base whose embedding is not of the vocabulary that the tokens were made for; raises ``StepError``."""
-    rows = vocab_size_of(base)
-    if rows != vocab_size:
-        raise StepError(
-            f"{base}: its embedding has {rows} rows, the tokens were made for a vocabulary of {vocab_size}; "
-            "continue with the tokenizer that the base was trained with"
-        )
 
 
 def base_tensors(base: Path, shapes: Mapping[str, torch.Size]) -> Iterator[tuple[str, torch.Tensor]]:

@@ -49,15 +49,16 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
+    rows = job.rows_for(corpus.meta.vocab_size)
     if meeting_point is None and job.accelerator != "cpu":
         meeting_point = run.folder / "world"
         meeting_point.unlink(missing_ok=True)
     grid = open_world(job.accelerator, job.processes, meeting_point, job.training.parallelism.tensor)
     with memory_named(job.subject, _LESS_MEMORY), grid as world:
         emit = run.emit if world.is_main else _discard
-        model = outline(job.architecture, corpus.meta.vocab_size)
+        model = outline(job.architecture, rows)
         spread(model, job, world)
-        begin_weights(model, job, corpus.meta.vocab_size, world.device)
+        begin_weights(model, job, world.device)
         optimizer = build_optimizer(model, job.training.optimizer)
         keeper = Keeper(job, world, model, optimizer, run.scratch, emit)
         outcome = Trainer(job, corpus, world, model, optimizer, keeper, emit, replay).fit(run.stop)
@@ -68,7 +69,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
             keeper.leave(run.byproduct, lambda text: emit(message=text))
             if outcome.continued is not None:
                 run.continued = outcome.continued
-    metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **_metrics_of_base(job, outcome, replay)}
+    metrics = {**_metrics(job, outcome, rows, windows), **_metrics_of_base(job, outcome, replay)}
     return {**metrics, **metrics_of_mixture(job, corpus)}
 
 
@@ -117,15 +118,15 @@ def main(argv: list[str], train_rank: Callable[[StepRun, Path], Metrics] = train
     return 0
 
 
-def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> Metrics:
-    per_token = flops_per_token(job.architecture, vocab_size, job.training.sequence_length)
+def _metrics(job: TrainJob, outcome: Outcome, rows: int, windows: int) -> Metrics:
+    per_token = flops_per_token(job.architecture, rows, job.training.sequence_length)
     return {
         "train_loss": outcome.train_loss,
         "validation_loss": outcome.measured.data.loss,
         "validation_bits_per_byte": outcome.measured.data.bits_per_byte,
         "tokens": job.total_tokens,
         "epochs": (job.total_steps * job.batch_sequences - job.replayed_sequences) / windows,
-        "parameters": num_parameters(job.architecture, vocab_size),
+        "parameters": num_parameters(job.architecture, rows),
         "optimizer_steps": job.total_steps,
         "resumed_from_step": outcome.resumed_from_step,
         "tokens_per_second": outcome.tokens_per_second,
@@ -135,16 +136,16 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         "flops_formula": flops_formula(job.architecture),
         "checkpoint_stall_seconds": outcome.checkpoint_stall_seconds,
         **({"earlier_topologies": "; ".join(outcome.earlier_topologies)} if outcome.earlier_topologies else {}),
-        **_metrics_of_experts(job, outcome, vocab_size),
+        **_metrics_of_experts(job, outcome, rows),
     }
 
 
-def _metrics_of_experts(job: TrainJob, outcome: Outcome, vocab_size: int) -> Metrics:
+def _metrics_of_experts(job: TrainJob, outcome: Outcome, rows: int) -> Metrics:
     """What the router makes of the validation split; nothing for a model without experts."""
     load = outcome.measured.data.load
     if load is None:
         return {}
-    return {"active_parameters": num_active_parameters(job.architecture, vocab_size), **load.figures()}
+    return {"active_parameters": num_active_parameters(job.architecture, rows), **load.figures()}
 
 
 def _metrics_of_base(job: TrainJob, outcome: Outcome, replay: Corpus | None) -> Metrics:
