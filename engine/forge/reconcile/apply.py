@@ -9,8 +9,8 @@ After each thing that is done the plan is made again, because products decide wh
 3. Steps that do not wait for each other run at once, as long as their processes fit the executor's slots.
 4. After a failure nothing new is started, unless told to keep going; what runs is awaited and recorded, then the
    failure is raised.
-5. A plan that was approved or confirmed is never exceeded: each new look is held against it, and what was spent counts. A plan that is
-   refused (a budget) is not carried out, whether it is the first or one that was made again in the middle.
+5. A plan that was approved or confirmed is never exceeded: each new look is held against it, and what was spent counts. A
+   plan that is refused (a budget) is not carried out, whether it is the first or one that was made again in the middle.
 """
 
 import time
