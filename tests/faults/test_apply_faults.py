@@ -52,15 +52,20 @@ REACHED = frozenset(IN_TURN)
 """What an apply of this machine alone reaches: no remote, no damaged index, and too few packs to join."""
 
 
-def apply(folder: Path, config_home: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+def apply(folder: Path, config_home: Path, log: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
         [FORGE, "apply"],
         cwd=folder,
-        env={**os.environ, "FORGE_CONFIG_HOME": str(config_home), **environment},
+        env={**os.environ, "FORGE_CONFIG_HOME": str(config_home), "FORGE_FAULT_LOG": str(log), **environment},
         capture_output=True,
         check=False,
         timeout=300,
     )
+
+
+def launches(log: Path) -> int:
+    """How many processes of steps were launched. A step outlives its runner's death, so one is enough for each."""
+    return log.read_text().split().count("executor.launch.after")
 
 
 def changed(applied: Path, folder: Path) -> Path:
@@ -72,12 +77,17 @@ def changed(applied: Path, folder: Path) -> Path:
     return folder
 
 
+def records_of(folder: Path) -> list[Record]:
+    snapshot = snapshot_of(folder)
+    entries = [snapshot.entry(number) for number in range(1, snapshot.head[0] + 1)]
+    return [entry.body for entry in entries if entry is not None and isinstance(entry.body, Record)]
+
+
 def state_of(folder: Path) -> dict[str, object]:
     """What must not depend on where a run was killed; each key was completed once."""
     snapshot = snapshot_of(folder)
     release = snapshot.release("local")
-    entries = [snapshot.entry(number) for number in range(1, snapshot.head[0] + 1)]
-    records = [entry.body for entry in entries if entry is not None and isinstance(entry.body, Record)]
+    records = records_of(folder)
     completions = Counter(record.key for record in records)
     assert set(completions.values()) == {1}, completions
     assert release is not None
@@ -103,30 +113,32 @@ def test_killed_at_every_kind_of_write_the_next_apply_ends_where_an_undisturbed_
 def _kill_and_resume(applied: Path, config_home: Path, tmp_path: Path, *, every: bool) -> None:
     log = tmp_path / "reached"
     whole = changed(applied, tmp_path / "whole")
-    assert apply(whole, config_home, FORGE_FAULT_LOG=str(log)).returncode == 0
+    assert apply(whole, config_home, log).returncode == 0
     expected = state_of(whole)
     counts = Counter(log.read_text().split())
     assert set(counts) == REACHED
     for point, count in sorted(counts.items()):
         # the short form kills at the last time that a point is reached; `make soak` at every one
         for number in range(1, count + 1) if every else (count,):
-            folder = tmp_path / "killed"
-            _killed(applied, folder, config_home, point, number)
-            again = apply(folder, config_home)
+            folder, log = tmp_path / "killed", tmp_path / f"reached-{point}-{number}"
+            _killed(applied, folder, config_home, log, point, number)
+            again = apply(folder, config_home, log)
             assert again.returncode == 0, (point, number, again.stderr)
             assert state_of(folder) == expected, (point, number)
-            assert apply(folder, config_home).returncode == 0
+            assert apply(folder, config_home, log).returncode == 0
+            assert launches(log) == counts["executor.launch.after"], (point, number)
             assert not step_processes(folder)
             shutil.rmtree(folder)
 
 
-def _killed(applied: Path, folder: Path, config_home: Path, point: str, number: int) -> None:
+def _killed(applied: Path, folder: Path, config_home: Path, log: Path, point: str, number: int) -> None:
     """A copy whose apply was killed the so-manieth time that it reached a point.
 
     How often a lease is renewed depends on the machine's load: where a run got by with fewer, it is killed one time earlier.
     """
     for earlier in range(number, 0, -1):
-        killed = apply(changed(applied, folder), config_home, FORGE_FAULT=f"{point}:{earlier}")
+        log.unlink(missing_ok=True)
+        killed = apply(changed(applied, folder), config_home, log, FORGE_FAULT=f"{point}:{earlier}")
         if killed.returncode == -signal.SIGKILL:
             return
         assert killed.returncode == 0, (point, earlier, killed.stderr)
@@ -135,15 +147,17 @@ def _killed(applied: Path, folder: Path, config_home: Path, point: str, number: 
 
 
 def test_every_step_from_the_data_to_the_release_survives_a_kill_at_every_kind_of_write(
-    repository: Path, applied: Path, config_home: Path
+    repository: Path, applied: Path, config_home: Path, tmp_path: Path
 ) -> None:
     """One run of everything, killed once at each point in turn: first at those that come before a step is recorded."""
+    log = tmp_path / "reached"
     for point in IN_TURN:
-        killed = apply(repository, config_home, FORGE_FAULT=point)
+        killed = apply(repository, config_home, log, FORGE_FAULT=point)
         assert killed.returncode == -signal.SIGKILL, (point, killed.stderr)
-    last = apply(repository, config_home)
+    last = apply(repository, config_home, log)
     assert last.returncode == 0, last.stderr
     assert state_of(repository) == state_of(applied)
+    assert launches(log) == len(records_of(repository)), "each step was launched once"
     assert not step_processes(repository)
 
 
