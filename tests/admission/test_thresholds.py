@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.admission.test_attacks import bodies_of, entries_of, record_of, rewrite, signed, store_of
+import yaml
+from tests.admission.test_attacks import bodies_of, entries_of, pulled, record_of, rewrite, signed, store_of
 from tests.admission.test_supply_chain import verdict_of
 from tests.conftest import new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.tsa import make_authority, needs_openssl, serving
 
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
@@ -22,6 +24,7 @@ from forge.attest.reproduction import reproduction_payloads
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role
 from forge.contract.record import Record, Release, Reproduction
+from forge.errors import TrustError
 from forge.plan.graph import build_graph, producers_of
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
@@ -45,7 +48,7 @@ class Team:
 
 @pytest.fixture(scope="session")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Team:
-    """Five keys of the role: of cleo (two), of nobody in particular, one that expired and one that was revoked."""
+    """Six keys of the role: of cleo (two), of nobody in particular (two), one that expired and one that was revoked."""
     folder = tmp_path_factory.mktemp("team")
     governed = make_governed(folder / "first")
     chain = governed.supply_chain(release={})
@@ -53,6 +56,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Team:
     keys = [{**steward["keys"][0], "holder": "cleo"}]
     for name, more in (
         ("second", {}),
+        ("third", {}),
         ("cleo", {"holder": "cleo"}),
         ("expired", {"valid_until": "2026-01-01T00:00:00Z"}),
         ("revoked", {"revoked": "2026-01-01T00:00:00Z"}),
@@ -119,28 +123,30 @@ def reproduction_of(folder: Path) -> Reproduction:
     return body
 
 
-def signed_by(folder: Path, config: Path, body: Reproduction, role: Role, changes: Mapping[str, Change] = {}) -> list[bytes]:
+def signed_by(
+    folder: Path, config: Path, body: Reproduction, role: Role, changes: Mapping[str, Change] = {}
+) -> dict[str, bytes]:
     """What somebody with a key can sign for a reproduction of the curation: as it has to be, or changed."""
     record = record_of(folder, "curate/small")
     with Repository(folder) as repository:
         step = build_graph(read_desired(CommitTree(repository, record.commit)))["curate/small"]
     manifests = {digest: store_of(folder).manifest(digest) for digest in (*record.inputs.values(), *body.products.values())}
     signer = signer_for(role, config)
-    found = []
+    found = {}
     for name, payload in reproduction_payloads(body, record, manifests, producers_of(step)).items():
         document = json.loads(payload)
         changes.get(name, lambda _document: None)(document)
-        found.append(seal(canonical_json(document), signer))
+        found[name] = seal(canonical_json(document), signer)
     return found
 
 
-def put_in(folder: Path, body: Reproduction, attestations: list[bytes]) -> None:
+def put_in(folder: Path, body: Reproduction, attestations: Mapping[str, bytes]) -> None:
     """The ledger with another reproduction in place of the one that is there; a link of the kind is listed as it was."""
-    names = {name: str(digest_of_bytes(data)) for name, data in zip(("link", "provenance"), attestations, strict=True)}
+    names = {name: str(digest_of_bytes(data)) for name, data in attestations.items()}
     old = reproduction_of(folder)
     links = {name: digest for name, digest in old.attestations.items() if name.startswith("chain-")}
     new = body.model_copy(update={"attestations": {**names, **links}})
-    rewrite(folder, [new if each == old else each for each in bodies_of(folder)], attestations, fresh=True)
+    rewrite(folder, [new if each == old else each for each in bodies_of(folder)], [*attestations.values()], fresh=True)
 
 
 def refusal(folder: Path, team: Team) -> str:
@@ -233,9 +239,8 @@ def test_what_the_record_signed_is_no_reproduction_and_two_keys_do_not_share_one
     bodies = bodies_of(released)
     rewrite(released, [as_if if each == body else each for each in bodies], fresh=True)
     assert "is not what follows from the record" in refusal(released, team)
-    (link, _), (_, provenance) = (
-        signed_by(released, config, body, Role.DATA_STEWARD) for config in (team.second, team.governed.config)
-    )
+    link = signed_by(released, team.second, body, Role.DATA_STEWARD)["link"]
+    provenance = signed_by(released, team.governed.config, body, Role.DATA_STEWARD)["provenance"]
     names = {"link": str(digest_of_bytes(link)), "provenance": str(digest_of_bytes(provenance))}
     shared = body.model_copy(update={"attestations": names})
     rewrite(released, [shared if each == body else each for each in bodies], [link, provenance], fresh=True)
@@ -252,7 +257,7 @@ def test_a_link_of_the_kind_that_is_another_does_not_count(released: Path, team:
     """The step was carried out twice; what is lacking is what in-toto compares."""
     body = reproduction_of(released)
     without = {name: digest for name, digest in body.attestations.items() if not name.startswith("chain-")}
-    link = signed_by(released, team.second, body, Role.DATA_STEWARD)[0]
+    link = signed_by(released, team.second, body, Role.DATA_STEWARD)["link"]
     wrong = {**without, "chain-curate": str(digest_of_bytes(link))}
     bodies = bodies_of(released)
     for names in (without, wrong):
@@ -276,13 +281,12 @@ def test_a_commit_cannot_lower_the_threshold(waiting: Path, team: Team) -> None:
 
 def test_a_higher_threshold_says_nothing_about_what_serves_already(released: Path, team: Team) -> None:
     roles = team.supply_chain["roles"]
-    third = team.governed.another("data-steward", "third", released.parent / "third")
-    steward = {**roles["data-steward"], "threshold": 3, "keys": [*roles["data-steward"]["keys"], third]}
+    steward = {**roles["data-steward"], "threshold": 3}
     govern(released, {**team.supply_chain, "roles": {**roles, "data-steward": steward}}, team.governed.people())
     commit_as(released, team.governed, "cleo", "three have to")
     run_forge(released, team.governed.config, "keys", "delegate")
     assert verdict_of(released, team.governed.config).holds
-    run_forge(released, released.parent / "third", "reproduce", "curate/small")
+    run_forge(released, team.others / "third", "reproduce", "curate/small")
     assert len([body for body in bodies_of(released) if isinstance(body, Reproduction)]) == 2
 
 
@@ -347,3 +351,65 @@ def test_what_does_not_hold_is_not_reproduced(waiting: Path, team: Team) -> None
     refused = run_forge(waiting, team.second, "reproduce", "curate/small", code=4)
     assert "curate/small is not carried out again, for its record" in refused.stderr
     assert "[statement]" in refused.stderr
+
+
+def test_an_agent_pulls_no_release_that_too_few_stand_behind(released: Path, team: Team) -> None:
+    assert pulled(released, team.governed.config).environment == "local"
+    body = reproduction_of(released)
+    put_in(released, body, signed_by(released, team.others / "cleo", body, Role.DATA_STEWARD))
+    with pytest.raises(TrustError, match="curate/small needs 2 functionaries, has 1"):
+        pulled(released, team.governed.config)
+
+
+def test_a_plan_counts_where_the_store_cannot_be_read(waiting: Path, team: Team) -> None:
+    planned = run_forge(waiting, team.governed.config, "plan", "--without-store").stdout
+    assert "needs reproduction: curate/small needs 2 functionaries, has 1" in planned
+    run_forge(waiting, team.second, "reproduce", "curate/small")
+    planned = run_forge(waiting, team.governed.config, "plan", "--without-store").stdout
+    assert "needs reproduction" not in planned
+    assert planned == run_forge(waiting, team.governed.config, "plan").stdout
+
+
+def test_what_a_withdrawn_key_signed_does_not_count(released: Path, team: Team) -> None:
+    keyid = signer_for(Role.DATA_STEWARD, team.second).public_key.keyid
+    spec = {"withdrawn": [{"subject": f"key:{keyid}", "reason": "it was stolen", "serving": "stop"}]}
+    document = {"apiVersion": "forge/v1", "kind": "Withdrawals", "metadata": {"name": "small"}, "spec": spec}
+    (released / "policies" / "withdrawn.yaml").write_text(yaml.safe_dump(document))
+    commit_as(released, team.governed, "cleo", "a key was stolen")
+    run_forge(released, team.governed.config, "apply")
+    assert f"data-steward {SECOND}'s in entry" in (said := refusal(released, team))
+    assert "its key is withdrawn" in said
+    refused = run_forge(released, team.second, "reproduce", "curate/small", code=4)
+    assert f"the key data-steward {SECOND} is withdrawn" in refused.stderr
+    run_forge(released, team.others / "third", "reproduce", "curate/small")
+    refusal(released, team)  # what comes after a release does not mend it
+    run_forge(released, team.governed.config, "apply", "--force", "release/small-local")
+    assert verdict_of(released, team.governed.config).holds
+
+
+@needs_openssl
+def test_a_reproduction_without_its_time_stamp_does_not_count_where_one_is_required(tmp_path: Path, team: Team) -> None:
+    folder, first = new_repository(tmp_path / "repository"), tmp_path / "first"
+    shutil.copytree(team.governed.config, first)
+    shutil.copytree(team.second, tmp_path / "second")
+    write_small(folder)
+    govern(folder, {**team.supply_chain, "timestamps": "required"}, team.governed.people())
+    with serving(make_authority(tmp_path / "acme")) as server:
+        with (folder / "forge.toml").open("a") as settings:
+            settings.write(f'[timestamps]\nurl = "{server.url}"\n')
+        commit_as(folder, team.governed, "cleo", "curated twice, stamped")
+        run_forge(folder, first, "keys", "delegate")
+        for config in (first, tmp_path / "second"):
+            pinned = server.authority.fingerprint
+            run_forge(folder, config, "keys", "pin-timestamps", str(server.authority.pem), "--fingerprint", pinned)
+        run_forge(folder, first, "apply", code=1)
+        run_forge(folder, tmp_path / "second", "reproduce", "curate/small")
+        run_forge(folder, first, "apply")
+    body = reproduction_of(folder)
+    assert {"timestamp-link", "timestamp-provenance", "timestamp-chain-curate"} <= set(body.attestations)
+    run_forge(folder, first, "verify", "release/local")
+    bare = body.model_copy(update={"attestations": {n: d for n, d in body.attestations.items() if n != "timestamp-link"}})
+    rewrite(folder, [bare if each == body else each for each in bodies_of(folder)], fresh=True)
+    refused = run_forge(folder, first, "verify", "release/local", code=4).stdout
+    assert "has 1 (data-steward data-steward-1)" in refused
+    assert "it carries no time stamp, and the supply chain requires one" in refused

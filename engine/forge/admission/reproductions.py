@@ -69,7 +69,8 @@ class Runs:
     """The place; only entries before it are looked at, and the supply chain in force at it says how many have to be there."""
     attestations: Mapping[str, bytes]
     manifests: Mapping[str, Manifest]
-    """By artifact digest; of an artifact that is absent nothing can be judged."""
+    """By artifact digest. Where one is absent no link can be compared, and provenance alone is: for a verification that is a
+    fault of its own, and a plan may be made where the store cannot be read."""
     producers: Callable[[Record], Mapping[str, str] | None]
     """Input name -> prefix of its paths, as the record's commit has it; None where that cannot be read."""
     records: Mapping[str, Sequence[Entry]]
@@ -98,15 +99,17 @@ class Runs:
 
         Args:
             chain: the steps behind it, itself included or not.
-            payloads: the links of the kinds of step that are asked about (``chain_links``).
+            payloads: its links by kind (``chain_links``); one that is absent, because an artifact is, is not asked for.
             own: by kind, whose link the release itself carries, or would.
         """
         found = []
-        for kind, payload in payloads.items():
+        for kind in dict.fromkeys(done.step.kind for done in chain):
+            if self.authority.threshold(kind) == 1:
+                continue
             steps = [self.count(done) for done in chain if done.step.kind is kind]
             found += steps
-            if all(count.suffices for count in steps):  # else the link is the smaller lack
-                found.append(self.count_links(kind, payload, chain, own(kind)))
+            if kind in payloads and all(count.suffices for count in steps):  # else the link is the smaller lack
+                found.append(self.count_links(kind, payloads[kind], chain, own(kind)))
         return found
 
     def count(self, done: Done) -> Count:
@@ -140,7 +143,8 @@ class Runs:
                 except TrustError:
                     continue  # whoever can write the ledger can write this
                 who = self._functionary(self.history.authority(entry.sequence), kind, signer)
-                if said == payload and who in everyone and signer.key.keyid in listed and who is not None:
+                counts = signer.key.keyid in listed and signer.key.keyid not in self.withdrawn
+                if said == payload and counts and who in everyone and who is not None:
                     sealed = self.attestations[body.attestations[name]]
                     found.setdefault(who, Link(name, body, who, signer.name, sealed))
         return found
@@ -148,7 +152,7 @@ class Runs:
     def count_links(self, kind: StepKind, payload: bytes, chain: Sequence[Done], own: str | None) -> Count:
         """The functionaries who signed the link of all steps of a kind.
 
-        ``own``: who signs, or signed, the release's own link: a functionary and the name of their key is no matter here.
+        ``own``: who signs, or signed, the release's own link; None where nobody does.
         """
         links = self.links(kind, payload, chain)
         names = [link.signer for link in links.values()]
@@ -213,7 +217,7 @@ class Runs:
                 raise TrustError("two keys signed its link and its provenance")
             expected = self._expected(entry, body, record)
             for name, said in (("link", link), ("provenance", provenance)):
-                if said != expected[name]:
+                if said != expected.get(name, said):
                     raise TrustError(f"what was signed as its {name} is not what follows from the record and its artifacts")
             return self._credited(run, entry, body, signer)
         except TrustError as error:
@@ -242,10 +246,8 @@ class Runs:
         producers = self.producers(named)
         if producers is None:
             raise TrustError(f"commit {named.commit[:12]} of the record that it names cannot be read")
-        try:
-            return reproduction_payloads(body, named, self.manifests, producers)
-        except KeyError as error:
-            raise TrustError("an artifact of it is not whole here") from error
+        whole = all(digest in self.manifests for digest in (*named.inputs.values(), *named.products.values()))
+        return reproduction_payloads(body, named, self.manifests if whole else None, producers)
 
     def _opened(self, entry: Entry, body: Record | Reproduction, name: str) -> tuple[bytes, Signer]:
         """An attestation and its signer, valid when the ledger's order, and the time stamp if there is one, say it signed."""

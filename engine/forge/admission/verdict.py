@@ -61,7 +61,8 @@ REMEDIES: Mapping[Rule, str] = {
     Rule.RELEASE: "`forge apply --force release/DEPLOYMENT` releases anew what the commit asks for",
     Rule.AUTHORITY: "whoever keeps the root's key reviews policies/ and runs `forge keys delegate`; then `forge apply`",
     Rule.LAYOUT: "list the shape in the SupplyChain, `forge keys delegate`, and `forge apply --force release/DEPLOYMENT`",
-    Rule.THRESHOLD: "who holds another key of the role runs `forge reproduce STEP`, then `forge apply`",
+    Rule.THRESHOLD: "who holds another key of the role runs `forge reproduce STEP`, then `forge apply`; with "
+    "`--force release/DEPLOYMENT` where it was released already",
     Rule.APPROVAL: "somebody who may approve it and did not write it runs `forge approve`, then `forge apply`",
     Rule.PREREGISTERED: "`forge apply --force evaluate/MODEL.SUITE` measures again, under today's thresholds",
     Rule.ORDER: "to go back, `git revert` in a commit on top, and apply that",

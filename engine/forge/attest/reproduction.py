@@ -18,14 +18,14 @@ _WHAT = "reproduction"
 
 
 def reproduction_payloads(
-    reproduction: Reproduction, record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str]
+    reproduction: Reproduction, record: Record, manifests: Mapping[str, Manifest] | None, producers: Mapping[str, str]
 ) -> dict[str, bytes]:
     """Everything that is signed for a reproduction of a record, by the name under which it is listed.
 
     Args:
         reproduction: the run.
         record: what it carried out again.
-        manifests: by artifact digest, of every input and product.
+        manifests: by artifact digest, of every input and product. None where they are not all known: then there is no link.
         producers: input name -> prefix of its paths, as the record's commit has it.
     """
     return run_payloads(_run(reproduction, record), manifests, producers, _WHAT, digest_of_reproduction(reproduction))

@@ -75,13 +75,12 @@ def payloads_of(
 
 
 def run_payloads(
-    run: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str], what: str, digest: str
+    run: Record, manifests: Mapping[str, Manifest] | None, producers: Mapping[str, str], what: str, digest: str
 ) -> dict[str, bytes]:
     """Link and provenance of a run that the ledger keeps as something else than a record: as ``what``, of that digest."""
-    return {
-        "link": _link(run, manifests, producers, digest, what),
-        "provenance": _as_statement(run.step_id, run.products, PROVENANCE_TYPE, _provenance(run, producers, digest, what)),
-    }
+    provenance = _as_statement(run.step_id, run.products, PROVENANCE_TYPE, _provenance(run, producers, digest, what))
+    links = {} if manifests is None else {"link": _link(run, manifests, producers, digest, what)}
+    return {**links, "provenance": provenance}
 
 
 def _link(

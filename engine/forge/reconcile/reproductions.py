@@ -86,15 +86,14 @@ def manifests_of(place: Place, digests: Iterable[str]) -> dict[str, Manifest]:
 
 def _counts(place: Place, snapshot: Snapshot, chain: list[Done]) -> list[Count]:
     runs = runs_here(place, snapshot, (done.record for done in chain))
-    asking = {done.step.kind for done in chain if runs.authority.threshold(done.step.kind) > 1}
-    links = links_of(place, chain) if asking else {}
+    links = links_of(place, chain)
 
     def own(kind: StepKind) -> str | None:
         """Whoever applies has the keys by which the steps were recorded; on other machines the plan is to be the same."""
         signed = runs.links(kind, links[kind], chain)
         return next((who for who in runs.recorders(kind, chain) if who not in signed), None)
 
-    return runs.counts(chain, {kind: payload for kind, payload in links.items() if kind in asking}, own)
+    return runs.counts(chain, links, own)
 
 
 class _Producers:
