@@ -198,7 +198,11 @@ def _run(place: Place, task: _Task, space: Workspace, observer: Observer, stop: 
     _wait(job, stop)
     if stop.asked and space.finished() is None:
         raise InterruptedApplyError(f"stopped as asked; `forge reproduce {task.step.id}` goes on from its last checkpoint")
-    return job.outcome()
+    try:
+        return job.outcome()
+    except local.StepFailedError as error:
+        message = f"{task.step.id} failed when it was carried out again; nothing is signed: {error}"
+        raise local.StepFailedError(message, error.cause, error.attempt) from error
 
 
 def _wait(job: local.Job, stop: Stop) -> None:
