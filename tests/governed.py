@@ -43,6 +43,16 @@ class Governed:
         """The public SSH key of a person."""
         return (self.ssh / f"{name}.pub").read_text().strip()
 
+    def another(self, role: str, name: str, folder: Path) -> dict[str, str]:
+        """A second functionary with a machine of their own: the configuration is ``folder``; returns the entry of their key."""
+        (folder / "keys").mkdir(parents=True)
+        (folder / "public").mkdir()
+        write_key(folder, role, ed25519.Ed25519PrivateKey.generate())
+        (folder / TRUST_FILE).write_bytes((self.config / TRUST_FILE).read_bytes())
+        (folder / TRUST_FILE).chmod(0o644)
+        public = (folder / "public" / f"{role}.pem").read_text()
+        return {"name": name, "public": public, "valid_from": "2020-01-01T00:00:00Z"}
+
     def supply_chain(self, **changes: Any) -> dict[str, Any]:
         """The body of a SupplyChain in which every role has one key."""
         roles: dict[str, Any] = {}

@@ -81,3 +81,23 @@ def test_the_keys_of_a_step_are_those_of_its_role_alone(governed: Governed, tmp_
         role = authority.role_of(StepKind(step["name"]))
         ids = {signer.key.keyid for signer in authority.signers(role, MOMENT).known}
         assert set(step["pubkeys"]) <= ids
+
+
+def test_a_threshold_stands_in_the_layout_and_only_keys_of_functionaries_beside_it(governed: Governed, tmp_path: Path) -> None:
+    chain = governed.supply_chain()
+    plain = layout_of(authority_of(governed), "pretrain", MOMENT)
+    second = governed.another("trainer", "trainer-2", tmp_path / "second")
+    chain["roles"]["trainer"] |= {"threshold": 2, "keys": [*chain["roles"]["trainer"]["keys"], second]}
+    layout = json.loads(layout_of(authority_of(governed, roles=chain["roles"]), "pretrain", MOMENT))
+    asked = {step["name"]: (step["threshold"], len(step["pubkeys"])) for step in layout["steps"]}
+    assert asked == {name: ((2, 2) if name in ("tokenizer", "tokenize", "train") else (1, 1)) for name in asked}
+    assert {step["threshold"] for step in json.loads(plain)["steps"]} == {1}
+    assert len(next(step for step in json.loads(plain)["steps"] if step["name"] == "train")["pubkeys"]) == 2
+
+
+def test_a_layout_that_too_few_could_ever_fulfil_is_not_made(governed: Governed, tmp_path: Path) -> None:
+    chain = governed.supply_chain()
+    second = {**governed.another("trainer", "trainer-2", tmp_path / "second"), "valid_from": "2027-01-01T00:00:00Z"}
+    chain["roles"]["trainer"] |= {"threshold": 2, "keys": [*chain["roles"]["trainer"]["keys"], second]}
+    with pytest.raises(TrustError, match="asks for 2 functionaries, and at 2026-11-23T00:00:00"):
+        layout_of(authority_of(governed, roles=chain["roles"]), "pretrain", MOMENT)

@@ -9,7 +9,7 @@ from tests.steps.conftest import request_of
 
 from forge.contract.messages import Event, Resources
 from forge.plan.action import Action, ActionKind
-from forge.reconcile.at_work import _teller
+from forge.reconcile.at_work import teller
 from forge.spec.settings import read_settings
 
 SETTINGS = """
@@ -34,5 +34,5 @@ def test_an_event_comes_with_the_peak_of_all_that_the_step_runs_on(
     heard: list[Any] = []
     observer: Any = SimpleNamespace(progressed=lambda *given: heard.append(given))
     action, event = Action(ActionKind.RUN, "train/small", "Model/small", ()), Event(time=0)
-    _teller(place, action, request, observer)(event)
+    teller(place, action, request, observer)(event)
     assert heard == [(action, event, peak)]

@@ -9,8 +9,11 @@ import yaml
 from tests.conftest import DATA, DEPLOYMENT, MODEL, POLICY, SUITE, TOKENIZER
 from tests.governed import Governed, make_governed
 
+from forge.canonical import canonical_json
+from forge.contract.charter import Charter
 from forge.spec.load import load
 from forge.spec.resolve import resolve
+from forge.spec.supply_chain import SupplyChainSpec
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +69,45 @@ def test_what_is_wrong_is_named(governed: Governed, changes: dict[str, Any], tol
     assert any(told in text for text in found), found
 
 
-def test_a_threshold_of_functionaries_is_not_accepted_where_nothing_would_hold_anybody_to_it(governed: Governed) -> None:
-    trainer = {**governed.supply_chain()["roles"]["trainer"], "threshold": 2}
-    (found,) = faults(governed, roles=roles_of(governed, trainer=trainer))
-    assert "unknown key `threshold`" in found
+def test_a_threshold_needs_as_many_functionaries_whose_keys_are_valid_at_once(governed: Governed, tmp_path: Path) -> None:
+    roles = governed.supply_chain()["roles"]
+    one, (second, third) = roles["trainer"]["keys"], (governed.another("trainer", name, tmp_path / name) for name in "bc")
+    later = {**second, "valid_from": "2027-01-01T00:00:00Z"}
+    past = {**third, "valid_until": "2026-12-01T00:00:00Z"}
+    ben = {"holder": "ben"}
+
+    def told(threshold: int, *keys: dict[str, Any]) -> list[str]:
+        trainer = {**roles["trainer"], "threshold": threshold, "keys": list(keys)}
+        return faults(governed, roles=roles_of(governed, trainer=trainer))
+
+    assert told(1, *one) == []
+    assert told(2, *one, second) == []
+    assert told(2, *one, later) == []
+    (found,) = told(2, *one)  # the weights' key lies beside the trainer's
+    assert "roles.trainer: threshold 2: at no time are the keys of more than 1 functionaries valid at once" in found
+    assert "more than 1" in told(2, later, past)[0]
+    assert "more than 1" in told(2, {**one[0], **ben}, {**second, **ben})[0]  # two keys of one person
+    assert told(2, {**one[0], **ben}, {**second, "holder": "ana"}) == []
+    assert "more than 2" in told(3, *one, second)[0]
+    assert "less than or equal to 10" in told(11, *one)[0]
+    assert "greater than or equal to 1" in told(0, *one)[0]
+
+
+def test_a_threshold_stands_where_something_is_carried_out(governed: Governed, tmp_path: Path) -> None:
+    roles = governed.supply_chain()["roles"]
+    for role, message in (("releaser", "stands in release.approvals"), ("agent", "the role does no step")):
+        keys = [*roles[role]["keys"], governed.another(role, f"{role}-2", tmp_path / role)]
+        (found,) = faults(governed, roles=roles_of(governed, **{role: {**roles[role], "threshold": 2, "keys": keys}}))
+        assert f"roles.{role}: threshold 2: " in found
+        assert message in found
+
+
+def test_a_threshold_of_one_leaves_the_charter_as_it_was(governed: Governed) -> None:
+    plain, written = governed.supply_chain(), governed.supply_chain()
+    written["roles"]["trainer"]["threshold"] = 1
+    charters = [Charter(supply_chain=SupplyChainSpec.model_validate(chain)) for chain in (plain, written)]
+    assert charters[0].digest == charters[1].digest
+    assert b"threshold" not in canonical_json(charters[1].to_document())
 
 
 def test_a_deployment_without_a_required_evaluation_is_named(governed: Governed) -> None:

@@ -20,7 +20,17 @@ from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
-from forge.contract.record import Approval, Attempt, Delegation, Record, Release, Retirement, RootChange, Withdrawal
+from forge.contract.record import (
+    Approval,
+    Attempt,
+    Delegation,
+    Record,
+    Release,
+    Reproduction,
+    Retirement,
+    RootChange,
+    Withdrawal,
+)
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
@@ -218,6 +228,17 @@ def collect_delegations(snapshot: Snapshot, evidence: Evidence) -> None:
 def collect_retirement(snapshot: Snapshot, evidence: Evidence, retirement: Retirement) -> None:
     """Add the attestations of an environment's retirement."""
     _collect_attestations(snapshot, retirement.attestations, f"retirement of {retirement.environment}", evidence)
+
+
+def collect_reproductions(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+    """Add what the reproductions of the chain's records are signed with, and the commits of the records that they name."""
+    for entry in evidence.entries:
+        if isinstance(entry.body, Reproduction) and entry.body.key in evidence.records:
+            _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
+    reproduced = {entry.body.record for entry in evidence.entries if isinstance(entry.body, Reproduction)}
+    for entry in evidence.entries if reproduced else ():
+        if isinstance(entry.body, Record) and entry.body.key in evidence.records and entry.digest in reproduced:
+            _collect_graph(repository, entry.body.commit, evidence)
 
 
 def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:

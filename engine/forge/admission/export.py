@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from forge.admission.evidence import Evidence
+from forge.admission.reproductions import Run
+from forge.admission.thresholds import counted_links, runs_in
 from forge.admission.verdict import Verdict
 from forge.admission.verify import Examination, examine
 from forge.attest.approval import APPROVED_PLAN, unpack
@@ -26,7 +28,7 @@ from forge.attest.timestamps import PREFIX, TimestampAuthority, signatures_in, s
 from forge.attest.trust import TrustRoot
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role, StepKind
-from forge.contract.record import Approval, Record, Release
+from forge.contract.record import Approval, Record, Release, Reproduction
 from forge.errors import LedgerError, TrustError, UsageError
 from forge.ledger.ledger import Snapshot
 from forge.repo.repository import Repository
@@ -96,7 +98,7 @@ def write_export(examined: Examination, snapshot: Snapshot, root: TrustRoot, fol
         "development": root.development,
         "attestations": listed,
         "keys": keys,
-        "locks": list(_write_locks(evidence, snapshot, folder)),
+        "locks": list(_write_locks(evidence, reproductions_counted(examined), snapshot, folder)),
         "in_toto": _write_chain(examined, sequence, folder),
         "approvals": list(_write_approvals(examined, sequence, folder)),
     }
@@ -116,6 +118,7 @@ def _attestations(examined: Examination, authority: Authority) -> Iterator[_Atte
                     group = _WEIGHTS if name == "weights-signature" else role.value
                     token = _token(name, entry.body, evidence)
                     yield _Attestation(entry.body.step_id, name, group, digest, evidence.attestations[digest], token)
+    yield from _reproductions(examined)
     for name, digest in sorted(release.attestations.items()) if release else ():
         # which attestations a release lists is not signed: a link of no known kind is nobody's
         is_known = name in _KINDS or not name.startswith(CHAIN)
@@ -126,7 +129,29 @@ def _attestations(examined: Examination, authority: Authority) -> Iterator[_Atte
             yield _Attestation(f"release/{release.environment}", name, group, digest, evidence.attestations[digest], token)
 
 
-def _token(name: str, body: Record | Release | Approval, evidence: Evidence) -> bytes | None:
+def _reproductions(examined: Examination) -> Iterator[_Attestation]:
+    """What signs the reproductions that count; whoever can write the ledger can write others."""
+    evidence = examined.evidence
+    for run in reproductions_counted(examined):
+        role = examined.history.authority(run.sequence).role_of(run.body.step)
+        for name, digest in sorted(run.body.attestations.items()):
+            if digest in evidence.attestations and not name.startswith(PREFIX):
+                about, token = f"{run.body.step_id} entry {run.sequence}", _token(name, run.body, evidence)
+                yield _Attestation(about, name, role.value, digest, evidence.attestations[digest], token)
+
+
+def reproductions_counted(examined: Examination) -> list[Run]:
+    """The reproductions of the chain's records that count, in the ledger's order."""
+    evidence = examined.evidence
+    if not any(isinstance(entry.body, Reproduction) for entry in evidence.entries):
+        return []
+    runs = runs_in(evidence, examined.history, examined.release)
+    found = [run for record in evidence.records.values() for run in runs.of(record)]
+    counted = [run for run in found if isinstance(run.body, Reproduction) and run.refusal is None]
+    return sorted(counted, key=lambda run: run.sequence)
+
+
+def _token(name: str, body: Record | Reproduction | Release | Approval, evidence: Evidence) -> bytes | None:
     """The time stamp of an attestation; none where it cannot be put beside the one signature that it is about."""
     sealed = evidence.attestations.get(body.attestations.get(name, ""), b"")
     token = evidence.attestations.get(body.attestations.get(f"{PREFIX}{name}", ""))
@@ -186,6 +211,10 @@ def _write_chain(examined: Examination, sequence: int, folder: Path) -> dict[str
         data = examined.evidence.attestations.get(release.attestations[f"{CHAIN}{kind.value}"])
         for keyid in signed_by(data) if data is not None else ():
             (folder / LINKS / f"{kind.value}.{_safe(keyid)[:8]}.link").write_bytes(data or b"")
+    for kind, links in counted_links(release, examined.evidence, examined.history).items():
+        for link in links:
+            for keyid in signed_by(link.sealed):
+                (folder / LINKS / f"{kind.value}.{_safe(keyid)[:8]}.link").write_bytes(link.sealed)
     return {"layout": LAYOUT, "links": LINKS, "shape": shape, "delegation": delegation.version}
 
 
@@ -242,8 +271,10 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat()
 
 
-def _write_locks(evidence: Evidence, snapshot: Snapshot, folder: Path) -> Iterator[str]:
-    for lock in sorted({record.lock for record in evidence.records.values() if record.lock is not None}):
+def _write_locks(evidence: Evidence, reproductions: list[Run], snapshot: Snapshot, folder: Path) -> Iterator[str]:
+    locks = {record.lock for record in evidence.records.values() if record.lock is not None}
+    locks |= {run.body.lock for run in reproductions if run.body.lock is not None}
+    for lock in sorted(locks):
         try:
             data = snapshot.attestation(lock)
         except LedgerError:  # it is a finding of the verdict

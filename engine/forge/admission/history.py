@@ -17,7 +17,16 @@ from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.contract.charter import Charter
 from forge.contract.kinds import Role
-from forge.contract.record import Approval, Delegation, Record, Release, Retirement, RootChange, Withdrawal
+from forge.contract.record import (
+    Approval,
+    Delegation,
+    Record,
+    Release,
+    Reproduction,
+    Retirement,
+    RootChange,
+    Withdrawal,
+)
 from forge.errors import TrustError
 from forge.ledger.entry import DELEGATIONS, ROOTS, Body, Entry, sequence_path
 from forge.ledger.snapshot import Snapshot
@@ -131,9 +140,9 @@ def current_authority(snapshot: Snapshot, pinned: TrustRoot) -> Authority:
     return history.authority(entries[-1].sequence + 1 if entries else 1)
 
 
-def claimed_moment(body: Record | Release | Retirement | Withdrawal) -> str:
+def claimed_moment(body: Record | Reproduction | Release | Retirement | Withdrawal) -> str:
     """When the signer of a body says that it was signed."""
-    return body.finished if isinstance(body, Record) else body.moved
+    return body.finished if isinstance(body, Record | Reproduction) else body.moved
 
 
 def root_signers(root: TrustRoot) -> Signers:
@@ -143,7 +152,7 @@ def root_signers(root: TrustRoot) -> Signers:
 
 def _claimed(body: Body) -> Iterator[str]:
     match body:
-        case Record() | Release() | Retirement() | Withdrawal():
+        case Record() | Reproduction() | Release() | Retirement() | Withdrawal():
             yield claimed_moment(body)
         case Delegation() | RootChange():
             yield body.signed

@@ -33,6 +33,8 @@ class Rule(StrEnum):
     """The root signed the supply chain in force; the commit has that very one, and it has not expired."""
     LAYOUT = "layout"
     """The chain has a shape that the supply chain lists, and a signed link for each of its kinds of step."""
+    THRESHOLD = "threshold"
+    """As many functionaries have carried out each step, with the same products, as the threshold of its role asks for."""
     APPROVAL = "approval"
     """As many people approved this model for this environment as the supply chain asks for, none of them its author."""
     PREREGISTERED = "pre-registered"
@@ -59,6 +61,8 @@ REMEDIES: Mapping[Rule, str] = {
     Rule.RELEASE: "`forge apply --force release/DEPLOYMENT` releases anew what the commit asks for",
     Rule.AUTHORITY: "whoever keeps the root's key reviews policies/ and runs `forge keys delegate`; then `forge apply`",
     Rule.LAYOUT: "list the shape in the SupplyChain, `forge keys delegate`, and `forge apply --force release/DEPLOYMENT`",
+    Rule.THRESHOLD: "who holds another key of the role runs `forge reproduce STEP`, then `forge apply`; with "
+    "`--force release/DEPLOYMENT` where it was released already",
     Rule.APPROVAL: "somebody who may approve it and did not write it runs `forge approve`, then `forge apply`",
     Rule.PREREGISTERED: "`forge apply --force evaluate/MODEL.SUITE` measures again, under today's thresholds",
     Rule.ORDER: "to go back, `git revert` in a commit on top, and apply that",

@@ -1,4 +1,4 @@
-"""Verify a subject: ``model/NAME``, ``release/ENV`` or an artifact's digest. The one entry to this room."""
+"""Verify a subject: ``model/NAME``, ``release/ENV``, an artifact's digest or a step key. The one entry to this room."""
 
 import datetime
 from collections.abc import Iterable
@@ -11,6 +11,7 @@ from forge.admission.evidence import (
     collect_governance,
     collect_ledger,
     collect_plans,
+    collect_reproductions,
     collect_retirement,
     collect_withdrawals,
 )
@@ -19,6 +20,7 @@ from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.summary import judge_subjects, judge_summary
+from forge.admission.thresholds import judge_thresholds
 from forge.admission.timestamps import Body, judge_timestamps, unjudged
 from forge.admission.verdict import Check, Finding, Rule, Verdict, WithdrawnSubject
 from forge.admission.withdrawals import judge_withdrawals
@@ -138,6 +140,8 @@ def examine(
     collect_withdrawals(repository, snapshot, evidence)
     found, withdrawn = judge_withdrawals(evidence, history, roots, release)
     judgements += found
+    collect_reproductions(repository, snapshot, evidence)
+    judgements += judge_thresholds(release, evidence, history)
     if weights is not None:
         released = evidence.records.get(release.key) if release else None
         judgements += _judge_gates(evidence, weights, released.inputs.get("verdict") if released else None)
@@ -205,6 +209,8 @@ def _resolve(subject: str, past: _Past) -> tuple[list[Record], str | None, Relea
     """The records that a subject stands for, the weights that gates must be about, and the release, if any."""
     kind, _, name = subject.partition("/")
     if is_digest(subject):
+        if subject in past.by_key:
+            return [past.by_key[subject]], None, None
         if subject not in past.makers:
             raise UsageError(f"no recorded step made {subject}")
         return [past.makers[subject]], None, None

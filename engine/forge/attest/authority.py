@@ -18,7 +18,7 @@ from forge.attest.trust import PublicKey, TrustRoot
 from forge.contract.charter import Charter
 from forge.contract.kinds import STEPS, Role, StepKind
 from forge.errors import TrustError
-from forge.spec.supply_chain import Person, PersonKey, RoleKey
+from forge.spec.supply_chain import Person, PersonKey, RoleKey, functionary_of
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,21 @@ class Authority:
             return self.root.weights if self.charter is None or self.root.development else ()
         found = [item for item in self._weights if self._signer(item, Role.TRAINER, moment).refusal is None]
         return tuple(item.public for item in found)
+
+    def threshold(self, step: StepKind) -> int:
+        """How many functionaries have to have carried out a step that a release rests on."""
+        if self.charter is None:
+            return 1
+        rules = self.charter.supply_chain.roles.get(self.role_of(step).value)  # type: ignore[call-overload]
+        return rules.threshold if rules is not None else 1
+
+    def functionaries(self, role: Role) -> Mapping[str, str]:
+        """Key id -> who the key stands for where a threshold is counted; a key that is left out does not count."""
+        if not self._keys(role):
+            keys = self.root.roles.get(role, ()) if self.charter is None or self.root.development else ()
+            return {key.keyid: key.keyid for key in keys}
+        found = {public_key(item.public).keyid: functionary_of(role.value, item) for item in self._keys(role)}
+        return {keyid: who for keyid, who in found.items() if who is not None}
 
     def holders(self, role: Role) -> Mapping[str, str]:
         """Key id -> the person whose key it is, for the keys of a role that are people's."""

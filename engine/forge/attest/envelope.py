@@ -8,6 +8,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Signer, SSlibKey
 
+from forge.attest.authority import Signer as KnownSigner
 from forge.attest.authority import Signers
 from forge.attest.statements import PAYLOAD_TYPE
 from forge.attest.trust import PublicKey
@@ -27,6 +28,11 @@ def seal(payload: bytes, signer: Signer, payload_type: str = PAYLOAD_TYPE) -> by
 
 def unseal(data: bytes, signers: Signers, name: str, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """The payload of an envelope; raises TrustError unless one of the signers signed it. ``name`` is for the message."""
+    return opened_by(data, signers, name, payload_type)[0]
+
+
+def opened_by(data: bytes, signers: Signers, name: str, payload_type: str = PAYLOAD_TYPE) -> tuple[bytes, KnownSigner]:
+    """As ``unseal``; also which of the signers it was. An envelope with several signatures is opened by one of them."""
     try:
         document: dict[str, Any] = json.loads(data)
         is_canonical = _as_sealed(document) == data or canonical_json(document) == data
@@ -44,8 +50,7 @@ def unseal(data: bytes, signers: Signers, name: str, payload_type: str = PAYLOAD
         except (VerificationError, ValueError):
             continue
         if signer.refusal is None:
-            payload: bytes = envelope.payload
-            return payload
+            return envelope.payload, signer
         refusals.append(f"the key {signer.name} {signer.refusal}")
     if refusals:
         raise TrustError(f"{name}: {'; '.join(refusals)}")

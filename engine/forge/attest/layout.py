@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from forge.attest.authority import Authority
+from forge.attest.trust import PublicKey
 from forge.canonical import canonical_json, hex_of
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -116,15 +117,22 @@ def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
     steps = []
     for kind in SHAPES[shape]:
         role = authority.role_of(kind)
-        named = [signer.key for signer in authority.signers(role, moment).known if signer.refusal is None]
+        named = _may_sign(authority, kind, moment)
         if not named:
             raise TrustError(
                 f"the role {role.value} has no key that is valid at {moment}: nobody could sign the step {kind.value}"
             )
+        threshold, people = authority.threshold(kind), authority.functionaries(role)
+        able = {people.get(key.keyid) for key in named}
+        if len(able) < threshold:
+            raise TrustError(
+                f"the role {role.value} asks for {threshold} functionaries, and at {moment} the keys of {len(able)} are valid: "
+                f"the step {kind.value} could not be signed often enough"
+            )
         for key in named:
             public = {"public": key.public, "private": ""}
             keys[key.keyid] = {"keyid": key.keyid, "keytype": key.keytype, "scheme": key.scheme, "keyval": public}
-        steps.append(_step(kind, shape, [key.keyid for key in named]))
+        steps.append(_step(kind, shape, [key.keyid for key in named], threshold))
     return canonical_json(
         {
             "_type": "layout",
@@ -137,7 +145,23 @@ def layout_of(authority: Authority, shape: str, moment: str) -> bytes:
     )
 
 
-def _step(kind: StepKind, shape: str, pubkeys: Sequence[str]) -> dict[str, Any]:
+def keys_in_layout(authority: Authority, kind: StepKind, moment: str) -> frozenset[str]:
+    """The ids of the keys by which a layout that was made at a moment lets a kind of step be signed."""
+    then = Authority(authority.root, authority.charter, authority.charter)
+    return frozenset(key.keyid for key in _may_sign(then, kind, moment))
+
+
+def _may_sign(authority: Authority, kind: StepKind, moment: str) -> list[PublicKey]:
+    """Where several functionaries are asked for, a key that stands for none of them is not listed."""
+    role = authority.role_of(kind)
+    named = [signer.key for signer in authority.signers(role, moment).known if signer.refusal is None]
+    if authority.threshold(kind) == 1:
+        return named
+    people = authority.functionaries(role)
+    return [key for key in named if key.keyid in people]
+
+
+def _step(kind: StepKind, shape: str, pubkeys: Sequence[str], threshold: int) -> dict[str, Any]:
     reads = [source for source in _READS[kind] if source in SHAPES[shape]]
     if kind is StepKind.TRAIN and shape != "pretrain":
         reads.append(StepKind.TRAIN)  # the weights that it begins with: another training's products in the same link
@@ -152,7 +176,7 @@ def _step(kind: StepKind, shape: str, pubkeys: Sequence[str]) -> dict[str, Any]:
         "expected_materials": [*materials, ["DISALLOW", "*"]],
         "expected_products": [["ALLOW", f"{kind.value}/*"], ["DISALLOW", "*"]],
         "pubkeys": list(pubkeys),
-        "threshold": 1,
+        "threshold": threshold,
     }
 
 
@@ -179,17 +203,32 @@ def chain_of(release: Step, graph: Mapping[str, Step], record_of: Callable[[str]
         pending.pop()
         if step.id in found:
             continue
-        inputs = {
-            name: found[source.step_id].record.products[source.product]
-            if isinstance(source, FromStep)
-            else source.bundle.digest
-            for name, source in step.inputs.items()
-        }
+        inputs = _inputs(step, found)
         record = record_of(key if step.id == release.id else key_of(step, inputs))
         if record is None or dict(record.inputs) != inputs:
             raise TrustError(f"{release.id} rests on {step.id}, which is not recorded with what the steps before it made")
         found[step.id] = Done(step, record)
     return list(found.values())
+
+
+def recorded_behind(step: Step, graph: Mapping[str, Step], record_of: Callable[[str], Record | None]) -> dict[str, Done]:
+    """A step and everything before it, by id, each after those it reads from; what is not recorded yet is left out."""
+    wanted = {each.id for each in steps_behind(step, graph)}
+    found: dict[str, Done] = {}
+    for step_id, each in graph.items():
+        if step_id in wanted and all(not isinstance(item, FromStep) or item.step_id in found for item in each.inputs.values()):
+            inputs = _inputs(each, found)
+            record = record_of(key_of(each, inputs))
+            if record is not None and dict(record.inputs) == inputs:
+                found[step_id] = Done(each, record)
+    return found
+
+
+def _inputs(step: Step, found: Mapping[str, Done]) -> dict[str, str]:
+    return {
+        name: found[source.step_id].record.products[source.product] if isinstance(source, FromStep) else source.bundle.digest
+        for name, source in step.inputs.items()
+    }
 
 
 def chain_links(chain: Sequence[Done], manifests: Mapping[str, Manifest]) -> dict[StepKind, bytes]:

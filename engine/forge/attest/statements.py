@@ -74,7 +74,18 @@ def payloads_of(
     return payloads
 
 
-def _link(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str], digest: str) -> bytes:
+def run_payloads(
+    run: Record, manifests: Mapping[str, Manifest] | None, producers: Mapping[str, str], what: str, digest: str
+) -> dict[str, bytes]:
+    """Link and provenance of a run that the ledger keeps as something else than a record: as ``what``, of that digest."""
+    provenance = _as_statement(run.step_id, run.products, PROVENANCE_TYPE, _provenance(run, producers, digest, what))
+    links = {} if manifests is None else {"link": _link(run, manifests, producers, digest, what)}
+    return {**links, "provenance": provenance}
+
+
+def _link(
+    record: Record, manifests: Mapping[str, Manifest], producers: Mapping[str, str], digest: str, what: str = "record"
+) -> bytes:
     """The in-toto link of a step.
 
     A by-product stands for itself, by the digest of its manifest: its files may be gone when the link is verified.
@@ -97,7 +108,7 @@ def _link(record: Record, manifests: Mapping[str, Manifest], producers: Mapping[
             "name": record.step_id,
             "materials": materials,
             "products": products,
-            "byproducts": {"return-value": 0, "record": digest},
+            "byproducts": {"return-value": 0, what: digest},
             "command": ["python", "-m", "forge.steps", "request.json"],
             "environment": record.environment,
         }
@@ -109,13 +120,18 @@ def _statement(record: Record, predecessors: Mapping[str, str], record_digest: s
     evaluate = record.step is StepKind.EVALUATE
     subject = {"weights": record.inputs["weights"]} if evaluate else record.products
     prefix = predecessors["weights"].removesuffix("/weights") if evaluate else record.step_id
-    predicate = _test_result if evaluate else _provenance
+    if evaluate:
+        return _as_statement(prefix, subject, TEST_RESULT_TYPE, _test_result(record, predecessors, record_digest))
+    return _as_statement(prefix, subject, PROVENANCE_TYPE, _provenance(record, predecessors, record_digest))
+
+
+def _as_statement(prefix: str, subject: Mapping[str, str], predicate_type: str, predicate: Mapping[str, Any]) -> bytes:
     return canonical_json(
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": f"{prefix}/{name}", "digest": _sha256(digest)} for name, digest in sorted(subject.items())],
-            "predicateType": TEST_RESULT_TYPE if evaluate else PROVENANCE_TYPE,
-            "predicate": predicate(record, predecessors, record_digest),
+            "predicateType": predicate_type,
+            "predicate": predicate,
         }
     )
 
@@ -286,7 +302,7 @@ def _byproduct_path(key: str, name: str) -> str:
     return f"byproduct/{hex_of(key)}/{name}"
 
 
-def _provenance(record: Record, predecessors: Mapping[str, str], record_digest: str) -> dict[str, Any]:
+def _provenance(record: Record, predecessors: Mapping[str, str], digest: str, what: str = "record") -> dict[str, Any]:
     return {
         "buildDefinition": {
             "buildType": f"urn:forge:step:{record.step.value}:v{record.step_version}",
@@ -302,7 +318,7 @@ def _provenance(record: Record, predecessors: Mapping[str, str], record_digest: 
                 "finishedOn": record.finished,
             },
             "byproducts": [
-                {"name": "record", "digest": _sha256(record_digest)},
+                {"name": what, "digest": _sha256(digest)},
                 *(
                     {"name": _byproduct_path(record.key, name), "digest": _sha256(digest)}
                     for name, digest in sorted(record.byproducts.items())

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from forge import __version__
-from forge.cli import assess, build, data, impact, log, operate, report, runs, serving, trust
+from forge.cli import assess, build, data, impact, log, operate, report, reproduce, runs, serving, trust
 from forge.errors import ForgeError
 
 _GIT_ENVIRONMENT = (
@@ -49,6 +49,7 @@ app.command(short_help="Protect the ledger on a Git server of your own.")(operat
 app.command(short_help="Write JSON Schemas for editors.")(build.schema)
 app.command(short_help="Check a chain of evidence from the bytes up.")(trust.verify)
 app.command(short_help="Approve a plan, or what an environment is to serve.")(trust.approve)
+app.command(short_help="Carry out a recorded step again, with your own key.")(reproduce.reproduce)
 app.command(short_help="List what descends from something, down to answered requests.")(impact.impact)
 app.command(short_help="Say whether a recipe's documents are usable for training.")(assess.assess)
 app.command(short_help="Write what a reviewer reads about a release.")(report.report)

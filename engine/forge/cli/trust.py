@@ -25,7 +25,7 @@ keys.command("pin-timestamps")(keys_pin_timestamps)
 
 def verify(
     context: typer.Context,
-    subject: Annotated[str, typer.Argument(help="model/NAME, release/ENVIRONMENT or sha256:DIGEST.")],
+    subject: Annotated[str, typer.Argument(help="model/NAME, release/ENVIRONMENT, or sha256:.. of an artifact or a step key.")],
     output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
 ) -> None:
     """Check a chain of evidence from the bytes up; exit 4 and the names of what is at fault when it does not hold."""

@@ -99,6 +99,30 @@ class Record(_Value):
         return self
 
 
+class Reproduction(_Value):
+    """A recorded step, carried out once more by another functionary, who got the same products. It replaces nothing."""
+
+    kind: Literal["reproduction"] = "reproduction"
+    record: _Digest
+    """Digest of the ledger's entry of the record."""
+    key: _Digest
+    step: StepKind
+    step_id: str
+    """As the record has it."""
+    products: dict[str, _Digest]
+    """Product name -> digest of what this run made; by-products are not compared, so they are not here."""
+    attempt: int
+    started: str
+    finished: str
+    environment: dict[str, str]
+    lock: _Digest
+    """sha256 of the list of distributions; as of a record."""
+    hardware: Hardware
+    attestations: dict[str, _Digest] = {}
+    """``link`` and ``provenance``; and ``chain-KIND`` (``chain-KIND-2``, ..): the link of all steps of its kind behind a
+    release, where the same functionary has carried out each of them."""
+
+
 class Attempt(_Value):
     """A step that failed; it made nothing, and is kept so that nobody has to guess."""
 

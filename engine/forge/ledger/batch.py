@@ -19,6 +19,7 @@ from forge.contract.record import (
     Protection,
     Record,
     Release,
+    Reproduction,
     Retirement,
     RootChange,
     Withdrawal,
@@ -180,7 +181,7 @@ def _import_stream(ref: str, parent: str | None, batch: Batch, now: int) -> byte
 
 def _subject(entry: Entry) -> str:
     match entry.body:
-        case Record() | Attempt() as done:
+        case Record() | Reproduction() | Attempt() as done:
             return done.step_id
         case Release() as release:
             return f"{release.environment} {release.release}"

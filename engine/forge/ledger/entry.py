@@ -17,13 +17,14 @@ from forge.contract.record import (
     Protection,
     Record,
     Release,
+    Reproduction,
     Retirement,
     RootChange,
     Withdrawal,
 )
 
 Body = Annotated[
-    Record | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval | Withdrawal,
+    Record | Reproduction | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval | Withdrawal,
     Field(discriminator="kind"),
 ]
 
@@ -67,6 +68,11 @@ def key_folder(key: str) -> str:
     return f"keys/{name[:2]}/{name[2:4]}/{name}"
 
 
+def reproduction_folder(key: str) -> str:
+    """Where the reproductions of the records of a step key lie."""
+    return f"reproductions/{key_folder(key).removeprefix('keys/')}"
+
+
 def attestation_path(digest: str) -> str:
     """Where an attestation's bytes lie."""
     name = hex_of(digest)
@@ -84,6 +90,8 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
     match entry.body:
         case Record() as record:
             return [f"{key_folder(record.key)}/{name}", f"steps/{record.step_id}/{name}"]
+        case Reproduction() as reproduction:
+            return [f"{reproduction_folder(reproduction.key)}/{name}"]
         case Attempt() as attempt:
             return [f"attempts/{attempt.step_id}/{name}"]
         case Release() as release:

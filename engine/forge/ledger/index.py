@@ -42,7 +42,18 @@ _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _UNWRITABLE = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_READONLY")
-_FOLDERS = ("approvals", "attempts", "entries", "keys", "releases", "steps", "subjects", "trust", "withdrawals")
+_FOLDERS = (
+    "approvals",
+    "attempts",
+    "entries",
+    "keys",
+    "releases",
+    "reproductions",
+    "steps",
+    "subjects",
+    "trust",
+    "withdrawals",
+)
 """Where entries lie and are listed; attestations are no concern of an index."""
 _SCHEMA = f"""
 CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, object TEXT NOT NULL);

@@ -252,6 +252,7 @@ _SENTENCES = {
     ReasonKind.FROM_SCRATCH: "the earlier run cannot be continued: {subject}",
     ReasonKind.GATE: "its gate says NO-GO: {subject}",
     ReasonKind.APPROVAL: "{subject}",
+    ReasonKind.REPRODUCTION: "{subject}",
     ReasonKind.WAITS: "{subject} is blocked",
     ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
     ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",

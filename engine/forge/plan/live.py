@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forge.plan.approvals import Given
+from forge.plan.reproductions import Count
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Live:
 
     approvals: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
     """By environment, for those to which nothing is released without approvals."""
+
+    reproductions: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
+    """By environment: how often what its release rests on was carried out, where a role has a threshold and all is recorded."""
 
     policy: Callable[[str], bytes | None] = field(default=lambda _digest: None, compare=False)
     """The policy in an artifact, so that a reason can name its fields; None where the store does not hold it any more."""

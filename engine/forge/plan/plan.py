@@ -125,7 +125,7 @@ class _Planner:
             else:
                 action = self._with_key(step, key, inputs, made.get(key))
             if action.step is StepKind.RELEASE and action.does_something and action.inputs:
-                action = self._if_approved(step, action)
+                action = self._if_reproduced(step, self._if_approved(step, action))
             if step.suspended and action.does_something:
                 reasons = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
                 action = Action(ActionKind.BLOCKED, step.id, step.subject, reasons, step.kind)
@@ -268,6 +268,15 @@ class _Planner:
             return replace(action, approvals=tuple(item.entry for item in found.counted))
         reason = Reason(ReasonKind.APPROVAL, f"release/{environment} {found}")
         return replace(self._blocked(step, reason), inputs=action.inputs)
+
+    def _if_reproduced(self, step: Step, action: Action) -> Action:
+        """The release; blocked where too few functionaries have carried out what it rests on."""
+        lacking = [count for count in self.live.reproductions.get(_environment(step), ()) if not count.suffices]
+        if not lacking:
+            return action
+        reasons = tuple(Reason(ReasonKind.REPRODUCTION, str(count)) for count in lacking)
+        held = action.reasons if action.kind is ActionKind.BLOCKED else ()
+        return replace(self._blocked(step, reasons[0]), reasons=(*held, *reasons), inputs=action.inputs)
 
     def _resolve_inputs(self, step: Step) -> tuple[dict[str, str], list[str], list[str]]:
         """Digests of the inputs that are known; ids of the steps that others wait for; ids of those that are blocked."""

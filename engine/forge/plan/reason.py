@@ -52,6 +52,9 @@ class ReasonKind(StrEnum):
     """A threshold is not met; nothing is released until the inputs or the gate change."""
     APPROVAL = "needs approval"
     """The supply chain asks for approvals before the environment serves this model; `forge approve release/ENV` gives one."""
+    REPRODUCTION = "needs reproduction"
+    """A role of the supply chain has a threshold, and fewer functionaries have carried out a step behind the release;
+    `forge reproduce STEP`, with another key of the role, adds one."""
     WAITS = "waits for"
     """An input comes from a step that is blocked."""
     SUSPENDED = "suspended"

@@ -11,7 +11,7 @@ from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
-from forge.contract.record import Approval, Delegation, Release, RootChange
+from forge.contract.record import Approval, Delegation, Record, Release, Reproduction, RootChange
 from forge.errors import LedgerError, TrustError
 from forge.ledger.entry import APPROVALS, DELEGATIONS, RELEASES, ROOTS, Entry
 from forge.ledger.ledger import Snapshot
@@ -22,7 +22,7 @@ from forge.reconcile.place import Place
 
 def release_approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given, ...]]:
     """By environment, for those to which the commit's supply chain lets nothing be released without approvals."""
-    trust = _trust(snapshot)
+    trust = trust_of(snapshot)
     found: dict[str, tuple[Given, ...]] = {}
     for environment in environments_with_approvals(place.desired):
         entries = snapshot.entries_in(f"{APPROVALS}/release/{environment}")
@@ -39,7 +39,7 @@ def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given
     ]
     if not entries:
         return ()
-    attestations, history = _read(place, snapshot, _trust(snapshot), entries)
+    attestations, history = read_trusted(place, snapshot, trust_of(snapshot), entries)
     folders = [f"{RELEASES}/{environment}" for environment in snapshot.environments()]
     moves = sorted((entry for folder in folders for entry in snapshot.entries_in(folder)), key=lambda entry: entry.sequence)
     sequence = snapshot.head[0] + 1
@@ -55,11 +55,12 @@ def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given
 
 def signed_moves(place: Place, snapshot: Snapshot, environment: str) -> tuple[Release, ...]:
     """An environment's releases that their releaser signed, oldest first; raises TrustError where no root is pinned here."""
-    _, history = _read(place, snapshot, _trust(snapshot), ())
+    _, history = read_trusted(place, snapshot, trust_of(snapshot), ())
     return signed_releases(snapshot.entries_in(f"{RELEASES}/{environment}"), snapshot.attestation, history)
 
 
-def _trust(snapshot: Snapshot) -> list[Entry]:
+def trust_of(snapshot: Snapshot) -> list[Entry]:
+    """What the root has signed."""
     return [*snapshot.entries_in(DELEGATIONS), *snapshot.entries_in(ROOTS)]
 
 
@@ -68,7 +69,7 @@ def _judged(
 ) -> tuple[Given, ...]:
     if not entries:
         return ()
-    attestations, history = _read(place, snapshot, trust, entries)
+    attestations, history = read_trusted(place, snapshot, trust, entries)
     sequence = snapshot.head[0] + 1
     moves = snapshot.entries_in(f"{RELEASES}/{environment}")
     release = release_before(moves, environment, sequence, snapshot.attestation, history)
@@ -76,13 +77,13 @@ def _judged(
     return tuple(judge_approvals(entries, attestations, history, sequence, authors))
 
 
-def _read(
+def read_trusted(
     place: Place, snapshot: Snapshot, trust: Sequence[Entry], entries: Sequence[Entry]
 ) -> tuple[dict[str, bytes], History]:
-    """The attestations of some approvals, and who was trusted when; raises TrustError where that does not hold."""
+    """The attestations of some entries, and who was trusted when; raises TrustError where that does not hold."""
     attestations: dict[str, bytes] = {}
     for entry in (*trust, *entries):
-        if isinstance(entry.body, Approval | Delegation | RootChange):
+        if isinstance(entry.body, Approval | Delegation | Record | Reproduction | RootChange):
             for digest in entry.body.attestations.values():
                 try:
                     attestations[digest] = snapshot.attestation(digest)

@@ -79,19 +79,19 @@ def begin(place: Place, action: Action, step: Step, lease: Lease, observer: Obse
                     "does not say what it works at: end it, or wait for its end"
                 )
             observer.started(action, adopted=True)
-            job = local.adopt(space, _teller(place, action, request, observer))
+            job = local.adopt(space, teller(place, action, request, observer))
             return AtWork(action, step, request, space, job, lease, began)
         if request is not None and space.finished() is not None:
             observer.started(action, adopted=True)
             return AtWork(action, step, request, space, None, lease, began)
-        request = _request(place, action, step, space)
+        request = request_of(place, action, step, space)
         observer.started(action, adopted=False)
         note_open(place.work, lease.key, step.id, place.desired.commit or "")
-        job = local.launch(request, space, lock, _teller(place, action, request, observer))
+        job = local.launch(request, space, lock, teller(place, action, request, observer))
     return AtWork(action, step, request, space, job, lease, began)
 
 
-def _teller(place: Place, action: Action, request: StepRequest, observer: Observer) -> Callable[[Event], None]:
+def teller(place: Place, action: Action, request: StepRequest, observer: Observer) -> Callable[[Event], None]:
     """Pass events on, with the peak of what the step runs on."""
     peak = place.desired.settings.peak_flops_per_second(request.resources.accelerator, request.resources.processes)
     return lambda event: observer.progressed(action, event, peak)
@@ -107,7 +107,8 @@ def store_bundle(place: Place, source: FromCommit) -> None:
         raise StoreError(f"{source.address}: its files changed while they were read (planned {expected}, stored {found})")
 
 
-def _request(place: Place, action: Action, step: Step, space: Workspace) -> StepRequest:
+def request_of(place: Place, action: Action, step: Step, space: Workspace) -> StepRequest:
+    """The next attempt's request, its inputs laid out in the workspace; raises StoreError for one that is lost or damaged."""
     inputs: dict[str, InputArtifact] = {}
     shutil.rmtree(space.inputs, ignore_errors=True)
     for name, digest in action.inputs.items():

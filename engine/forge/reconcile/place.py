@@ -17,6 +17,7 @@ from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.reproductions import Count, asks_for_reproductions
 from forge.plan.upkeep import environments_with_approvals
 from forge.reconcile.glance import Scene
 from forge.reconcile.holder import Holders
@@ -91,6 +92,7 @@ def look(
         {key: _running(lease, place) for key, lease in held.items() if snapshot.made(key) is None},
         _stopped(place, snapshot, held),
         _approvals(place, snapshot),
+        _reproductions(place, snapshot),
         lambda digest: _policy(place, digest),
     )
     plan = make_plan(
@@ -106,6 +108,15 @@ def _approvals(place: Place, snapshot: Snapshot) -> dict[str, tuple[Given, ...]]
     from forge.reconcile.approvals import release_approvals
 
     return release_approvals(place, snapshot)
+
+
+def _reproductions(place: Place, snapshot: Snapshot) -> dict[str, tuple[Count, ...]]:
+    """How often steps were carried out, where that is asked for; as with approvals, nobody else pays for it."""
+    if not asks_for_reproductions(place.desired):
+        return {}
+    from forge.reconcile.reproductions import release_counts
+
+    return release_counts(place, snapshot)
 
 
 def _policy(place: Place, digest: str) -> bytes | None:

@@ -1,11 +1,13 @@
 """What is checked before any work begins: whether the plan may be carried out, and whether what is signed at the end counts."""
 
+from securesystemslib.signer import Signer
+
 from forge.admission.history import current_authority
-from forge.attest.authority import public_key
+from forge.attest.authority import Signers, public_key
 from forge.attest.keys import signer_for, weights_signer_for
 from forge.attest.signers import prove
 from forge.attest.trust import read_trust_root
-from forge.contract.kinds import StepKind
+from forge.contract.kinds import Role, StepKind
 from forge.errors import RefusedError, TrustError
 from forge.plan.action import Plan
 from forge.reconcile.place import Place
@@ -37,16 +39,7 @@ def _check_keys(place: Place, plan: Plan) -> None:
     check_authority(place, authority.charter)
     for step in {action.step or StepKind.RELEASE for action in plan.changes}:
         role = place.role_of(step)
-        signers = authority.signers(role, now)
-        signer = signer_for(role, place.config)
-        prove(signer)
-        keyid = signer.public_key.keyid
-        if not signers.count(keyid):
-            refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
-            raise TrustError(
-                f"the key of the {role.value} here ({keyid[:12]}) does not count: "
-                f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
-            )
+        counting_signer(place, authority.signers(role, now), role)
         if step is StepKind.TRAIN:
             weights = weights_signer_for(place.config)
             prove(weights)
@@ -56,3 +49,17 @@ def _check_keys(place: Place, plan: Plan) -> None:
                     f"the key for weights here ({weights.public_key.keyid[:12]}) does not count: neither the trust root "
                     "nor its supply chain lists it among the trainer's keys that are valid now"
                 )
+
+
+def counting_signer(place: Place, signers: Signers, role: Role) -> Signer:
+    """The signer of a role on this machine; raises TrustError where it does not sign, or what it signs would not count."""
+    signer = signer_for(role, place.config)
+    prove(signer)
+    keyid = signer.public_key.keyid
+    if not signers.count(keyid):
+        refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
+        raise TrustError(
+            f"the key of the {role.value} here ({keyid[:12]}) does not count: "
+            f"{refusal or 'neither the trust root nor its supply chain lists it for this role'}"
+        )
+    return signer

@@ -49,7 +49,7 @@ def record_drafts(
     ``plan_approvals``: digests of the ledger's approvals of the plan that is carried out.
     """
     action, step, request = work.action, work.step, work.request
-    _check_result(action, step, result, output)
+    check_result(action.id, request.key, step.kind, result, output)
     manifests: dict[str, Manifest] = {digest: place.store.manifest(digest) for digest in action.inputs.values()}
     products: dict[str, str] = {}
     for name in STEPS[step.kind].products:
@@ -225,12 +225,12 @@ def attempt_draft(place: Place, work: AtWork, error: StepFailedError) -> Draft:
     )
 
 
-def _check_result(action: Action, step: Step, result: StepResult, output: Path) -> None:
+def check_result(step_id: str, key: str, kind: StepKind, result: StepResult, output: Path) -> None:
     """A result names folders; only those directly below this attempt's output are believed to be its products."""
-    named = {**{name: name for name in STEPS[step.kind].products}, **result.products, **result.byproducts}
+    named = {**{name: name for name in STEPS[kind].products}, **result.products, **result.byproducts}
     for folder in named.values():
-        if result.key != action.key or (output / folder).resolve().parent != output.resolve():
-            raise RefusedError(f"{action.id}: the result in {output.parent} is not this step's: remove that folder")
+        if result.key != key or (output / folder).resolve().parent != output.resolve():
+            raise RefusedError(f"{step_id}: the result in {output.parent} is not this step's: remove that folder")
 
 
 def _check_formats(step: Step, folder: Path) -> None:

@@ -5,15 +5,17 @@ from typing import Any
 
 from forge.admission.approvals import author_of, commits_between, judge_approvals
 from forge.admission.evidence import signers_of
+from forge.admission.reproductions import Run
 from forge.admission.stamps import moment_of
+from forge.admission.thresholds import runs_in
 from forge.attest.bundle import signed_by
 from forge.attest.timestamps import PREFIX, signature_in
 from forge.contract.kinds import StepKind
-from forge.contract.record import Approval, Record
+from forge.contract.record import Approval, Record, Reproduction
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
 from forge.errors import RepoError, TrustError
 from forge.report.facts import Facts, specs_of
-from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement
+from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement, ReproducedBy
 
 _LONGEST = 200
 _MOST_ROWS = 500
@@ -22,6 +24,7 @@ _MOST_ROWS = 500
 def chain(facts: Facts) -> tuple[ChainStep, ...]:
     """The steps in the ledger's order, each with its place in the picture."""
     evidence = facts.examined.evidence
+    runs = runs_in(evidence, facts.examined.history, facts.release)
     records = sorted(evidence.records.values(), key=evidence.sequence)
     makers: dict[str, list[Record]] = {}
     for record in records:
@@ -51,6 +54,8 @@ def chain(facts: Facts) -> tuple[ChainStep, ...]:
             evidence=facts.attested(record.step_id, *sorted(record.attestations)),
             holds=facts.holds(record),
             stamped=_stamped(facts, record),
+            threshold=facts.authority.threshold(record.step),
+            reproductions=tuple(_reproduced(facts, runs.of(record))),
         )
         for record in records
     )
@@ -119,6 +124,22 @@ def changes(facts: Facts) -> Changes:
         names = [release.commit]
     commits = tuple(_commit(facts, name) for name in names[:_MOST_ROWS])
     return Changes(before.commit, before.moved, commits, fields[:_MOST_ROWS], "; ".join(unread) or None)
+
+
+def _reproduced(facts: Facts, runs: list[Run]) -> Iterator[ReproducedBy]:
+    for run in runs:
+        if isinstance(run.body, Reproduction):
+            ran_on = run.body.hardware
+            accelerators = f", {', '.join(ran_on.accelerators)}" if ran_on.accelerators else ""
+            about = f"{run.body.step_id} entry {run.sequence}"
+            yield ReproducedBy(
+                run.signer,
+                run.body.finished,
+                f"{ran_on.cpu}, {ran_on.cores} cores{accelerators}",
+                run.sequence,
+                run.refusal,
+                facts.attested(about, *sorted(run.body.attestations)),
+            )
 
 
 def _stamped(facts: Facts, record: Record) -> str | None:

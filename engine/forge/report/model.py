@@ -53,6 +53,21 @@ class Section:
 
 
 @dataclass(frozen=True)
+class ReproducedBy:
+    """Somebody who carried out a step again and got the same products."""
+
+    signer: str
+    finished: str
+    hardware: str
+    """What it ran on, as the run said."""
+    entry: int
+    """Its number in the ledger."""
+    refusal: str | None
+    """Why it does not count; None: it counts."""
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
 class ChainStep:
     """A step of the chain, as its record and attestations have it."""
 
@@ -71,6 +86,9 @@ class ChainStep:
     """Whether its signatures and statements hold."""
     stamped: str | None = None
     """When the pinned time-stamping authority saw the last of its signatures; None where none was judged."""
+    threshold: int = 1
+    """How many functionaries the step's role asks for."""
+    reproductions: tuple[ReproducedBy, ...] = ()
 
 
 @dataclass(frozen=True)

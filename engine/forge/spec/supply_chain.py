@@ -21,6 +21,8 @@ Shape = Literal["pretrain", "continue", "continue-imported", "sft", "sft-importe
 the same with trainings that begin with another's weights; ``continue-imported`` has no tokenizer step, for the first weights
 and their tokenizer lie in the repository. ``sft`` has trainings that read conversations of the commit, ``dpo`` some that read
 preferences; their ``-imported`` begin with a folder and tokenize nothing."""
+MOST_FUNCTIONARIES = 10
+"""The highest threshold of a role: each of them carries out every step, the trainings too."""
 STEP_NAMES: tuple[StepName, ...] = ("curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release")
 
 
@@ -103,11 +105,22 @@ class RoleKey(_Validity):
 
         return load_pem_public_key(self.public.encode()).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
+    @property
+    def is_p256(self) -> bool:
+        """Whether it is a P-256 key; else it is Ed25519."""
+        from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        return isinstance(load_pem_public_key(self.public.encode()), ec.EllipticCurvePublicKey)
+
 
 class RoleRules(Part):
     """What a role may do, and with which keys."""
 
     steps: Annotated[list[StepName], GOVERN] = []
+    threshold: Annotated[int, Field(ge=1, le=MOST_FUNCTIONARIES), GOVERN] = 1
+    """How many functionaries have to have carried out each step of the role that a release rests on: one recorded it, the
+    others made the same of the same (``forge reproduce STEP``), each with a key of the role."""
     keys: Annotated[list[RoleKey], GOVERN] = []
     """None: the pinned root's own key for the role, which only a development root has."""
 
@@ -169,6 +182,10 @@ class SupplyChainSpec(Part):
         if missing:
             raise ValueError(f"no role may do: {', '.join(missing)}")
         self._keys_are_separate()
+        for role, rules in self.roles.items():
+            fault = _why_never_met(role, rules)
+            if fault is not None:
+                raise ValueError(f"roles.{role}: threshold {rules.threshold}: {fault}")
         most = max((*self.release.approvals.values(), self.plans.approvals), default=0)
         if most > len(set(self.approvers)):
             raise ValueError(f"{most} approvals are asked for, but there are {len(set(self.approvers))} approvers")
@@ -190,6 +207,40 @@ class SupplyChainSpec(Part):
 
 
 _NO_RULES = RoleRules()
+
+
+def functionary_of(role: str, key: RoleKey) -> str | None:
+    """Who a key stands for where a role's threshold is counted: its holder, or by itself where it has none.
+
+    None for a P-256 key of the trainer that has no holder: it signs weights, and lies beside the key that signs steps.
+    """
+    if key.holder is not None:
+        return key.holder
+    return None if role == "trainer" and key.is_p256 else key.material.hex()
+
+
+def _why_never_met(role: str, rules: RoleRules) -> str | None:
+    """Why a role's threshold cannot be met by the keys that are listed; None where it can."""
+    if rules.threshold == 1:
+        return None
+    if not rules.steps:
+        return "the role does no step: leave it out"
+    if "release" in rules.steps:
+        return (
+            "nobody carries out a release a second time: how many people have to agree to one stands in release.approvals; "
+            "give `release` to a role without a threshold"
+        )
+    counts = [(key, functionary_of(role, key)) for key in rules.keys]
+    most = 0
+    for moment in {key.valid_from for key in rules.keys}:
+        ends = [(key, who, min(end for end in (key.valid_until, key.revoked, "9") if end)) for key, who in counts]
+        most = max(most, len({who for key, who, end in ends if who is not None and key.valid_from <= moment < end}))
+    if most >= rules.threshold:
+        return None
+    return (
+        f"at no time are the keys of more than {most} functionaries valid at once: list as many keys, of different holders (a "
+        "P-256 key of the trainer without a holder signs weights and does not count)"
+    )
 
 
 class PersonKey(_Validity):

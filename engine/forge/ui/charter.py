@@ -10,6 +10,8 @@ def to_text(charter: Charter) -> str:
     for role, rules in chain.roles.items():
         names = ", ".join(f"{key.name}{f' (revoked {key.revoked})' if key.revoked else ''}" for key in rules.keys)
         steps = ", ".join(rules.steps) or "no step"
+        if rules.threshold > 1:
+            steps += f", each by {rules.threshold}"
         lines.append(f"  {role:<14}{steps}; keys: {names or 'those of the development root'}")
     lines.append(f"  approvers     {', '.join(chain.approvers) or 'nobody'}")
     lines += [f"  kept apart    {', '.join(group)}" for group in chain.separation_of_duties]

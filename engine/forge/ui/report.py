@@ -12,7 +12,7 @@ from xml.etree.ElementTree import Element
 
 from forge.admission.verdict import Rule
 from forge.report.facts import shown
-from forge.report.model import DataSheet, Measurement, Report, Standing
+from forge.report.model import ChainStep, DataSheet, Measurement, Report, Standing
 from forge.ui.html import Content, el, link, to_html
 from forge.ui.report_figures import chain_figure, measurement_figure
 from forge.ui.report_parts import BUNDLE, evidence_links, fact_table, facts_of, table, tag
@@ -176,12 +176,39 @@ def _signer(text: str) -> Content:
     return [f"{role} ", el("span", keyid, class_="digest short")]
 
 
+def _reproduced(step: ChainStep) -> Content:
+    """Who carried out a step again, and whether that is often enough."""
+    rows: list[Content] = [
+        el(
+            "div",
+            "made again, the same, by " if item.refusal is None else "an entry says that it was made again by ",
+            _signer(item.signer),
+            el(
+                "span",
+                f"{item.finished}, on {item.hardware}; entry {item.entry}; ",
+                evidence_links(item.evidence),
+                class_="from",
+            ),
+            [tag("fails", "does not count"), " ", item.refusal] if item.refusal is not None else None,
+        )
+        for item in step.reproductions
+    ]
+    if step.threshold > 1:
+        rows.append(el("div", f"{step.threshold} functionaries are asked for"))
+    return rows
+
+
 def _chain(report: Report) -> Content:
     rows = [
         el(
             "tr",
             el("th", step.id, scope="row"),
-            el("td", _signer(step.signer), el("div", f"time stamp {step.stamped}") if step.stamped else None),
+            el(
+                "td",
+                _signer(step.signer),
+                el("div", f"time stamp {step.stamped}") if step.stamped else None,
+                _reproduced(step),
+            ),
             el("td", el("span", step.commit[:12], class_="digest short")),
             el("td", [el("div", f"{name} ", el("span", digest, class_="digest")) for name, digest in step.products]),
             el("td", evidence_links(step.evidence), None if step.holds else tag("fails", "not proved")),

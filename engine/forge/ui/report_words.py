@@ -15,6 +15,7 @@ RULES = {
     Rule.RELEASE: "The release names this model, this policy and this verdict",
     Rule.AUTHORITY: "The root signed the supply chain in force, and it has not expired",
     Rule.LAYOUT: "The steps form a chain that the root's layout allows",
+    Rule.THRESHOLD: "As many functionaries made the same of the same as each role asks for",
     Rule.APPROVAL: "Enough people approved, none of whom wrote the change",
     Rule.PREREGISTERED: "The thresholds were set before the figures were known",
     Rule.ORDER: "The release moves forward in Git",

@@ -300,6 +300,7 @@ function verdict() {
     const path = `release/${deployment}/release/release.json`;
     need(link.products[path]?.sha256 === bare(manifestOf(releaseDigest).files.find((file) => file.path === "release.json").sha256), "the layout's links are those of another release");
     ok("the links that the layout was held against end in this release");
+    judgeThresholds(trust.charter, found, ok);
     judgeApprovals(trust.charter, release.predicate, weights, decision, ok);
     judgePlans(trust, release.predicate, ok);
   } else {
@@ -309,6 +310,23 @@ function verdict() {
   for (const finding of index.findings) console.log(`FORGE   ${finding}`);
   need(index.holds === true && index.findings.length === 0, "Forge itself found this at fault when it wrote the bundle");
   console.log(`VERDICT release/${environment}: the chain holds${trust.root.development ? " (DEVELOPMENT trust root)" : ""}`);
+}
+
+// in-toto-verify has counted keys; a threshold is about functionaries, of whom one may hold several. A P-256 key of the trainer
+// that is nobody's signs weights.
+function judgeThresholds(charter, found, ok) {
+  for (const [role, { threshold = 1, steps = [] }] of Object.entries(charter.supply_chain.roles)) {
+    for (const kind of threshold > 1 ? steps : []) {
+      const path = list("in-toto/links").find((each) => each.startsWith(`in-toto/links/${kind}.`));
+      if (!path) continue; // which kinds of step there have to be, the layout says
+      const said = payloadOf(envelopeOf(path));
+      const links = found.filter(({ payload }) => payload._type === "link" && payload.name === kind && same(payload, said));
+      const keys = links.flatMap((item) => item.signed.map(({ key }) => key)).filter((key) => key.holder || role !== "trainer" || !isWeightsKey(key.pem));
+      const people = new Set(keys.map((key) => key.holder ?? key.keyid));
+      need(people.size >= threshold, `${kind} needs ${threshold} functionaries and has ${people.size}`);
+      ok(`${kind}: ${people.size} functionaries made the same of the same, ${threshold} needed`);
+    }
+  }
 }
 
 // Duties that an approver may not have as well, and the people whose keys sign as such a role.
