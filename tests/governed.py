@@ -10,6 +10,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.conftest import git, run_forge, write_small
+from tests.made import lay_made
 
 from forge.attest.authority import public_key
 from forge.attest.trust import TRUST_FILE, TrustRoot
@@ -112,9 +113,10 @@ def commit_as(folder: Path, governed: Governed, person: str | None, message: str
     return git(folder, "rev-parse", "HEAD")
 
 
-def write_approved(folder: Path, governed: Governed) -> None:
+def write_approved(folder: Path, governed: Governed, applied: Path) -> None:
     """The small example under a supply chain: applied as far as its release, which waits, and which ana approved."""
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")

@@ -13,6 +13,7 @@ from tests.admission.test_attacks import bodies_of, entries_of, rewrite
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.made import lay_made
 
 from forge.admission.history import read_history
 from forge.admission.plans import Done, judge_plans
@@ -48,10 +49,11 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 
 
 @pytest.fixture(scope="module")
-def built_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def built_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Written by cleo; one plan, approved by ana, made and released everything; a second one, by ben, another policy."""
     folder = new_repository(tmp_path_factory.mktemp("built") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(**PLANS), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")

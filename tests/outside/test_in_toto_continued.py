@@ -12,6 +12,7 @@ import pytest
 from tests.admission.test_attacks import record_of
 from tests.conftest import new_repository, run_forge
 from tests.governed import Governed, commit_as, govern
+from tests.made import lay_made
 from tests.outside.conftest import BASE, IMPORTED_BASE, LEDGER, fact, list_shapes, report_on, write_released
 from tests.outside.desk import judged_by_script, sigstore_refuses
 from tests.outside.test_in_toto import link, payload_of, signed_again, verified
@@ -47,9 +48,10 @@ class Released:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Released:
+def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Released:
     folder = new_repository(tmp_path_factory.mktemp("continued") / "repository")
     write_continued(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(release={}), governed.people())
     commit_as(folder, governed, "cleo", "models that continue others")
     run_forge(folder, governed.config, "keys", "delegate")
