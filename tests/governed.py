@@ -122,3 +122,12 @@ def write_approved(folder: Path, governed: Governed, applied: Path) -> None:
     run_forge(folder, governed.config, "keys", "delegate")
     run_forge(folder, governed.config, "apply", code=1)
     run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+
+
+def apply_approved(folder: Path, governed: Governed, *people: str, code: int = 0, target: str | None = None) -> str:
+    """Plan to a file, have it approved, apply it; returns what apply said on stderr."""
+    file = folder.parent / f"{folder.name}.plan"
+    run_forge(folder, governed.config, "plan", "--out", str(file), *(["--target", target] if target else []))
+    for person in people:
+        run_forge(folder, governed.config, "approve", str(file), "--key", str(governed.ssh / person))
+    return run_forge(folder, governed.config, "apply", str(file), code=code).stderr

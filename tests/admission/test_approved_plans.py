@@ -12,7 +12,7 @@ import pytest
 from tests.admission.test_attacks import bodies_of, entries_of, rewrite
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern, make_governed
+from tests.governed import Governed, apply_approved, commit_as, govern, make_governed
 from tests.made import lay_made
 
 from forge.admission.history import read_history
@@ -32,15 +32,6 @@ from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 
 DIGEST = f"sha256:{'1' * 64}"
 PLANS: dict[str, Any] = {"plans": {"approvals": 1}, "release": {}}
-
-
-def apply_approved(folder: Path, governed: Governed, *people: str, code: int = 0, target: str | None = None) -> str:
-    """Plan to a file, have it approved, apply it; returns what apply said on stderr."""
-    file = folder.parent / f"{folder.name}.plan"
-    run_forge(folder, governed.config, "plan", "--out", str(file), *(["--target", target] if target else []))
-    for person in people:
-        run_forge(folder, governed.config, "approve", str(file), "--key", str(governed.ssh / person))
-    return run_forge(folder, governed.config, "apply", str(file), code=code).stderr
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,6 @@ VERIFY = Path(sys.executable).with_name("in-toto-verify")
 
 
 @pytest.fixture(scope="module")
-def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
-    return make_governed(tmp_path_factory.mktemp("governed"))
-
-
-@pytest.fixture(scope="module")
 def exported_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     folder = new_repository(tmp_path_factory.mktemp("exported") / "repository")
     write_small(folder)
