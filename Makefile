@@ -12,8 +12,14 @@ unexport PYTHONDONTWRITEBYTECODE
 run: setup ## Reconcile this repository's own commit, serve the model, ask it three things, verify its chain
 	$(BIN)/python tests/e2e/main_job.py
 
-test: setup-dev ## Run the tests
+# JOBS=2 runs so many files side by side, in the order of their names; then, alone, what takes every core by itself.
+test: setup-dev ## Run the tests; JOBS=2 in two processes
+ifdef JOBS
+	$(BIN)/python -m pytest -m "not e2e and not soak" -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m e2e
+else
 	$(BIN)/python -m pytest
+endif
 
 soak: setup-dev ## The long forms of the tests: faults and contention, full size
 	$(BIN)/python -m pytest -m soak --timeout=3600

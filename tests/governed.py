@@ -10,6 +10,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from tests.conftest import git, run_forge, write_small
+from tests.made import lay_made
 
 from forge.attest.authority import public_key
 from forge.attest.trust import TRUST_FILE, TrustRoot
@@ -122,11 +123,21 @@ def commit_as(folder: Path, governed: Governed, person: str | None, message: str
     return git(folder, "rev-parse", "HEAD")
 
 
-def write_approved(folder: Path, governed: Governed) -> None:
+def write_approved(folder: Path, governed: Governed, applied: Path) -> None:
     """The small example under a supply chain: applied as far as its release, which waits, and which ana approved."""
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")
     run_forge(folder, governed.config, "apply", code=1)
     run_forge(folder, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+
+
+def apply_approved(folder: Path, governed: Governed, *people: str, code: int = 0, target: str | None = None) -> str:
+    """Plan to a file, have it approved, apply it; returns what apply said on stderr."""
+    file = folder.parent / f"{folder.name}.plan"
+    run_forge(folder, governed.config, "plan", "--out", str(file), *(["--target", target] if target else []))
+    for person in people:
+        run_forge(folder, governed.config, "approve", str(file), "--key", str(governed.ssh / person))
+    return run_forge(folder, governed.config, "apply", str(file), code=code).stderr

@@ -12,7 +12,8 @@ import pytest
 from tests.admission.test_attacks import bodies_of, entries_of, rewrite
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern, make_governed
+from tests.governed import Governed, apply_approved, commit_as, govern, make_governed
+from tests.made import lay_made
 
 from forge.admission.history import read_history
 from forge.admission.plans import Done, judge_plans
@@ -33,25 +34,17 @@ DIGEST = f"sha256:{'1' * 64}"
 PLANS: dict[str, Any] = {"plans": {"approvals": 1}, "release": {}}
 
 
-def apply_approved(folder: Path, governed: Governed, *people: str, code: int = 0, target: str | None = None) -> str:
-    """Plan to a file, have it approved, apply it; returns what apply said on stderr."""
-    file = folder.parent / f"{folder.name}.plan"
-    run_forge(folder, governed.config, "plan", "--out", str(file), *(["--target", target] if target else []))
-    for person in people:
-        run_forge(folder, governed.config, "approve", str(file), "--key", str(governed.ssh / person))
-    return run_forge(folder, governed.config, "apply", str(file), code=code).stderr
-
-
 @pytest.fixture(scope="module")
 def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
     return make_governed(tmp_path_factory.mktemp("governed"))
 
 
 @pytest.fixture(scope="module")
-def built_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def built_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Written by cleo; one plan, approved by ana, made and released everything; a second one, by ben, another policy."""
     folder = new_repository(tmp_path_factory.mktemp("built") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(**PLANS), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")

@@ -12,6 +12,7 @@ import pytest
 from tests.admission.test_attacks import bodies_of, rewrite
 from tests.conftest import git, new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.made import lay_made
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
@@ -37,10 +38,11 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 
 
 @pytest.fixture(scope="session")
-def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Written and signed by cleo, delegated by the root, approved by ana, released."""
     folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     chain = governed.supply_chain()
     chain["roles"]["releaser"]["keys"][0]["valid_until"] = "2099-01-01T00:00:00Z"
     govern(folder, chain, governed.people())

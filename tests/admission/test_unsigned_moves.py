@@ -11,6 +11,7 @@ from tests.admission.test_attacks import bodies_of, rewrite
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import git, new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.made import lay_made
 
 from forge.contract.record import Record, Release
 
@@ -21,10 +22,11 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 
 
 @pytest.fixture(scope="module")
-def waiting_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def waiting_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Delegated; ana's change, and cleo's empty commit on top; built, and waiting for an approval. Ana gave hers."""
     folder = new_repository(tmp_path_factory.mktemp("waiting") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")

@@ -59,10 +59,10 @@ def test_what_a_real_chain_signed_fits(applied: Path) -> None:
         assert statement["predicate"]["statements"] == 2
 
 
-def test_what_people_the_root_and_a_withdrawal_signed_fits(tmp_path: Path) -> None:
+def test_what_people_the_root_and_a_withdrawal_signed_fits(tmp_path: Path, applied: Path) -> None:
     governed = make_governed(tmp_path)
     folder = new_repository(tmp_path / "repository")
-    write_approved(folder, governed)
+    write_approved(folder, governed, applied)
     withdrawn = {"withdrawn": [{"subject": "Model/elsewhere", "reason": "why", "serving": "stop"}]}
     document = {"apiVersion": "forge/v1", "kind": "Withdrawals", "metadata": {"name": "withdrawn"}, "spec": withdrawn}
     (folder / "policies" / "withdrawn.yaml").write_text(json.dumps(document))

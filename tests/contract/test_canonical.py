@@ -57,7 +57,7 @@ def test_tuples_and_enumerations_are_written_as_the_reference_does(value: object
         {"\ud800": 1},
         {"a": {1, 2}},
         b"bytes",
-        [object()],
+        pytest.param([object()], id="an object"),
     ],
     ids=repr,
 )

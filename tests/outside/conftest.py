@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import save_file
 from tests.conftest import DEPLOYMENT, new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.made import lay_made
 from tests.spec.test_dpo_spec import PREFERRING
 from tests.spec.test_sft_spec import TUNED
 from tests.steps.finetune.conftest import chat, preferred, write_conversations
@@ -106,7 +107,7 @@ def export_of(governed: Governed, tmp_path: Path) -> Callable[[Path, str], Path]
 
 
 @pytest.fixture(scope="session")
-def answering(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def answering(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Three models that learn to answer: ``tuned`` from conversations with an adapter, ``imported`` the same from a folder's
     weights, and ``preferring`` from preferences, beginning with ``tuned``; what it learns from is cleaned.
     """
@@ -120,6 +121,7 @@ def answering(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> P
     cleaned = "validation_fraction: 0.2, pii: {emails: true}, decontaminate_against: [EvalSuite/small]}"
     preferring = PREFERRING.replace("Model/small", "Model/tuned").replace("validation_fraction: 0.2}", cleaned)
     write_released(folder, {"tuned": TUNED, "imported": imported, "preferring": preferring})
+    lay_made(applied, folder)
     list_shapes(folder, governed, ["sft", "sft-imported", "dpo"], "models that answer")
     run_forge(folder, governed.config, "apply")
     return folder

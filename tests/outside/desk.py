@@ -48,6 +48,16 @@ def judged_by_script(repository: Path, config: Path, environment: str, folder: P
     return desk(received, f"sh verify.sh {read_trust_root(config).digest} bundle.tar.gz")
 
 
+def holds_for_a_reviewer(repository: Path, config: Path, environment: str, folder: Path) -> None:
+    """The chain holds by the bundle's script: every bundle goes through @sigstore/verify, and what is said together through
+    check.mjs; and Sigstore's verifier is one that refuses.
+    """
+    done = judged_by_script(repository, config, environment, folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith(f"VERDICT release/{environment}: the chain holds\n")
+    assert sigstore_refuses(folder, f"train-{environment}.provenance")
+
+
 def sigstore_refuses(folder: Path, pattern: str) -> bool:
     """Whether ``@sigstore/verify`` takes a bundle of ``judged_by_script`` as it is, and refuses it with one byte changed."""
     bundle = folder / "received" / "bundle"

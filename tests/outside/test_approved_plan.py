@@ -5,21 +5,20 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern
+from tests.governed import Governed, apply_approved, commit_as, govern
+from tests.made import lay_made
 from tests.outside.desk import Desk, judged_by_script
 
 
 @pytest.fixture(scope="module")
-def planned(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def planned(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     folder = new_repository(tmp_path_factory.mktemp("planned") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(plans={"approvals": 1}, release={}), governed.people())
     commit_as(folder, governed, "cleo", "the small example, whose plans are approved")
     run_forge(folder, governed.config, "keys", "delegate")
-    plan = folder.parent / "plan"
-    run_forge(folder, governed.config, "plan", "--out", str(plan))
-    run_forge(folder, governed.config, "approve", str(plan), "--key", str(governed.ssh / "ana"))
-    run_forge(folder, governed.config, "apply", str(plan))
+    apply_approved(folder, governed, "ana")
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 from securesystemslib.signer import CryptoSigner
 from tests.conftest import new_repository, run_forge, write_small
 from tests.governed import Governed, commit_as, govern, make_governed
+from tests.made import lay_made
 
 from forge.admission.export import export
 from forge.attest.envelope import seal
@@ -28,14 +29,10 @@ VERIFY = Path(sys.executable).with_name("in-toto-verify")
 
 
 @pytest.fixture(scope="module")
-def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
-    return make_governed(tmp_path_factory.mktemp("governed"))
-
-
-@pytest.fixture(scope="module")
-def exported_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def exported_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     folder = new_repository(tmp_path_factory.mktemp("exported") / "repository")
     write_small(folder)
+    lay_made(applied, folder)
     govern(folder, governed.supply_chain(release={}), governed.people())
     commit_as(folder, governed, "cleo", "the small example, governed")
     run_forge(folder, governed.config, "keys", "delegate")

@@ -39,10 +39,10 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def released(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """A governed repository with an approved release; a folder ``report`` beside it."""
     folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
-    write_approved(folder, governed)
+    write_approved(folder, governed, applied)
     run_forge(folder, governed.config, "apply")
     run_forge(folder, governed.config, "report", "release/local", "--out", str(folder.parent / "report"))
     return folder

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.conftest import DEPLOYMENT, MODEL, ROOT, commit_all, git, new_repository, run_forge, write_small
 from tests.governed import commit_as, govern, make_governed
+from tests.made import lay_made
 from tests.workflows.github import BOT, INSTALLS, WORKFLOWS, GitHub, Job, github, run_job
 
 from forge.plan.markdown import COMMENT_MARK
@@ -342,7 +343,7 @@ def test_a_plan_that_went_stale_is_made_again_but_not_for_ever(
     assert job.steps["Push the ledger"].returncode == 0
 
 
-def test_a_plan_that_needs_approval_waits_for_it_and_is_then_applied(tmp_path: Path, api: GitHub) -> None:
+def test_a_plan_that_needs_approval_waits_for_it_and_is_then_applied(tmp_path: Path, api: GitHub, applied: Path) -> None:
     """Refused and published; approved in another clone; started once more; and worth nothing for another plan."""
     governed = make_governed(tmp_path)
     workspace = new_repository(tmp_path / "runner")
@@ -373,6 +374,7 @@ def test_a_plan_that_needs_approval_waits_for_it_and_is_then_applied(tmp_path: P
     assert "+ run         train/small" in said.stdout
     subprocess.run(["sh", ".github/ledger", "push"], cwd=approver, check=True)
 
+    lay_made(applied, workspace)
     done = reconcile()
     assert not done.failed, done.log
     assert "In sync with commit" in done.steps["Reconcile"].stderr

@@ -96,32 +96,48 @@ def test_an_export_that_forgot_to_turn_the_rows_of_one_matrix_would_be_caught(al
         check_parity(wrong, inputs, trained, "Model/tiny")
 
 
-@pytest.mark.parametrize(
-    ("layout", "precision", "architecture"),
-    [
-        ({}, "bfloat16", {}),
-        ({"tensor_parallel": 2}, "float32", {"tie_word_embeddings": False, "num_key_value_heads": 4}),
-        ({"pipeline_parallel": 2}, "float32", {}),
-    ],
-    ids=["two copies", "two tensor-parallel ranks", "two stages"],
-)
+ACCUMULATED = {**TRAINING, "micro_batch_sequences": 2}  # two backward passes a step, in each copy
+TOGETHER = {"processes": 2, "settings": {**SETTINGS, "validate_every_tokens": 256 * 15}}
+SPREAD: dict[str, dict[str, Any]] = {
+    "two copies": {**TOGETHER, "training": {**ACCUMULATED, "precision": "bfloat16"}},
+    "two tensor-parallel ranks": {
+        **TOGETHER,
+        "training": ACCUMULATED,
+        "layout": {"tensor_parallel": 2},
+        "architecture": {"tie_word_embeddings": False, "num_key_value_heads": 4},
+    },
+    "two stages": {**TOGETHER, "training": ACCUMULATED, "layout": {"pipeline_parallel": 2}},
+}
+"""How two processes share a training, by name."""
+
+
+@pytest.fixture(scope="module")
+def spread(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]) -> Callable[[str], NanotronAttempt]:
+    """A finished training of two processes, by the name of how they share it; nobody changes its folders."""
+    finished: dict[str, NanotronAttempt] = {}
+
+    def make(how: str) -> NanotronAttempt:
+        if how not in finished:
+            finished[how] = NanotronAttempt(root=tmp_path_factory.mktemp("spread"), **SPREAD[how], **inputs)
+            finished[how].metrics = finished[how].finish()
+        return finished[how]
+
+    return make
+
+
+@pytest.mark.parametrize("how", SPREAD)
 def test_two_processes_train_as_one(
-    new_attempt: Callable[..., NanotronAttempt],
+    spread: Callable[[str], NanotronAttempt],
     inputs: dict[str, Path],
     with_torch: Callable[[str], Any],
     tmp_path: Path,
-    layout: dict[str, int],
-    precision: str,
-    architecture: dict[str, Any],
+    how: str,
 ) -> None:
-    accumulated = {"micro_batch_sequences": 2}  # two backward passes a step, in each copy
-    training = {**TRAINING, "precision": precision, **accumulated}
-    validated = {"validate_every_tokens": 256 * 15}
-    attempt = new_attempt(layout=layout, processes=2, training=training, architecture=architecture, settings=validated)
-    metrics = attempt.finish()
+    attempt = spread(how)
+    metrics, precision = attempt.metrics, attempt.training.get("precision", "float32")
     expected = with_torch(precision)
-    if architecture:
-        expected = Attempt(root=tmp_path / "torch", training=training, architecture=architecture, **inputs)
+    if attempt.architecture:
+        expected = Attempt(root=tmp_path / "torch", training=attempt.training, architecture=attempt.architecture, **inputs)
         expected.run()
     tolerance = LOSS_TOLERANCE if precision == "float32" else BFLOAT16_LOSS_TOLERANCE
     losses, norms = ({step: row[part] for step, row in curve(attempt).items()} for part in (0, 1))
@@ -161,14 +177,12 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_weights_and_loss(
     assert last.weights_digest() == alone.weights_digest()
 
 
-@pytest.mark.parametrize("layout", [{}, {"tensor_parallel": 2}], ids=["two copies", "two tensor-parallel ranks"])
+@pytest.mark.parametrize("how", ["two copies", "two tensor-parallel ranks"])
 def test_two_processes_that_are_killed_end_with_the_same_weights_and_loss(
-    new_attempt: Callable[..., NanotronAttempt], layout: dict[str, int]
+    spread: Callable[[str], NanotronAttempt], new_attempt: Callable[..., NanotronAttempt], how: str
 ) -> None:
-    fields: dict[str, Any] = {"layout": layout, "processes": 2, "training": TRAINING, "settings": SETTINGS}
-    whole = new_attempt("whole", **fields)
-    expected = whole.finish()
-    first = new_attempt(**fields)
+    whole = spread(how)
+    first = new_attempt(**SPREAD[how])
     process = first.start()
     until(lambda: bool(checkpoints(first)), process)
     ranks = psutil.Process(process.pid).children(recursive=True)
@@ -178,8 +192,8 @@ def test_two_processes_that_are_killed_end_with_the_same_weights_and_loss(
     process.communicate()
     _, living = psutil.wait_procs(ranks, timeout=20)
     assert not living
-    last = new_attempt(number=2, **fields)
-    metrics = last.finish()
+    last = new_attempt(number=2, **SPREAD[how])
+    metrics, expected = last.finish(), whole.metrics
     assert 0 < metrics["resumed_from_step"] < STEPS
     for name in ("train_loss", "validation_loss", "validation_bits_per_byte"):
         assert metrics[name] == expected[name]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.steps.train.conftest import Attempt
 
 from forge.contract.messages import StepRequest
 from forge.errors import StepError
@@ -22,6 +23,7 @@ Make = Callable[..., Any]
 FSDP2 = {"parallelism": {"data": "fsdp2"}}
 TENSOR = {"parallelism": {"tensor": 2}}
 GRID = {"parallelism": {"data": "fsdp2", "tensor": 2}}
+SHARDED = {**FSDP2, "checkpoint_every_tokens": 256 * 4}
 LOSS_TOLERANCE = 1e-5
 """Relative: ranks add in another order than one process; float32, twelve steps."""
 
@@ -41,6 +43,14 @@ def _largest_difference(first: Path, second: Path) -> float:
     mine, theirs = (load_file(path / "model.safetensors") for path in (first, second))
     assert {name: tensor.shape for name, tensor in mine.items()} == {name: tensor.shape for name, tensor in theirs.items()}
     return max((mine[name] - theirs[name]).abs().max().item() for name in mine)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory: pytest.TempPathFactory, tokens_folder: Path, tokenizer_folder: Path) -> Attempt:
+    """A training that two ranks of fsdp2 finished; nobody changes its folders."""
+    attempt = Attempt(tmp_path_factory.mktemp("sharded"), tokens_folder, tokenizer_folder, processes=2, settings=SHARDED)
+    _run(attempt)
+    return attempt
 
 
 @pytest.mark.parametrize(
@@ -68,12 +78,11 @@ def test_ranks_give_the_losses_and_weights_of_one(new_attempt: Make, processes: 
     )
 
 
-def test_a_training_goes_on_in_other_topologies_and_says_so(new_attempt: Make) -> None:
+def test_a_training_goes_on_in_other_topologies_and_says_so(new_attempt: Make, sharded: Attempt) -> None:
     """Two ranks of fsdp2, then one process, then two of tensor parallelism."""
     whole = new_attempt("whole")
     expected = whole.run()
-    first = new_attempt("moved", processes=2, settings={**FSDP2, "checkpoint_every_tokens": 256 * 4})
-    _run(first)
+    first = _copied(sharded, new_attempt("moved", processes=2, settings=SHARDED))
     _forget(first, above=8)
     second = new_attempt("moved", number=2, settings={"checkpoint_every_tokens": 256 * 2})
     assert second.run()["resumed_from_step"] == 8
@@ -93,14 +102,13 @@ def test_a_training_goes_on_in_other_topologies_and_says_so(new_attempt: Make) -
     assert not third.byproduct.exists(), "a run of mixed topologies is nobody's exact prefix"
 
 
-def test_the_same_topology_resumes_to_the_same_bytes_after_a_damaged_slice(new_attempt: Make) -> None:
-    steps = {**FSDP2, "checkpoint_every_tokens": 256 * 4}
-    first = new_attempt(processes=2, settings=steps)
-    expected = _run(first)
+def test_the_same_topology_resumes_to_the_same_bytes_after_a_damaged_slice(new_attempt: Make, sharded: Attempt) -> None:
+    first = _copied(sharded, new_attempt(processes=2, settings=SHARDED))
+    expected = first.result()["metrics"]
     slices = sorted((first.checkpoints / checkpoint_name(12, 1)).glob("*.safetensors"))
     assert len(slices) == 2
     slices[1].write_bytes(slices[1].read_bytes()[:-4])
-    second = new_attempt(number=2, processes=2, settings=steps)
+    second = new_attempt(number=2, processes=2, settings=SHARDED)
     found = _run(second)
     assert found["resumed_from_step"] == 8
     assert found["train_loss"] == expected["train_loss"]
@@ -142,6 +150,12 @@ def test_compiling_without_a_compiler_is_named(new_attempt: Make, monkeypatch: p
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(StepError, match=r"training.compile needs a C\+\+ compiler .* no-such-compiler is not on the PATH"):
         new_attempt(settings={"compile": True}).run()
+
+
+def _copied(finished: Attempt, attempt: Attempt) -> Attempt:
+    """An attempt that has done what another did."""
+    shutil.copytree(finished.root, attempt.root)
+    return attempt
 
 
 def _forget(attempt: Any, above: int) -> None:

@@ -26,6 +26,7 @@ from forge.canonical import canonical_json
 from forge.errors import StepError
 from forge.spec.eval_suite import EvalSuiteSpec
 from forge.steps.evaluate.tasks import Task, lay_out, read_tasks, task_digest
+from forge.steps.imports import quick_imports
 from forge.steps.run import Metrics, StepRun
 
 _OFFLINE = {
@@ -92,8 +93,10 @@ def _settings(parameters: dict[str, Any]) -> EvalSuiteSpec:
 def _load(weights: Path, batch_size: int, threads: int, subject: str) -> Any:
     if not list(weights.glob("*.safetensors")):
         raise StepError(f"{subject}: the weights hold no .safetensors file; other formats can run code when they load")
-    import torch
-    from lm_eval.models.huggingface import HFLM
+    with quick_imports():
+        import torch
+        from lm_eval import evaluator, tasks  # noqa: F401 (used further down: loaded here with the rest)
+        from lm_eval.models.huggingface import HFLM
 
     torch.use_deterministic_algorithms(mode=True)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from forge.errors import StepError
+from forge.steps.imports import quick_imports
 
 IN_FLOAT32 = 1e-4
 IN_BFLOAT16 = 5e-2
@@ -40,8 +41,9 @@ def check_parity(
 @torch.no_grad()
 def exported_logits(folder: Path, inputs: torch.Tensor) -> torch.Tensor:
     """What transformers makes of the folder, in float32 on the CPU; nothing is asked of a network."""
-    from transformers.models.llama.modeling_llama import LlamaForCausalLM
-    from transformers.utils.logging import disable_progress_bar
+    with quick_imports():
+        from transformers.models.llama.modeling_llama import LlamaForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)

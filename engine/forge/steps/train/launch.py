@@ -54,7 +54,8 @@ def launch(run: StepRun) -> Metrics:
         return with_nanotron(run, job)
     if job.processes > 1:
         return under_torchrun(run, job)
-    from forge.steps.train.worker import train
+    with quick_imports():
+        from forge.steps.train.worker import train
 
     return train(run)
 
