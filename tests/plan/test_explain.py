@@ -142,6 +142,22 @@ def test_the_files_are_named_although_the_step_that_read_them_is_recorded(world:
     assert "corpus/a.jsonl" not in text
 
 
+def test_a_source_that_was_added_is_told_with_its_files_and_one_that_left_too(world: World) -> None:
+    one = "    - {path: corpus/*.jsonl.gz, license: GPL-2.0-or-later, origin: part of the example's corpus}\n"
+    more = one + "    - {path: letters/*.jsonl, license: MIT, origin: letters}\n"
+    both = desired_of({"models/data.yaml": (one, more)}, commit="d")
+    letters = Bundle({"00000.jsonl": BundleFile(4, digest_of_bytes(b"dear"), "letters/a.jsonl")})
+    both = replace(both, bundles={**both.bundles, ("DataRecipe/small", "source-1"): letters})
+    world.files = {None: git_names({"letters/a.jsonl": b"dear"}), "c" * 40: {}}
+    text = told(world, both, "curate/small")
+    assert "because `sources[1]` was nothing and is {}; a change of it means rebuild\n" in text
+    assert "because its input source-1 (DataRecipe/small) was nothing and is sha256:" in text
+    assert "letters/a.jsonl is read now\n" in text
+    world.apply(both)
+    world.files = {None: {}, "d" * 40: git_names({"letters/a.jsonl": b"dear"})}
+    assert "letters/a.jsonl is read no longer\n" in told(world, desired_of(commit="e", corpus=b"other"), "curate/small")
+
+
 def test_a_renaming_that_changes_the_order_of_files_is_told_as_one(world: World) -> None:
     before = {"corpus/a.jsonl": b"a", "corpus/b.jsonl": b"b"}
     after = {"corpus/z.jsonl": b"a", "corpus/b.jsonl": b"b"}

@@ -111,7 +111,7 @@ def test_a_changed_policy_is_named_by_its_fields_as_long_as_the_store_holds_the_
     policy = copy_of_applied / "policies" / "small.yaml"
     policy.write_text(policy.read_text().replace("max_tokens: 32", "max_tokens: 64"))
     commit_all(copy_of_applied)
-    named = "field changed: roles[0].limits.max_tokens: 32 -> 64 (reload)"
+    named = "field changed: roles[reader].limits.max_tokens: 32 -> 64 (reload)"
     said = run_forge(copy_of_applied, config_home, "plan").stdout
     assert "~ reload      release/small-local" in said
     assert named in said

@@ -16,7 +16,7 @@ from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph
 from forge.plan.past import Past, changed_files
-from forge.plan.reason import Reason, ReasonKind
+from forge.plan.reason import Reason, ReasonKind, shortened
 from forge.plan.recorded import Recorded
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import did_you_mean
@@ -153,12 +153,14 @@ class _Story:
     def _files(self, step: Step, name: str, before: _State, now: _State) -> Iterator[str]:
         """Which files of the commit made an input another one; nothing for an input that a step makes."""
         source = step.inputs.get(name)
-        if not isinstance(source, FromCommit) or before.commit is None:
+        if isinstance(source, FromStep) or before.commit is None:
             return
-        old, new = before.sources.get(name), now.sources.get(name)
-        if old and new:
+        old, new = before.sources.get(name, {}), now.sources.get(name, {})
+        if old or new:
             yield from (f"  {line}" for line in changed_files(self.past, (before.commit, old), (now.commit, new)))
-        elif (origin := self.desired.origins.get(source.address)) is not None:  # the spec itself is what is read
+        elif (
+            source is not None and (origin := self.desired.origins.get(source.address)) is not None
+        ):  # the spec itself is what is read
             yield f"  {printable(origin)} says otherwise{_by(self.past.blame([origin], before.commit, now.commit))}"
 
     def _waited_for(self, action: Action, step: Step) -> Iterator[str]:
@@ -264,10 +266,11 @@ _SENTENCES = {
 
 
 def _sentence(reason: Reason) -> str:
+    old, new = shortened(reason.old, reason.new)
     return _SENTENCES[reason.kind].format(
         subject=_short(reason.subject),
-        old=_short(reason.old),
-        new=_short(reason.new),
+        old=old,
+        new=new,
         by=f", by commit {reason.commit[:12]}" if reason.commit else "",
         commit=(reason.commit or "")[:12],
         through=f", and this descends from it by {printable(reason.old)}" if reason.old else "",

@@ -46,6 +46,9 @@ def changed_files(past: Past, old: tuple[str, Mapping[str, str]], new: tuple[str
         return
     differing = sorted(path for path in {*had, *has} if had.get(path) != has.get(path))
     for path in differing[:_MOST_FILES]:
+        if not before or not after:  # the whole input is new, or is gone: its files may lie where they lay
+            yield f"{printable(path)} {'is read now' if not before else 'is read no longer'}"
+            continue
         what = "was added" if path not in had else "was removed" if path not in has else "has other bytes"
         yield f"{printable(path)} {what}{_by(past.blame([path], older, newer))}"
     if len(differing) > _MOST_FILES:

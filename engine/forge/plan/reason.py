@@ -94,7 +94,7 @@ class Reason:
             separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
             text += separator + printable(self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
-            text += f": {_short(self.old)} -> {_short(self.new)}"
+            text += ": {} -> {}".format(*shortened(self.old, self.new))
         if self.meaning is not None:
             text += f" ({self.meaning})"
         return text
@@ -102,6 +102,12 @@ class Reason:
 
 _DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
 _SHORT_DIGEST = 19
+
+
+def shortened(old: str | None, new: str | None) -> tuple[str, str]:
+    """Two values for people: digests by their beginning, unless both begin alike."""
+    texts = _short(old), _short(new)
+    return texts if texts[0] != texts[1] or old == new else (printable(old or "nothing"), printable(new or "nothing"))
 
 
 def _short(value: str | None) -> str:
