@@ -11,6 +11,7 @@ from forge.canonical import digest_of_bytes
 from forge.contract.record import Record
 from forge.errors import UsageError
 from forge.plan import explain as module
+from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
 from forge.plan.past import Past
@@ -101,7 +102,10 @@ class Silent:
     def blobs(self, commit: str | None, paths: Iterable[str]) -> Mapping[str, str] | None:
         raise AssertionError(commit)
 
-    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
+    def value_since(self, address: str, older: str, newer: str | None, alike: Alike) -> str | None:
+        raise AssertionError(older)
+
+    def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
         raise AssertionError(older)
 
 
@@ -113,7 +117,7 @@ def test_the_past_is_not_asked_where_nothing_changed(world: World) -> None:
 def test_a_field_is_named_although_the_step_that_it_changed_is_recorded(world: World) -> None:
     newer = desired_of({"models/data.yaml": ("min_doc_words: 40", "min_doc_words: 41")}, commit="d")
     newer = replace(newer, origins={"DataRecipe/small": "models/data.yaml"})
-    world.blamed = {"models/data.yaml": "d" * 40}
+    world.blamed = {"DataRecipe/small": "d" * 40}
     old = world.newest["curate/small"].products["documents"]
     record(world, newer, *UPSTREAM)
     chain = told(world, newer, "train/small")
@@ -202,7 +206,7 @@ def test_a_reader_that_turned_to_another_step_says_so(world: World) -> None:
         "models/tokenizer.yaml": ("DataRecipe/small", "DataRecipe/other"),
     }
     newer = replace(desired_of(changes, commit="d"), origins={"Tokenizer/small": "models/tokenizer.yaml"})
-    world.blamed = {"models/tokenizer.yaml": "d" * 40}
+    world.blamed = {"Tokenizer/small": "d" * 40}
     record(world, newer, "curate/other")
     text = told(world, newer, "tokenizer/small")
     assert "no record of curate/other made that: Tokenizer/small read from another step, by commit dddddddddddd" in text

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from forge.plan.action import Plan
     from forge.plan.desired import Desired
     from forge.plan.saved import Reading
+    from forge.reconcile.place import Look, Place
+    from forge.repo.tree import Tree
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -143,11 +145,7 @@ def plan(
         if plain:
             note_in_sync(place.scene, made)
         if explain is not None:
-            from forge.plan.explain import explain as explained
-            from forge.reconcile.past import PastOf
-
-            past = PastOf(reader.repository, now.snapshot, tree_of(reader.repository, ref, worktree=worktree))
-            typer.echo(explained(made, explain, place.desired, now.snapshot, past), nl=False)
+            typer.echo(_explained(place, now, explain, tree_of(reader.repository, ref, worktree=worktree)), nl=False)
             return
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
@@ -175,6 +173,16 @@ def plan(
         raise typer.Exit(4)
     if exit_code and made.changes:
         raise typer.Exit(3)
+
+
+def _explained(place: "Place", now: "Look", name: str, planned: "Tree") -> str:
+    """The whole chain of why for a step or a resource."""
+    from forge.plan.explain import explain
+    from forge.reconcile.past import PastOf
+    from forge.reconcile.place import blame_of
+
+    past = PastOf(place.repository, now.snapshot, planned, blame_of(place))
+    return explain(now.plan, name, place.desired, now.snapshot, past)
 
 
 def _warn(desired: "Desired", *, aloud: bool) -> list[str]:

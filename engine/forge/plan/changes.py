@@ -1,10 +1,11 @@
 """What differs between a step as it was recorded and as the commit asks for it now: fields with their meaning, and inputs."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from forge.contract.kinds import StepKind
+from forge.plan.blame import Alike, same_field, same_in_policy
 from forge.plan.differences import Part, differences, shown, written
 from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
@@ -13,19 +14,24 @@ from forge.spec.extend import TRUNK
 from forge.spec.meaning import Meaning, meaning_at
 from forge.spec.resource import RESOURCE_TYPES, InferencePolicy
 
+Brought = Callable[[Alike], str | None]
+"""What counts as the same -> the commit that brought what is there now, as far as it can be told."""
 
-def changed_fields(step: Step, old: Mapping[str, Any], kind: ReasonKind) -> Iterator[Reason]:
-    """A reason for each field whose value differs, with what its declaration says that a change means."""
+
+def changed_fields(step: Step, old: Mapping[str, Any], kind: ReasonKind, brought: Brought) -> Iterator[Reason]:
+    """A reason for each field whose value differs, with what its declaration says that a change means, and who brought it."""
     for each in differences(old, step.parameters):
-        yield Reason(kind, written(each.path), *shown(each), _meaning(step, each.path))
+        commit = brought(same_field(step, each.path))
+        yield Reason(kind, written(each.path), *shown(each), _meaning(step, each.path), commit)
 
 
-def changed_policy(old: bytes, new: bytes) -> Iterator[Reason]:
+def changed_policy(old: bytes, new: bytes, brought: Brought) -> Iterator[Reason]:
     """A reason for each field that differs between two policies as a release holds them (``policy.json``)."""
     before, after = (json.loads(data)["spec"] for data in (old, new))
     for each in differences(before, after):
         meaning = meaning_at(InferencePolicy, ("spec", *_places(each.path)))
-        yield Reason(ReasonKind.FIELD_CHANGED, written(each.path), *shown(each), meaning)
+        commit = brought(same_in_policy(each.path))
+        yield Reason(ReasonKind.FIELD_CHANGED, written(each.path), *shown(each), meaning, commit)
 
 
 def changed_inputs(old: Mapping[str, str], new: Mapping[str, str]) -> Iterator[tuple[str, str | None, str | None]]:

@@ -93,6 +93,10 @@ def _one_sided(old: Any, new: Any, path: tuple[Part, ...]) -> Iterator[Differenc
         if old is not new:
             yield Difference(path, old, new)
         return
+    if isinstance(value, list) and len(value) > _MOST:
+        told = f"{len(value)} items"
+        yield Difference(path, *((old, told) if isinstance(old, Absent) else (told, new)))
+        return
     if isinstance(value, Mapping):
         parts: list[tuple[Part, Any]] = [(name, value[name]) for name in sorted(value)]
     else:
@@ -114,12 +118,11 @@ def _of_lists(old: list[Any], new: list[Any], path: tuple[Part, ...]) -> Iterato
         found = [Difference(path, f"{len(old)} items", f"{len(new)} items: {told}")]
     yield from found
     if names:
-        kept = [
-            [label for label in (_label(item, names) for item in one) if label in {_label(item, names) for item in other}]
-            for one, other in ((old, new), (new, old))
-        ]
-        if kept[0] != kept[1]:
-            yield Difference(path, *(f"in the order {', '.join(labels)}" for labels in kept))
+        labels = [[_label(item, names) for item in items] for items in (old, new)]
+        both = set(labels[0]).intersection(labels[1])
+        before, after = ([label for label in each if label in both] for each in labels)
+        if before != after:
+            yield Difference(path, f"in the order {', '.join(before)}", f"in the order {', '.join(after)}")
 
 
 def _by_identity(old: list[Any], new: list[Any], names: tuple[str, ...]) -> Iterator[tuple[Part, Any, Any]]:

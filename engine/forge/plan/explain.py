@@ -5,13 +5,14 @@ of beside the one that is there now, and how the two differ. It is pure, and ask
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.errors import UsageError, printable
 from forge.plan.action import SETTLED, Action, Plan
+from forge.plan.blame import owner_of, same_policy, same_references
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph
@@ -115,8 +116,7 @@ class _Story:
         made = self.recorded.made(action.key or "")
         now = self._find(step, lambda record: record.key == action.key, *([made.step_id] if made else []))
         if found is None or now is None:
-            origin = self.desired.origins.get(read.by.subject)
-            commit = self.past.blame([origin], read.since, None) if origin else None
+            commit = self.past.value_since(read.by.subject, read.since, None, same_references)
             yield (
                 f"{read.product} was {_short(read.digest)} for {read.by.id}, and no record of {step.id} made that: "
                 f"{read.by.subject} read from another step{_by(commit)}"
@@ -137,11 +137,12 @@ class _Story:
 
     def _differences(self, step: Step, before: Record, now: _State) -> Iterator[str]:
         """How a step as it was recorded differs from what it is made of now, with the commits that brought that."""
-        origin = self.desired.origins.get(step.subject)
         kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
-        for reason in changed_fields(step, before.parameters, kind):
-            commit = self.past.blame([origin], before.commit, now.commit) if origin else None
-            yield _sentence(replace(reason, commit=commit))
+        owner = owner_of(step)
+        for reason in changed_fields(
+            step, before.parameters, kind, lambda alike: self.past.value_since(owner, before.commit, now.commit, alike)
+        ):
+            yield _sentence(reason)
         for name, old, new in changed_inputs(before.inputs, now.inputs):
             source = step.inputs.get(name)
             if source is not None and new is None:
@@ -161,7 +162,8 @@ class _Story:
         elif (
             source is not None and (origin := self.desired.origins.get(source.address)) is not None
         ):  # the spec itself is what is read
-            yield f"  {printable(origin)} says otherwise{_by(self.past.blame([origin], before.commit, now.commit))}"
+            commit = self.past.value_since(source.address, before.commit, now.commit, same_policy)
+            yield f"  {printable(origin)} says otherwise{_by(commit)}"
 
     def _waited_for(self, action: Action, step: Step) -> Iterator[str]:
         """The steps before this one that are not done, or that hold it back."""

@@ -19,14 +19,15 @@ from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
-from forge.plan.changes import changed_fields, changed_inputs, changed_policy
+from forge.plan.blame import Blame, owner_of, same_policy
+from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_policy
 from forge.plan.continuation import Kept, Place, continues, kept_by
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
-from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
@@ -299,9 +300,7 @@ class _Planner:
         if latest is None:
             return
         kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
-        origin = self.desired.origins.get(step.subject)
-        for reason in changed_fields(step, latest.parameters, kind):
-            yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
+        yield from changed_fields(step, latest.parameters, kind, self._brought(owner_of(step), latest.commit))
         for name, old, new in changed_inputs(latest.inputs, inputs):
             source = step.inputs.get(name)
             if isinstance(source, FromStep):
@@ -310,7 +309,7 @@ class _Planner:
                 commit = upstream.commit if upstream else None
             elif source is not None:
                 subject = f"{name} ({source.address})"
-                commit = self._introduced(tuple(source.bundle.sources.values()), latest.commit)
+                commit = self._brought_by_files(name, source, latest)
             else:
                 subject, commit = f"{name} (removed)", None
             yield Reason(ReasonKind.INPUT_CHANGED, subject, old, new, commit=commit)
@@ -324,12 +323,21 @@ class _Planner:
         now = next((file.inline for file in source.bundle.files.values() if file.inline is not None), None)
         before = self.live.policy(old) if now is not None else None
         if now is not None and before is not None:
-            origin = self.desired.origins.get(source.address)
-            for reason in changed_policy(before, now):
-                yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
+            yield from changed_policy(before, now, self._brought(source.address, latest.commit))
 
-    def _introduced(self, paths: tuple[str, ...], since: str) -> str | None:
-        return self.blame(paths, since) if self.blame is not None and paths else None
+    def _brought(self, address: str, since: str) -> Brought:
+        """Who brought a value, asked only where a plan is to say it."""
+        blame = self.blame
+        return lambda alike: blame.value_since(address, since, None, alike) if blame is not None else None
+
+    def _brought_by_files(self, name: str, source: FromCommit, latest: Record) -> str | None:
+        if self.blame is None:
+            return None
+        if not source.bundle.sources:  # the spec itself is what is read
+            return self.blame.value_since(source.address, latest.commit, None, same_policy)
+        return self.blame.files_since(
+            latest.sources.get(name, {}).values(), source.bundle.sources.values(), latest.commit, None
+        )
 
     def _blocked(self, step: Step, reason: Reason) -> Action:
         return self._action(ActionKind.BLOCKED, step, (reason,))

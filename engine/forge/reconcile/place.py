@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forge.contract.kinds import STEPS, Role, StepKind
 from forge.errors import StoreError
@@ -16,13 +17,16 @@ from forge.plan.action import Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
-from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.upkeep import environments_with_approvals
 from forge.reconcile.glance import Scene
 from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree
 from forge.store.store import Store
+
+if TYPE_CHECKING:
+    from forge.reconcile.blame import BlameOf
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def look(
         lambda digest: _policy(place, digest),
     )
     plan = make_plan(
-        place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place) if with_blame else None
+        place.desired, recorded(snapshot) if recorded else snapshot, live, scope, blame_of(place) if with_blame else None
     )
     return Look(plan, snapshot, held)
 
@@ -116,13 +120,11 @@ def _policy(place: Place, digest: str) -> bytes | None:
         return None
 
 
-def _blame(place: Place) -> Blame:
-    """Who changed some files: asked only for what changed."""
+def blame_of(place: Place) -> "BlameOf":
+    """Git's history: asked only for what changed, and loaded only then."""
+    from forge.reconcile.blame import BlameOf
 
-    def blame(paths: tuple[str, ...], since: str) -> str | None:
-        return place.repository.last_change(since, place.desired.commit or "HEAD", paths)
-
-    return blame
+    return BlameOf(place.repository, place.desired)
 
 
 def gives_way(place: Place, lease: Lease) -> bool:
