@@ -101,7 +101,7 @@ class World:
     stored: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
-    stopped: dict[str, Running] = field(default_factory=dict)
+    stopped: dict[str, tuple[Running, ...]] = field(default_factory=dict)
     signed_charter: str | None = None
     """Digest of the charter that the root signed last."""
     withdrawn: dict[str, Withdrawal] = field(default_factory=dict)

@@ -4,6 +4,8 @@ Signals go to the whole group of the runner, as a terminal sends them.
 """
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -11,6 +13,16 @@ from pathlib import Path
 import pytest
 from tests.conftest import MODEL, commit_all, git, run_forge
 from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
+
+from forge.cli.place import place_of
+from forge.errors import RefusedError
+from forge.executors.workspace import workspace
+from forge.plan.graph import build_graph
+from forge.reconcile.at_work import _checkpoint
+from forge.reconcile.place import look
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 LONG_ENOUGH = "tokens: 160k"
@@ -145,3 +157,34 @@ def test_while_it_is_still_planning_it_ends_without_a_word_of_python(
     assert runner.returncode != 0
     assert "Traceback" not in said
     nothing_is_left(training, runner)
+
+
+def test_a_longer_run_goes_on_from_what_was_stopped_and_never_begins_anew_without_a_word(
+    training: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    runner = start(training, config_home)
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    runner.communicate(timeout=60)
+    (training / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 180k"))
+    commit_all(training)
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"> extend +train/small .*continues: step \d+ of the run that stopped under the key sha256:", said)
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        action = next(action for action in look(place).plan.actions if action.id == "train/small")
+        for scratch in (training / ".forge" / "work").glob("*/scratch"):
+            shutil.rmtree(scratch)
+        step = build_graph(place.desired)["train/small"]
+        with pytest.raises(RefusedError, match="what it was to go on from has gone since it was planned"):
+            _checkpoint(place, action, step, workspace(place.work, action.key or ""))
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"> extend +train/small .*continues: sha256:", said)  # what the recorded run kept, in the store
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        kept = snapshot_of(training).latest("train/small")
+        assert kept is not None
+        place.store.remove(kept.byproducts["checkpoint"])
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"\+ run +train/small .*has left no checkpoint of its first \d+ steps on this machine", said)

@@ -265,11 +265,14 @@ _SENTENCES = {
     ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
 }
 """Every kind of reason as a sentence; a test fails for a kind without one."""
+_CONTINUES_HERE = "it goes on from {subject}, and that gives the same bytes"
+"""For the checkpoint of a run that is not recorded: it has no digest yet."""
 
 
 def _sentence(reason: Reason) -> str:
     old, new = shortened(reason.old, reason.new)
-    return _SENTENCES[reason.kind].format(
+    is_here = reason.kind is ReasonKind.CONTINUES and not reason.subject.startswith("sha256:")
+    return (_CONTINUES_HERE if is_here else _SENTENCES[reason.kind]).format(
         subject=_short(reason.subject),
         old=old,
         new=new,

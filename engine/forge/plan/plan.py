@@ -21,7 +21,7 @@ from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
 from forge.plan.blame import Blame, owner_of, same_policy
 from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_policy
-from forge.plan.continuation import Kept, Place, continues, kept_by
+from forge.plan.continuation import Kept, Place, continues, kept_by, left_by, nothing_left
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
@@ -232,11 +232,17 @@ class _Planner:
 
         The last are the tokens that need not be trained on again, as far as they are known.
         """
-        stopped = next((self.live.stopped[name] for name in (step.id, *step.previous_ids) if name in self.live.stopped), None)
-        for run in (other, stopped):
-            if run is not None and run.key != key and continues(run, step, inputs):
-                return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),), 0
-        reasons: list[Reason] = []
+        if other is not None and continues(other, step, inputs) and left_by([other], step) is not None:
+            told = f"what the run under the key {other.key[:19]} has reached on this machine when it ends"
+            return Continuation(other.key, None), (Reason(ReasonKind.CONTINUES, told, commit=other.commit),), 0
+        stopped = [run for name in (step.id, *step.previous_ids) for run in self.live.stopped.get(name, ())]
+        stopped = [run for run in stopped if run.key != key and continues(run, step, inputs)]
+        left = left_by(stopped, step)
+        if left is not None:
+            told = f"step {left.step} of the run that stopped under the key {left.run.key[:19]} on this machine"
+            reason = Reason(ReasonKind.CONTINUES, told, commit=left.run.commit)
+            return Continuation(left.run.key, None), (reason,), left.tokens
+        reasons = [Reason(ReasonKind.FROM_SCRATCH, nothing_left(run, step)) for run in stopped[:1]]
         place = Place(self.live, self._descent, self.desired.settings.executor.threads)
         for record in (latest, *(self.recorded.latest(name) for name in step.after)):
             found = kept_by(record, step, inputs, place) if record is not None else None

@@ -138,17 +138,19 @@ def _running(lease: Lease, place: Place) -> Running:
     return replace(run, gives_way=gives_way(place, lease))
 
 
-def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, Running]:
+def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, tuple[Running, ...]]:
     """Runs that ended on this machine without a result: their checkpoints may serve a longer run."""
-    found: dict[str, Running] = {}
+    found: dict[str, tuple[Running, ...]] = {}
     for run in open_runs(place.work):
         if run.key not in held and snapshot.made(run.key) is None:
-            found.setdefault(run.step_id, _run(run.key, run.step_id, "", run.commit, place.work))
+            ended = _run(run.key, run.step_id, "", run.commit, place.work)
+            found[run.step_id] = (*found.get(run.step_id, ()), ended)
     return found
 
 
 def _run(key: str, step_id: str, holder: str, commit: str, work: Path) -> Running:
-    request = requested(Workspace(work / key.removeprefix("sha256:")))
+    space = Workspace(work / key.removeprefix("sha256:"))
+    request = requested(space)
     parameters = request.parameters if request else {}
     inputs = {name: item.digest for name, item in request.inputs.items()} if request else {}
-    return Running(key, step_id, holder, commit, parameters, inputs)
+    return Running(key, step_id, holder, commit, parameters, inputs, tuple(space.checkpoints()))
