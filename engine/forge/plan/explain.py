@@ -247,7 +247,8 @@ _SENTENCES = {
     ReasonKind.FORCED: "someone asked for it by name (--force)",
     ReasonKind.IN_FLIGHT: "{subject} works at it, for commit {commit}: its result is awaited",
     ReasonKind.SUPERSEDES: "{subject} works at what commit {commit} asked for: that run is stopped and its checkpoint kept",
-    ReasonKind.AWAITS_RUN: "{subject} works for commit {commit}, which this one does not descend from: its end is awaited",
+    ReasonKind.AWAITS_RUN: "{subject} works for commit {commit}, which this one does not descend from: a controller stops its "
+    "own run once it takes this commit up, anyone else awaits that run's end",
     ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
     ReasonKind.DRIFTED: "{subject} served {new} as the commit asks, and no newer commit moved it to {old}{by}",
     ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",

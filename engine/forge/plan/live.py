@@ -22,7 +22,7 @@ class Running:
     checkpoints: tuple[str, ...] = ()
     """Those that lie on the machine that plans: paths below the run's scratch, as ``newest_checkpoint`` reads them."""
     gives_way: bool = True
-    """Whether the commit that is planned descends from the run's: then it stops where this commit wants another run."""
+    """Whether it stops where the planned commit wants another run: it is the planner's own, or of an earlier commit."""
 
 
 class _Every(AbstractSet[str]):

@@ -34,7 +34,9 @@ class ReasonKind(StrEnum):
     """A run under the step's earlier key is going on. It is asked to stop and to keep its checkpoint: the commit no
     longer asks for what it would make."""
     AWAITS_RUN = "awaits a run in flight"
-    """A run under another key of the step is going on, for a commit that this one does not descend from: its end is awaited."""
+    """A run under another key of the step is going on, for a commit that this one does not descend from (it was amended, or is
+    of another branch). Whoever works at it stops it when it takes up this commit itself, as a controller does; anyone else
+    awaits its end."""
     CONTINUES = "continues"
     """A checkpoint of an earlier run is on the way of this one: the run goes on from there, to the same last digit."""
     FROM_SCRATCH = "not continued"

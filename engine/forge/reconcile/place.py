@@ -135,7 +135,8 @@ def gives_way(place: Place, lease: Lease) -> bool:
 def _running(lease: Lease, place: Place) -> Running:
     holder = f"process {lease.holder.pid} on {lease.holder.host}"
     run = _run(lease.key, lease.step_id, holder, lease.commit, place.work)
-    return replace(run, gives_way=gives_way(place, lease))
+    is_own = lease.holder.id == place.leases.holder.id  # a controller stops what it started itself, whatever the commit
+    return replace(run, gives_way=is_own or gives_way(place, lease))
 
 
 def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, tuple[Running, ...]]:
