@@ -83,3 +83,13 @@ def test_a_run_at_work_is_continued_once_it_has_a_checkpoint(world: World) -> No
     assert (action.kind, action.continues and action.continues.key) == (ActionKind.EXTEND, run.key)
     (reason,) = [reason for reason in action.reasons if reason.kind is ReasonKind.CONTINUES]
     assert reason.subject == f"what the run under the key {run.key[:19]} has reached on this machine when it ends"
+
+
+def test_a_run_that_began_with_a_checkpoint_is_an_extension_while_it_is_at_work(world: World) -> None:
+    """Else an approved plan would be exceeded by the very run that it asked for."""
+    world.stopped = {"train/small": (left(world, EARLY),)}
+    planned = train(world, LONGER)
+    world.running = {planned.key or "": Running(planned.key or "", "train/small", "process 8", "c" * 40)}
+    action = train(world, LONGER)
+    assert action.reasons[0].kind is ReasonKind.IN_FLIGHT
+    assert (action.kind, action.continues, action.estimate) == (planned.kind, planned.continues, planned.estimate)

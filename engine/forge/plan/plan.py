@@ -208,22 +208,31 @@ class _Planner:
         at_work = self.live.running.get(key)
         if at_work is not None:
             reasons = (Reason(ReasonKind.IN_FLIGHT, at_work.holder, commit=at_work.commit), *reasons)
-            return self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate)
+            return self._extended(
+                self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate), step
+            )
         coming = [name for name in step.after if self.actions[name].does_something]
         if coming:  # it may keep a checkpoint for this one
             return self._without_key(step, coming, [])
-        kind, replaces, earlier = self._run_kind(step, latest), None, None
+        replaces = None
         other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
         if other is not None:
             replaces = other.key
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
             reasons = (*reasons, Reason(why, other.holder, commit=other.commit))
-        if step.kind is StepKind.TRAIN and step.id not in self.force:
-            earlier, added, kept = self._continuation(step, key, inputs, latest, other)
-            reasons = (*reasons, *added)
-            if earlier is not None:
-                kind, estimate = ActionKind.EXTEND, _rest_of(estimate, kept)
-        return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=earlier, replaces=replaces)
+        kind = self._run_kind(step, latest)
+        action = self._action(kind, step, reasons, key, inputs, estimate=estimate, replaces=replaces)
+        return self._extended(action, step, other)
+
+    def _extended(self, action: Action, step: Step, other: Running | None = None) -> Action:
+        """A training from the checkpoint of an earlier run, where there is one; also while it is at work: it began with it."""
+        if step.kind is not StepKind.TRAIN or step.id in self.force:
+            return action
+        earlier, added, kept = self._continuation(step, action.key or "", action.inputs, self._latest(step), other)
+        action = replace(action, reasons=(*action.reasons, *added))
+        if earlier is None:
+            return action
+        return replace(action, kind=ActionKind.EXTEND, estimate=_rest_of(action.estimate, kept), continues=earlier)
 
     def _continuation(
         self, step: Step, key: str, inputs: Mapping[str, str], latest: Record | None, other: Running | None
