@@ -7,6 +7,7 @@ from tests.plan.world import PastOf, World, desired_of
 
 from forge.plan.action import Action, ActionKind
 from forge.plan.explain import explain
+from forge.plan.explanation import to_text
 from forge.plan.graph import build_graph
 from forge.plan.live import Running
 from forge.plan.reason import ReasonKind
@@ -49,7 +50,7 @@ def test_a_stopped_run_is_continued_from_the_step_that_it_reached(world: World) 
     assert reason.subject == f"step 770 of the run that stopped under the key {run.key[:19]} on this machine"
     assert action.estimate.tokens == 820_224 - 770 * 1024
     desired = desired_of(LONGER)
-    said = explain(world.plan(desired), "train/small", desired, world, PastOf(world))
+    said = to_text(explain(world.plan(desired), "train/small", desired, world, PastOf(world)))
     assert f"because it goes on from step 770 of the run that stopped under the key {run.key[:19]} on this machine" in said
 
 

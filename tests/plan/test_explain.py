@@ -1,5 +1,6 @@
 """Whoever has only the explanation can say why a step would run."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from forge.plan import explain as module
 from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
+from forge.plan.explanation import to_json, to_text
 from forge.plan.past import Past
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
@@ -28,7 +30,7 @@ def world() -> World:
 
 def told(world: World, desired: Desired, name: str, scope: Scope | None = None, past: Past | None = None) -> str:
     plan = world.plan(desired, scope or Scope())
-    return explain(plan, name, desired, world, past or PastOf(world))
+    return to_text(explain(plan, name, desired, world, past or PastOf(world)))
 
 
 def record(world: World, desired: Desired, *steps: str) -> None:
@@ -103,6 +105,9 @@ class Silent:
         raise AssertionError(commit)
 
     def value_since(self, address: str, older: str, newer: str | None, alike: Alike) -> str | None:
+        raise AssertionError(older)
+
+    def removed_since(self, address: str, older: str) -> str | None:
         raise AssertionError(older)
 
     def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
@@ -217,3 +222,29 @@ def test_what_a_step_that_waits_would_run_for_anyway_is_told_as_well(world: Worl
     text = told(world, desired_of(changes, commit="d"), "train/small")
     assert "  because tokenize/small, tokenizer/small must be done first" in text
     assert "  besides, `training.seed` was 5 and is 6; a change of it means rebuild" in text
+
+
+def test_a_suite_and_a_policy_are_explained_by_what_reads_them(world: World) -> None:
+    text = told(world, desired_of(policy=b'{"spec": {}}'), "InferencePolicy/small")
+    assert text.startswith("InferencePolicy/small\n  no step is its own; what reads it: release/small-local (reload)\n")
+    assert "because its input policy (InferencePolicy/small) was sha256:" in text
+    text = told(world, desired_of(), "EvalSuite/small")
+    assert "what reads it: evaluate/small.small (nothing)\nevaluate/small.small: nothing\n" in text
+    with pytest.raises(UsageError, match="did you mean `EvalSuite/small`"):
+        told(world, desired_of(), "EvalSuite/smal")
+
+
+def test_a_retirement_names_the_commit_that_took_the_resource_out(world: World) -> None:
+    world.blamed = {"Deployment/small-local": "e" * 40}
+    text = told(world, desired_of(without=["models/deployment.yaml"]), "Deployment/small-local")
+    assert "because the commit no longer holds it, by commit eeeeeeeeeeee; nothing is deleted\n" in text
+
+
+def test_a_chain_of_why_is_data_as_well(world: World) -> None:
+    desired = desired_of(corpus=b"other")
+    data = json.loads(to_json(explain(world.plan(desired), "curate/small", desired, world, PastOf(world))))
+    assert (data["schema_version"], data["commit"], data["name"]) == (1, "c" * 40, "curate/small")
+    (chain,) = data["chains"]
+    assert chain["decided_after"] == ["tokenizer/small", "tokenize/small"]
+    assert [(told["id"], told["action"], told["depth"]) for told in chain["told"]] == [("curate/small", "run", 0)]
+    assert chain["told"][0]["said"][0].startswith("because its input source-0 (DataRecipe/small) was sha256:")

@@ -85,6 +85,9 @@ class PastOf:
         assert older != newer
         return self.world.blamed.get(address)
 
+    def removed_since(self, address: str, older: str) -> str | None:
+        return self.world.blamed.get(address)
+
     def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
         assert older != newer
         return next((self.world.blamed[path] for path in (*before, *after) if path in self.world.blamed), None)

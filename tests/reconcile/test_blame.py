@@ -170,3 +170,16 @@ def test_a_renaming_is_brought_by_the_commit_that_renamed(repository: Path, file
     brought = commit_all(repository)
     change(repository, MODEL_FILE, "40k", "80k")
     assert files(first, ["corpus/part.jsonl.gz"], ["corpus/zart.jsonl.gz"]) == brought
+
+
+def test_a_resource_that_left_is_missed_since_it_left_wherever_its_file_went(repository: Path) -> None:
+    first = git(repository, "rev-parse", "HEAD")
+    git(repository, "mv", "models/deployment.yaml", "models/served.yaml")
+    commit_all(repository)
+    (repository / "models/served.yaml").write_text("# nothing is served\n")
+    brought = commit_all(repository)
+    git(repository, "rm", "--quiet", "models/served.yaml")
+    commit_all(repository)
+    with Repository(repository) as opened:
+        desired = read_desired(CommitTree(opened, opened.resolve_commit("HEAD")))
+        assert BlameOf(opened, desired).removed_since("Deployment/small-local", first) == brought

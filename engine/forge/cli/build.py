@@ -110,6 +110,10 @@ def plan(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
             "that was made without looking (--without-store)"
         )
+    if explain is not None and (output is PlanFormat.MARKDOWN or base is not None):
+        raise UsageError(
+            "--explain: a chain of why is text or JSON, and of a whole plan: leave out --base and --format markdown"
+        )
     notes = ["The store was not read: what the ledger records is taken to be there."] if without_store else []
     with reader_of(context) as reader:
         desired = reader.desired(ref, worktree=worktree)
@@ -144,9 +148,6 @@ def plan(
         made = now.plan
         if plain:
             note_in_sync(place.scene, made)
-        if explain is not None:
-            typer.echo(_explained(place, now, explain, tree_of(reader.repository, ref, worktree=worktree)), nl=False)
-            return
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
         if older is not None:
@@ -156,7 +157,9 @@ def plan(
                 with_blame=output is not PlanFormat.TEXT,
             ).plan
             made, changed = _beyond(reader, place.desired, made, older, before)
-        if output is PlanFormat.MARKDOWN:
+        if explain is not None:
+            printed = _explained(place, now, explain, tree_of(reader.repository, ref, worktree=worktree), output)
+        elif output is PlanFormat.MARKDOWN:
             from forge.plan.markdown import to_markdown
             from forge.plan.review import review
 
@@ -175,14 +178,16 @@ def plan(
         raise typer.Exit(3)
 
 
-def _explained(place: "Place", now: "Look", name: str, planned: "Tree") -> str:
+def _explained(place: "Place", now: "Look", name: str, planned: "Tree", output: PlanFormat) -> str:
     """The whole chain of why for a step or a resource."""
     from forge.plan.explain import explain
+    from forge.plan.explanation import to_json, to_text
     from forge.reconcile.past import PastOf
     from forge.reconcile.place import blame_of
 
     past = PastOf(place.repository, now.snapshot, planned, blame_of(place))
-    return explain(now.plan, name, place.desired, now.snapshot, past)
+    told = explain(now.plan, name, place.desired, now.snapshot, past)
+    return to_json(told) if output is PlanFormat.JSON else to_text(told)
 
 
 def _warn(desired: "Desired", *, aloud: bool) -> list[str]:

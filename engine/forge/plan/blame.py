@@ -27,6 +27,10 @@ class Blame(Protocol):
         """The commit after one in which something about a resource came to be what it is."""
         ...
 
+    def removed_since(self, address: str, older: str) -> str | None:
+        """The commit after one, which held a resource, that took it out."""
+        ...
+
     def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
         """The commit after one in which files came to be what they are: the paths that were read then, and those read now."""
         ...

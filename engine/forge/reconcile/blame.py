@@ -75,6 +75,35 @@ class BlameOf:
         except RepoError:
             return None
 
+    def removed_since(self, address: str, older: str) -> str | None:
+        """The commit after one, which held a resource, that took it out."""
+        newest = self.desired.commit
+        if newest is None:
+            return None  # the working tree may have
+        try:
+            return self._removed_since(address, older, newest)
+        except RepoError:
+            return None
+
+    def _removed_since(self, address: str, base: str, newest: str) -> str | None:
+        """Follows the file from the commit that held the resource, each time from where another commit moved it."""
+        place = self._find(base, {address}, None, newest)
+        commit = newest
+        for _ in range(_MOST_COMMITS):
+            touched = self._last_change(base, commit, (place.path,)) if place is not None else None
+            if place is None or touched is None:
+                return None
+            parents = self._parents(touched)
+            holds = next((parent for parent in parents if self._in_file(parent, place.path, {address}) is not None), None)
+            if holds is None:
+                commit = parents[0] if parents else touched
+                continue
+            moved = self._find(touched, {address}, place.path, holds)
+            if moved is None:
+                return touched
+            place, base, commit = moved, touched, newest
+        return None
+
     def _value_since(self, address: str, older: str, newest: str | None, alike: Alike) -> str | None:
         commit = newest or self.repository.resolve_commit("HEAD")
         origin = self.desired.origins.get(address)

@@ -43,6 +43,10 @@ class PastOf:
         """As ``Blame.value_since``."""
         return self.blame.value_since(address, older, newer, alike)
 
+    def removed_since(self, address: str, older: str) -> str | None:
+        """As ``Blame.removed_since``."""
+        return self.blame.removed_since(address, older)
+
     def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
         """As ``Blame.files_since``."""
         return self.blame.files_since(before, after, older, newer)
