@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from forge.cli.place import place_of
 from forge.errors import RefusedError
 from forge.executors.workspace import workspace
 from forge.plan.graph import build_graph
+from forge.plan.saved import from_bytes
+from forge.reconcile.approved import how_to_go_on
 from forge.reconcile.at_work import _checkpoint
 from forge.reconcile.place import look
 from forge.repo.desired import read_desired
@@ -76,6 +79,25 @@ def goes_on(folder: Path, config_home: Path) -> None:
     assert record.attempt == 2
     assert int(record.metrics["resumed_from_step"]) > 0
     assert "7 in sync" in run_forge(folder, config_home, "plan").stdout
+
+
+def test_a_plan_file_goes_on_until_a_part_of_it_is_recorded(training: Path, config_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    run_forge(training, config_home, "plan", "--out", str(file))
+    runner = start(training, config_home, "apply", str(file))
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    _, said = runner.communicate(timeout=120)
+    assert runner.returncode == 130, said
+    assert f"stopped as asked; `forge apply {file}` goes on where it stopped" in said
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        saved = from_bytes(file.read_bytes(), "plan")
+        assert how_to_go_on(place, saved, None) == "`forge apply` goes on where it stopped"
+        done = replace(saved, ledger="sha256:another")
+        assert "no longer the plan for what is left: make one of that (`forge plan --out FILE`)" in how_to_go_on(
+            place, done, "p"
+        )
 
 
 def test_once_lets_the_training_write_its_checkpoint(training: Path, config_home: Path) -> None:

@@ -220,9 +220,9 @@ def apply(
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
     from forge.plan.render import duration, to_text
-    from forge.reconcile.apply import Mode
+    from forge.reconcile.apply import InterruptedApplyError, Mode
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.approved import Approved, approved, approved_in_ledger
+    from forge.reconcile.approved import Approved, approved, approved_in_ledger, how_to_go_on
     from forge.reconcile.blocked import no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
@@ -250,6 +250,11 @@ def apply(
             shown = display()
             try:
                 final = reconcile(place, shown, stop, Mode(chosen, allowed, keep_going))
+            except InterruptedApplyError as error:
+                if allowed is None:
+                    raise
+                name = str(planfile) if planfile is not None else None
+                raise InterruptedApplyError(f"stopped as asked; {how_to_go_on(place, allowed.saved, name)}") from error
             finally:
                 shown.close()
         if final.blocked:
