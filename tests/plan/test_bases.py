@@ -13,6 +13,7 @@ from forge.plan.action import Action, ActionKind
 from forge.plan.bases import flops_of_base
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
+from forge.plan.explanation import to_text
 from forge.plan.graph import FromCommit, FromStep, build_graph
 from forge.plan.markdown import to_markdown
 from forge.plan.reason import ReasonKind
@@ -102,7 +103,7 @@ def test_a_base_that_changes_is_an_input_that_changed_and_the_story_leads_to_its
     action = of(world, desired)
     (reason,) = action.reasons
     assert (reason.kind, reason.subject) == (ReasonKind.INPUT_CHANGED, "base (train/small)")
-    text = explain(world.plan(desired), "train/next", desired, world, PastOf(world))
+    text = to_text(explain(world.plan(desired), "train/next", desired, world, PastOf(world)))
     assert "its input base (train/small) was sha256:" in text
     assert "train/small: nothing" in text
 

@@ -1,5 +1,6 @@
 """Whoever has only the explanation can say why a step would run."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
@@ -11,8 +12,10 @@ from forge.canonical import digest_of_bytes
 from forge.contract.record import Record
 from forge.errors import UsageError
 from forge.plan import explain as module
+from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
+from forge.plan.explanation import to_json, to_text
 from forge.plan.past import Past
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
@@ -27,7 +30,7 @@ def world() -> World:
 
 def told(world: World, desired: Desired, name: str, scope: Scope | None = None, past: Past | None = None) -> str:
     plan = world.plan(desired, scope or Scope())
-    return explain(plan, name, desired, world, past or PastOf(world))
+    return to_text(explain(plan, name, desired, world, past or PastOf(world)))
 
 
 def record(world: World, desired: Desired, *steps: str) -> None:
@@ -101,7 +104,13 @@ class Silent:
     def blobs(self, commit: str | None, paths: Iterable[str]) -> Mapping[str, str] | None:
         raise AssertionError(commit)
 
-    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
+    def value_since(self, address: str, older: str, newer: str | None, alike: Alike) -> str | None:
+        raise AssertionError(older)
+
+    def removed_since(self, address: str, older: str) -> str | None:
+        raise AssertionError(older)
+
+    def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
         raise AssertionError(older)
 
 
@@ -113,7 +122,7 @@ def test_the_past_is_not_asked_where_nothing_changed(world: World) -> None:
 def test_a_field_is_named_although_the_step_that_it_changed_is_recorded(world: World) -> None:
     newer = desired_of({"models/data.yaml": ("min_doc_words: 40", "min_doc_words: 41")}, commit="d")
     newer = replace(newer, origins={"DataRecipe/small": "models/data.yaml"})
-    world.blamed = {"models/data.yaml": "d" * 40}
+    world.blamed = {"DataRecipe/small": "d" * 40}
     old = world.newest["curate/small"].products["documents"]
     record(world, newer, *UPSTREAM)
     chain = told(world, newer, "train/small")
@@ -140,6 +149,22 @@ def test_the_files_are_named_although_the_step_that_read_them_is_recorded(world:
     assert "corpus/c.jsonl was removed\n" in text
     assert "corpus/d.jsonl was added\n" in text
     assert "corpus/a.jsonl" not in text
+
+
+def test_a_source_that_was_added_is_told_with_its_files_and_one_that_left_too(world: World) -> None:
+    one = "    - {path: corpus/*.jsonl.gz, license: GPL-2.0-or-later, origin: part of the example's corpus}\n"
+    more = one + "    - {path: letters/*.jsonl, license: MIT, origin: letters}\n"
+    both = desired_of({"models/data.yaml": (one, more)}, commit="d")
+    letters = Bundle({"00000.jsonl": BundleFile(4, digest_of_bytes(b"dear"), "letters/a.jsonl")})
+    both = replace(both, bundles={**both.bundles, ("DataRecipe/small", "source-1"): letters})
+    world.files = {None: git_names({"letters/a.jsonl": b"dear"}), "c" * 40: {}}
+    text = told(world, both, "curate/small")
+    assert "because `sources[1]` was nothing and is {}; a change of it means rebuild\n" in text
+    assert "because its input source-1 (DataRecipe/small) was nothing and is sha256:" in text
+    assert "letters/a.jsonl is read now\n" in text
+    world.apply(both)
+    world.files = {None: {}, "d" * 40: git_names({"letters/a.jsonl": b"dear"})}
+    assert "letters/a.jsonl is read no longer\n" in told(world, desired_of(commit="e", corpus=b"other"), "curate/small")
 
 
 def test_a_renaming_that_changes_the_order_of_files_is_told_as_one(world: World) -> None:
@@ -186,7 +211,7 @@ def test_a_reader_that_turned_to_another_step_says_so(world: World) -> None:
         "models/tokenizer.yaml": ("DataRecipe/small", "DataRecipe/other"),
     }
     newer = replace(desired_of(changes, commit="d"), origins={"Tokenizer/small": "models/tokenizer.yaml"})
-    world.blamed = {"models/tokenizer.yaml": "d" * 40}
+    world.blamed = {"Tokenizer/small": "d" * 40}
     record(world, newer, "curate/other")
     text = told(world, newer, "tokenizer/small")
     assert "no record of curate/other made that: Tokenizer/small read from another step, by commit dddddddddddd" in text
@@ -197,3 +222,29 @@ def test_what_a_step_that_waits_would_run_for_anyway_is_told_as_well(world: Worl
     text = told(world, desired_of(changes, commit="d"), "train/small")
     assert "  because tokenize/small, tokenizer/small must be done first" in text
     assert "  besides, `training.seed` was 5 and is 6; a change of it means rebuild" in text
+
+
+def test_a_suite_and_a_policy_are_explained_by_what_reads_them(world: World) -> None:
+    text = told(world, desired_of(policy=b'{"spec": {}}'), "InferencePolicy/small")
+    assert text.startswith("InferencePolicy/small\n  no step is its own; what reads it: release/small-local (reload)\n")
+    assert "because its input policy (InferencePolicy/small) was sha256:" in text
+    text = told(world, desired_of(), "EvalSuite/small")
+    assert "what reads it: evaluate/small.small (nothing)\nevaluate/small.small: nothing\n" in text
+    with pytest.raises(UsageError, match="did you mean `EvalSuite/small`"):
+        told(world, desired_of(), "EvalSuite/smal")
+
+
+def test_a_retirement_names_the_commit_that_took_the_resource_out(world: World) -> None:
+    world.blamed = {"Deployment/small-local": "e" * 40}
+    text = told(world, desired_of(without=["models/deployment.yaml"]), "Deployment/small-local")
+    assert "because the commit no longer holds it, by commit eeeeeeeeeeee; nothing is deleted\n" in text
+
+
+def test_a_chain_of_why_is_data_as_well(world: World) -> None:
+    desired = desired_of(corpus=b"other")
+    data = json.loads(to_json(explain(world.plan(desired), "curate/small", desired, world, PastOf(world))))
+    assert (data["schema_version"], data["commit"], data["name"]) == (1, "c" * 40, "curate/small")
+    (chain,) = data["chains"]
+    assert chain["decided_after"] == ["tokenizer/small", "tokenize/small"]
+    assert [(told["id"], told["action"], told["depth"]) for told in chain["told"]] == [("curate/small", "run", 0)]
+    assert chain["told"][0]["said"][0].startswith("because its input source-0 (DataRecipe/small) was sha256:")

@@ -154,13 +154,13 @@ def expect_own(action: Action, kind: str, path: str, value: Any) -> None:
     (reason,) = [
         reason
         for reason in action.reasons
-        if reason.kind is field_changed and re.sub(r"\[\d+\]", "", reason.subject) == as_written(path)
+        if reason.kind is field_changed and re.sub(r"\[[^\]]*\]", "", reason.subject) == as_written(path)
     ]
     assert reason.meaning is meaning
     assert reason.old != reason.new
     assert reason.new == "default" or isinstance(value, list | dict) or same(reason.new, value)
-    assert f"{field_changed}: {reason.subject}: {printable(reason.old or '')} -> " in str(reason)
-    assert str(reason).endswith(f"-> {printable(reason.new or '')} ({meaning})")
+    assert f"{field_changed}: {reason.subject}: {printable(reason.old or 'nothing')} -> " in str(reason)
+    assert str(reason).endswith(f"-> {printable(reason.new or 'nothing')} ({meaning})")
 
 
 def as_written(path: str) -> str:

@@ -239,7 +239,8 @@ def test_a_run_in_flight_is_extended_or_superseded_by_what_the_field_means(
     assert running.key is not None
     step = next(action for action in at_work.compiled.values() if action.address == "Model/small")
     parameters = json.loads(step.parameters)
-    world.running[running.key] = Running(running.key, "train/small", "process 7", "d" * 40, parameters, running.inputs)
+    reached = ("checkpoints/step-00000012-attempt-1",)
+    world.running[running.key] = Running(running.key, "train/small", "process 7", "d" * 40, parameters, running.inputs, reached)
     newer = desired_of({"models/model.yaml": ("tokens: 40k", now)})
     newer = dataclasses.replace(newer, compiled={**newer.compiled, "Model/small": _with_seed(newer.compiled["Model/small"])})
     action = world.plan(newer).changes[0]

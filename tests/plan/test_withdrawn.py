@@ -13,6 +13,7 @@ from forge.plan import render
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
+from forge.plan.explanation import to_text
 from forge.plan.graph import build_graph
 from forge.plan.health import Health, health_of
 from forge.plan.markdown import to_markdown
@@ -211,7 +212,7 @@ def test_a_withdrawal_is_worse_than_a_suspension_or_a_no_go() -> None:
 
 def test_the_explanation_leads_down_to_what_is_withdrawn(world: World) -> None:
     commit = commit_of(withdrawn=withdrawing(digest_of_bytes(b"text")))
-    text = explain(world.plan(commit), "release/small-local", commit, world, PastOf(world))
+    text = to_text(explain(world.plan(commit), "release/small-local", commit, world, PastOf(world)))
     order = [
         text.index(f"{name}: blocked") for name in ("release/small-local", "train/small", "tokenize/small", "curate/small")
     ]

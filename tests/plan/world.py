@@ -9,6 +9,7 @@ from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject, Withdrawal
 from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.live import Live, Running
@@ -80,9 +81,16 @@ class PastOf:
         files = self.world.files.get(commit)
         return None if files is None else {path: files[path] for path in paths if path in files}
 
-    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
+    def value_since(self, address: str, older: str, newer: str | None, alike: Alike) -> str | None:
         assert older != newer
-        return next((self.world.blamed[path] for path in paths if path in self.world.blamed), None)
+        return self.world.blamed.get(address)
+
+    def removed_since(self, address: str, older: str) -> str | None:
+        return self.world.blamed.get(address)
+
+    def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
+        assert older != newer
+        return next((self.world.blamed[path] for path in (*before, *after) if path in self.world.blamed), None)
 
 
 @dataclass
@@ -96,7 +104,7 @@ class World:
     stored: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
-    stopped: dict[str, Running] = field(default_factory=dict)
+    stopped: dict[str, tuple[Running, ...]] = field(default_factory=dict)
     signed_charter: str | None = None
     """Digest of the charter that the root signed last."""
     withdrawn: dict[str, Withdrawal] = field(default_factory=dict)
@@ -105,7 +113,7 @@ class World:
     files: dict[str | None, dict[str, str]] = field(default_factory=dict)
     """Commit -> path -> what Git calls the file's bytes; None: what is planned."""
     blamed: dict[str, str] = field(default_factory=dict)
-    """Path -> the commit that touched it last."""
+    """Address of a resource, or path of a file -> the commit that changed it."""
     _history: list[tuple[int, Record]] = field(default_factory=list)
     _sequence: int = 0
 

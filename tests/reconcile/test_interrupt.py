@@ -4,13 +4,28 @@ Signals go to the whole group of the runner, as a terminal sends them.
 """
 
 import os
+import re
+import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.conftest import MODEL, commit_all, git, run_forge
 from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
+
+from forge.cli.place import place_of
+from forge.errors import RefusedError
+from forge.executors.workspace import workspace
+from forge.plan.graph import build_graph
+from forge.plan.saved import from_bytes
+from forge.reconcile.approved import how_to_go_on
+from forge.reconcile.at_work import _checkpoint
+from forge.reconcile.place import look
+from forge.repo.desired import read_desired
+from forge.repo.repository import Repository
+from forge.repo.tree import CommitTree
 
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
 LONG_ENOUGH = "tokens: 160k"
@@ -64,6 +79,25 @@ def goes_on(folder: Path, config_home: Path) -> None:
     assert record.attempt == 2
     assert int(record.metrics["resumed_from_step"]) > 0
     assert "7 in sync" in run_forge(folder, config_home, "plan").stdout
+
+
+def test_a_plan_file_goes_on_until_a_part_of_it_is_recorded(training: Path, config_home: Path, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    run_forge(training, config_home, "plan", "--out", str(file))
+    runner = start(training, config_home, "apply", str(file))
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    _, said = runner.communicate(timeout=120)
+    assert runner.returncode == 130, said
+    assert f"stopped as asked; `forge apply {file}` goes on where it stopped" in said
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        saved = from_bytes(file.read_bytes(), "plan")
+        assert how_to_go_on(place, saved, None) == "`forge apply` goes on where it stopped"
+        done = replace(saved, ledger="sha256:another")
+        assert "no longer the plan for what is left: make one of that (`forge plan --out FILE`)" in how_to_go_on(
+            place, done, "p"
+        )
 
 
 def test_once_lets_the_training_write_its_checkpoint(training: Path, config_home: Path) -> None:
@@ -146,3 +180,34 @@ def test_while_it_is_still_planning_it_ends_without_a_word_of_python(
     assert runner.returncode != 0
     assert "Traceback" not in said
     nothing_is_left(training, runner)
+
+
+def test_a_longer_run_goes_on_from_what_was_stopped_and_never_begins_anew_without_a_word(
+    training: Path, config_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGE_CONFIG_HOME", str(config_home))
+    runner = start(training, config_home)
+    wait_for(lambda: training_under_way(training))
+    os.killpg(runner.pid, signal.SIGINT)
+    runner.communicate(timeout=60)
+    (training / "models" / "model.yaml").write_text(MODEL.replace("tokens: 40k", "tokens: 180k"))
+    commit_all(training)
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"> extend +train/small .*continues: step \d+ of the run that stopped under the key sha256:", said)
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        action = next(action for action in look(place).plan.actions if action.id == "train/small")
+        for scratch in (training / ".forge" / "work").glob("*/scratch"):
+            shutil.rmtree(scratch)
+        step = build_graph(place.desired)["train/small"]
+        with pytest.raises(RefusedError, match="what it was to go on from has gone since it was planned"):
+            _checkpoint(place, action, step, workspace(place.work, action.key or ""))
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"> extend +train/small .*continues: sha256:", said)  # what the recorded run kept, in the store
+    with Repository(training) as repository:
+        place = place_of(repository, read_desired(CommitTree(repository, repository.resolve_commit("HEAD"))))
+        kept = snapshot_of(training).latest("train/small")
+        assert kept is not None
+        place.store.remove(kept.byproducts["checkpoint"])
+    said = run_forge(training, config_home, "plan").stdout
+    assert re.search(r"\+ run +train/small .*has left no checkpoint of its first \d+ steps on this machine", said)

@@ -1,6 +1,7 @@
 """Plan files on the command line: applied as shown, or refused with exit 4."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from forge.canonical import hex_of
 from forge.cli.place import place_of
 from forge.errors import RefusedError
 from forge.plan.recorded import EVERYTHING
+from forge.plan.saved import from_bytes
 from forge.reconcile.apply import Mode, apply
 from forge.reconcile.approved import Approved, plan_to_save
 from forge.reconcile.stop import Stop
@@ -52,6 +54,9 @@ def test_a_plan_for_another_commit_or_with_other_bytes_is_refused(
     said = run_forge(copy_of_applied, config_home, "apply", str(file), code=4).stderr
     assert f"the commit to apply is {git(copy_of_applied, 'rev-parse', 'HEAD')}" in said
     assert snapshot_of(copy_of_applied).release("local") is not None
+    commit = git(copy_of_applied, "rev-parse", "--short=12", "HEAD~1")
+    assert f"`forge apply {file} --ref {commit}` applies it" in said
+    assert "In sync with commit" in run_forge(copy_of_applied, config_home, "apply", str(file), "--ref", commit).stderr
 
 
 def test_a_preview_cannot_be_saved(repository: Path, config_home: Path, tmp_path: Path) -> None:
@@ -77,6 +82,14 @@ def test_explain_and_base_and_force_on_the_command_line(copy_of_applied: Path, c
     commit = git(copy_of_applied, "rev-parse", "--short=12", "HEAD")
     said = run_forge(copy_of_applied, config_home, "plan", "--explain", "release/small-local").stdout
     assert f"because `engine.max_num_seqs` was default and is 4, by commit {commit}; a change of it means reload" in said
+    out = copy_of_applied.parent / "explained.json"
+    flags = ("--explain", "release/small-local", "--out", str(out), "--exit-code", "--format", "json")
+    data = json.loads(run_forge(copy_of_applied, config_home, "plan", *flags, code=3).stdout)
+    assert data["chains"][0]["told"][0]["action"] == "reload"
+    assert from_bytes(out.read_bytes(), "explained").plan.commit == git(copy_of_applied, "rev-parse", "HEAD")
+    for refused in (("--base", "HEAD~1"), ("--format", "markdown")):
+        said = run_forge(copy_of_applied, config_home, "plan", "--explain", "gate/small-local", *refused, code=2).stderr
+        assert "leave out --base and --format markdown" in said
     assert "1 to reload" in run_forge(copy_of_applied, config_home, "plan", "--base", "HEAD~1").stdout
     (copy_of_applied / "README").write_text("unrelated")
     commit_all(copy_of_applied)
@@ -111,7 +124,7 @@ def test_a_changed_policy_is_named_by_its_fields_as_long_as_the_store_holds_the_
     policy = copy_of_applied / "policies" / "small.yaml"
     policy.write_text(policy.read_text().replace("max_tokens: 32", "max_tokens: 64"))
     commit_all(copy_of_applied)
-    named = "field changed: roles[0].limits.max_tokens: 32 -> 64 (reload)"
+    named = "field changed: roles[reader].limits.max_tokens: 32 -> 64 (reload)"
     said = run_forge(copy_of_applied, config_home, "plan").stdout
     assert "~ reload      release/small-local" in said
     assert named in said

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from forge.plan.action import Plan
     from forge.plan.desired import Desired
     from forge.plan.saved import Reading
+    from forge.reconcile.place import Look, Place
+    from forge.repo.tree import Tree
 
 Ref = Annotated[str, typer.Option(help="The commit to read: a branch, tag or commit id.")]
 WorkTreeFlag = Annotated[bool, typer.Option("--worktree", help="Read the working tree instead: a preview.")]
@@ -108,6 +110,10 @@ def plan(
             "--out: only the whole plan of a commit can be saved, not a preview (--worktree), a difference (--base), or one "
             "that was made without looking (--without-store)"
         )
+    if explain is not None and (output is PlanFormat.MARKDOWN or base is not None):
+        raise UsageError(
+            "--explain: a chain of why is text or JSON, and of a whole plan: leave out --base and --format markdown"
+        )
     notes = ["The store was not read: what the ledger records is taken to be there."] if without_store else []
     with reader_of(context) as reader:
         desired = reader.desired(ref, worktree=worktree)
@@ -142,13 +148,6 @@ def plan(
         made = now.plan
         if plain:
             note_in_sync(place.scene, made)
-        if explain is not None:
-            from forge.plan.explain import explain as explained
-            from forge.reconcile.past import PastOf
-
-            past = PastOf(reader.repository, now.snapshot, tree_of(reader.repository, ref, worktree=worktree))
-            typer.echo(explained(made, explain, place.desired, now.snapshot, past), nl=False)
-            return
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
         if older is not None:
@@ -158,7 +157,9 @@ def plan(
                 with_blame=output is not PlanFormat.TEXT,
             ).plan
             made, changed = _beyond(reader, place.desired, made, older, before)
-        if output is PlanFormat.MARKDOWN:
+        if explain is not None:
+            printed = _explained(place, now, explain, tree_of(reader.repository, ref, worktree=worktree), output)
+        elif output is PlanFormat.MARKDOWN:
             from forge.plan.markdown import to_markdown
             from forge.plan.review import review
 
@@ -175,6 +176,18 @@ def plan(
         raise typer.Exit(4)
     if exit_code and made.changes:
         raise typer.Exit(3)
+
+
+def _explained(place: "Place", now: "Look", name: str, planned: "Tree", output: PlanFormat) -> str:
+    """The whole chain of why for a step or a resource."""
+    from forge.plan.explain import explain
+    from forge.plan.explanation import to_json, to_text
+    from forge.reconcile.past import PastOf
+    from forge.reconcile.place import blame_of
+
+    past = PastOf(place.repository, now.snapshot, planned, blame_of(place))
+    told = explain(now.plan, name, place.desired, now.snapshot, past)
+    return to_json(told) if output is PlanFormat.JSON else to_text(told)
 
 
 def _warn(desired: "Desired", *, aloud: bool) -> list[str]:
@@ -207,9 +220,9 @@ def apply(
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
     from forge.plan.render import duration, to_text
-    from forge.reconcile.apply import Mode
+    from forge.reconcile.apply import InterruptedApplyError, Mode
     from forge.reconcile.apply import apply as reconcile
-    from forge.reconcile.approved import Approved, approved, approved_in_ledger
+    from forge.reconcile.approved import Approved, approved, approved_in_ledger, how_to_go_on
     from forge.reconcile.blocked import no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
@@ -239,6 +252,11 @@ def apply(
             try:
                 with stop_on_signals(stop):  # nothing is at work before: Ctrl-C ends the question as it ends any other
                     final = reconcile(place, shown, stop, Mode(chosen, allowed, confirmed, keep_going))
+            except InterruptedApplyError as error:
+                if allowed is None:
+                    raise
+                name = str(planfile) if planfile is not None else None
+                raise InterruptedApplyError(f"stopped as asked; {how_to_go_on(place, allowed.saved, name)}") from error
             finally:
                 shown.close()
         if final.blocked:

@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from forge.canonical import hex_of
+from forge.contract.checkpoints import CHECKPOINT_GLOB
 from forge.contract.messages import REQUEST_FILE, RESULT_FILE, StepRequest, StepResult
 from forge.faults import reached
 
@@ -42,6 +43,10 @@ class Workspace:
     def attempt(self, number: int) -> Path:
         """The folder of one attempt."""
         return self.folder / f"{number:06d}"
+
+    def checkpoints(self) -> list[str]:
+        """What a training has kept in its scratch, as ``newest_checkpoint`` reads it: paths below that."""
+        return sorted(path.relative_to(self.scratch).as_posix() for path in self.scratch.glob(CHECKPOINT_GLOB))
 
     def finished(self) -> tuple[StepResult, Path] | None:
         """A result that is in place but not recorded yet, with the folder its products lie in."""

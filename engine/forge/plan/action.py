@@ -57,7 +57,7 @@ class Continuation:
     key: str
     """Its step key."""
     checkpoint: str | None
-    """Digest of the checkpoint's artifact; None while that run is in flight: then its newest checkpoint is taken."""
+    """Digest of the checkpoint's artifact; None where that run is not recorded: then its newest on this machine is taken."""
 
 
 @dataclass(frozen=True)

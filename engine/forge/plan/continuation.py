@@ -1,9 +1,9 @@
 """What a training can go on from: checkpoints of recorded runs that are on its way to the last digit (``spec.extend``)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from forge.contract.checkpoints import BYPRODUCT, branch_point_of
+from forge.contract.checkpoints import BYPRODUCT, branch_point_of, newest_checkpoint, position_of
 from forge.contract.record import Record
 from forge.plan.action import Continuation
 from forge.plan.graph import Step, version_of
@@ -36,6 +36,37 @@ class Place:
 def continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
     """Whether a step is the exact continuation of a run that was not recorded."""
     return bool(run.parameters) and dict(run.inputs) == dict(inputs) and not why_not_extended(run.parameters, step.parameters)
+
+
+@dataclass(frozen=True)
+class Left:
+    """A checkpoint that a run which is not recorded has left on the machine that plans."""
+
+    run: Running
+    step: int
+    """The optimiser step that it stands at."""
+    tokens: int
+    """Those that need not be trained on again."""
+
+
+def left_by(runs: Iterable[Running], step: Step) -> Left | None:
+    """The farthest checkpoint that some runs left, which a step is the exact continuation of; of equal ones the first run's."""
+    found: Left | None = None
+    for run in runs:
+        newest = newest_checkpoint(run.checkpoints, shared_steps(run.parameters, step.parameters))
+        position = position_of(newest.rpartition("/")[2]) if newest is not None else None
+        if position is not None and (found is None or position[0] > found.step):
+            batch = LargeTraining.model_validate(run.parameters["training"]).batch_tokens
+            found = Left(run, position[0], position[0] * batch)
+    return found
+
+
+def nothing_left(run: Running, step: Step) -> str:
+    """Why a step does not go on from a run that it is the continuation of."""
+    shared = shared_steps(run.parameters, step.parameters)
+    return (
+        f"the run that stopped under the key {run.key[:19]} has left no checkpoint of its first {shared} steps on this machine"
+    )
 
 
 def kept_by(record: Record, step: Step, inputs: Mapping[str, str], place: Place) -> Kept | str | None:

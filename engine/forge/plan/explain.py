@@ -12,34 +12,49 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record
 from forge.errors import UsageError, printable
 from forge.plan.action import SETTLED, Action, Plan
+from forge.plan.blame import owner_of, same_policy, same_references
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
+from forge.plan.explanation import Chain, Explanation, Told
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph
 from forge.plan.past import Past, changed_files
-from forge.plan.reason import Reason, ReasonKind
+from forge.plan.reason import Reason, ReasonKind, shortened
 from forge.plan.recorded import Recorded
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import did_you_mean
 
 _SHORT = 19
+_STEPS_OF = {"DataRecipe": ("curate",), "Tokenizer": ("tokenizer",), "Model": ("train",), "Deployment": ("release", "gate")}
+"""The steps that are named after a resource of each kind."""
 
 
-def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: Past) -> str:
+def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: Past) -> Explanation:
     """Why a step would or would not run; ``name`` is a step id or the address of a resource.
 
-    Raises UsageError for a name that the plan does not hold.
+    A resource that no step makes anything of (a suite, a policy) is explained by the steps that read it. Raises UsageError
+    for a name that neither the plan nor the commit holds.
     """
     actions = {action.id: action for action in plan.actions}
-    wanted = [action.id for action in plan.actions if name in (action.id, action.subject)]
-    if not wanted:
-        known = [*actions, *(action.subject for action in plan.actions)]
-        raise UsageError(f"the plan holds no step or resource {name!r}{did_you_mean(name, known)}")
     story = _Story(actions, build_graph(desired), desired, recorded, past)
-    lines: list[str] = []
-    for step_id in wanted:
-        lines.extend(story.chain(step_id, 0))
-        lines.extend(_consequences(step_id, actions, story.graph))
-    return "\n".join(lines) + "\n"
+    wanted = [action.id for action in plan.actions if name in (action.id, action.subject)]
+    chains: list[Chain] = []
+    if not wanted and name in desired.compiled:
+        wanted = [step.id for step in story.graph.values() if step.id in actions and _reads(step, name, desired)]
+        readers = ", ".join(f"{step_id} ({actions[step_id].kind})" for step_id in wanted)
+        said = f"no step is its own; what reads it: {readers}" if wanted else "no step of this plan reads it"
+        chains.append(Chain((Told(name, None, 0, (said,)),)))
+    elif not wanted:
+        known = [*actions, *(action.subject for action in plan.actions), *desired.compiled]
+        raise UsageError(f"the plan holds no step or resource {name!r}{did_you_mean(name, known)}")
+    chains += [Chain(tuple(story.chain(each, 0)), _consequences(each, actions, story.graph)) for each in wanted]
+    return Explanation(plan.commit, name, tuple(chains))
+
+
+def _reads(step: Step, address: str, desired: Desired) -> bool:
+    """Whether a step reads a resource that it is not named after, as its tasks or its policy, or is cleaned of it."""
+    if any(isinstance(source, FromCommit) and source.address == address for source in step.inputs.values()):
+        return True
+    return any(name.startswith("suite-") for name in step.inputs) and address in desired.compiled[step.subject].references
 
 
 class _Read(NamedTuple):
@@ -71,17 +86,15 @@ class _Story:
     past: Past
     told: set[str] = field(default_factory=set)
 
-    def chain(self, step_id: str, depth: int, read: _Read | None = None) -> Iterator[str]:
+    def chain(self, step_id: str, depth: int, read: _Read | None = None) -> Iterator[Told]:
         """The story of a step, and then of those that it comes from."""
-        indent, action = "  " * depth, self.actions[step_id]
+        action = self.actions[step_id]
         if step_id in self.told:
-            yield f"{indent}{step_id}: {action.kind} (told above)"
+            yield Told(step_id, action.kind.value, depth, is_told_above=True)
             return
         self.told.add(step_id)
-        yield f"{indent}{step_id}: {action.kind}"
         causes: dict[str, _Read | None] = {}
-        for line in self._own(action, read, causes):
-            yield f"{indent}  {line}"
+        yield Told(step_id, action.kind.value, depth, tuple(self._own(action, read, causes)))
         for upstream, its_read in causes.items():
             yield from self.chain(upstream, depth + 1, its_read)
 
@@ -89,7 +102,9 @@ class _Story:
         """The lines about one step alone; the steps that it comes from are added to ``causes``."""
         step = self.graph.get(action.id)
         if step is None:
-            yield from (f"because {_sentence(reason)}" for reason in action.reasons)
+            for reason in action.reasons:
+                gone = self._removed(action) if reason.kind is ReasonKind.REMOVED else reason.commit
+                yield f"because {_sentence(replace(reason, commit=gone))}"
             return
         latest = self._latest(step)
         planned = _State(None, self._known_inputs(step), _sources_of(step))
@@ -109,14 +124,20 @@ class _Story:
             yield from (f"besides, {line}" for line in self._differences(step, latest, planned))
         self._add_causes(step, latest, planned, causes)
 
+    def _removed(self, action: Action) -> str | None:
+        """The commit that took a resource out, as far as it can be told."""
+        kind, _, name = action.subject.partition("/")
+        made = (self.recorded.latest(f"{step}/{name}") for step in _STEPS_OF.get(kind, ()))
+        known = next((record for record in made if record is not None), None)
+        return self.past.removed_since(action.subject, known.commit) if known is not None else None
+
     def _history(self, step: Step, action: Action, read: _Read, causes: dict[str, _Read | None]) -> Iterator[str]:
         """Why a step that is recorded made another product than its reader had before."""
         found = self._find(step, lambda record: record.products.get(read.product) == read.digest)
         made = self.recorded.made(action.key or "")
         now = self._find(step, lambda record: record.key == action.key, *([made.step_id] if made else []))
         if found is None or now is None:
-            origin = self.desired.origins.get(read.by.subject)
-            commit = self.past.blame([origin], read.since, None) if origin else None
+            commit = self.past.value_since(read.by.subject, read.since, None, same_references)
             yield (
                 f"{read.product} was {_short(read.digest)} for {read.by.id}, and no record of {step.id} made that: "
                 f"{read.by.subject} read from another step{_by(commit)}"
@@ -137,11 +158,12 @@ class _Story:
 
     def _differences(self, step: Step, before: Record, now: _State) -> Iterator[str]:
         """How a step as it was recorded differs from what it is made of now, with the commits that brought that."""
-        origin = self.desired.origins.get(step.subject)
         kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
-        for reason in changed_fields(step, before.parameters, kind):
-            commit = self.past.blame([origin], before.commit, now.commit) if origin else None
-            yield _sentence(replace(reason, commit=commit))
+        owner = owner_of(step)
+        for reason in changed_fields(
+            step, before.parameters, kind, lambda alike: self.past.value_since(owner, before.commit, now.commit, alike)
+        ):
+            yield _sentence(reason)
         for name, old, new in changed_inputs(before.inputs, now.inputs):
             source = step.inputs.get(name)
             if source is not None and new is None:
@@ -153,13 +175,16 @@ class _Story:
     def _files(self, step: Step, name: str, before: _State, now: _State) -> Iterator[str]:
         """Which files of the commit made an input another one; nothing for an input that a step makes."""
         source = step.inputs.get(name)
-        if not isinstance(source, FromCommit) or before.commit is None:
+        if isinstance(source, FromStep) or before.commit is None:
             return
-        old, new = before.sources.get(name), now.sources.get(name)
-        if old and new:
+        old, new = before.sources.get(name, {}), now.sources.get(name, {})
+        if old or new:
             yield from (f"  {line}" for line in changed_files(self.past, (before.commit, old), (now.commit, new)))
-        elif (origin := self.desired.origins.get(source.address)) is not None:  # the spec itself is what is read
-            yield f"  {printable(origin)} says otherwise{_by(self.past.blame([origin], before.commit, now.commit))}"
+        elif (
+            source is not None and (origin := self.desired.origins.get(source.address)) is not None
+        ):  # the spec itself is what is read
+            commit = self.past.value_since(source.address, before.commit, now.commit, same_policy)
+            yield f"  {printable(origin)} says otherwise{_by(commit)}"
 
     def _waited_for(self, action: Action, step: Step) -> Iterator[str]:
         """The steps before this one that are not done, or that hold it back."""
@@ -220,14 +245,14 @@ def _made(action: Action, recorded: Recorded) -> Iterator[str]:
         yield f"{name} is {digest}"
 
 
-def _consequences(step_id: str, actions: Mapping[str, Action], graph: Mapping[str, Step]) -> Iterator[str]:
-    after = [
+def _consequences(step_id: str, actions: Mapping[str, Action], graph: Mapping[str, Step]) -> tuple[str, ...]:
+    if not actions[step_id].does_something:
+        return ()
+    return tuple(
         step.id
         for step in graph.values()
         if step.id in actions and any(isinstance(item, FromStep) and item.step_id == step_id for item in step.inputs.values())
-    ]
-    if after and actions[step_id].does_something:
-        yield f"  what reads it and is decided after it: {', '.join(after)}"
+    )
 
 
 _SENTENCES = {
@@ -243,7 +268,8 @@ _SENTENCES = {
     ReasonKind.FORCED: "someone asked for it by name (--force)",
     ReasonKind.IN_FLIGHT: "{subject} works at it, for commit {commit}: its result is awaited",
     ReasonKind.SUPERSEDES: "{subject} works at what commit {commit} asked for: that run is stopped and its checkpoint kept",
-    ReasonKind.AWAITS_RUN: "{subject} works for commit {commit}, which this one does not descend from: its end is awaited",
+    ReasonKind.AWAITS_RUN: "{subject} works for commit {commit}, which this one does not descend from: a controller stops its "
+    "own run once it takes this commit up, anyone else awaits that run's end",
     ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
     ReasonKind.DRIFTED: "{subject} served {new} as the commit asks, and no newer commit moved it to {old}{by}",
     ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",
@@ -257,18 +283,22 @@ _SENTENCES = {
     ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
     ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",
     ReasonKind.LIFTED: "the commit no longer withdraws {subject}",
-    ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
+    ReasonKind.REMOVED: "the commit no longer holds it{by}; nothing is deleted",
     ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",
     ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
 }
 """Every kind of reason as a sentence; a test fails for a kind without one."""
+_CONTINUES_HERE = "it goes on from {subject}, and that gives the same bytes"
+"""For the checkpoint of a run that is not recorded: it has no digest yet."""
 
 
 def _sentence(reason: Reason) -> str:
-    return _SENTENCES[reason.kind].format(
+    old, new = shortened(reason.old, reason.new)
+    is_here = reason.kind is ReasonKind.CONTINUES and not reason.subject.startswith("sha256:")
+    return (_CONTINUES_HERE if is_here else _SENTENCES[reason.kind]).format(
         subject=_short(reason.subject),
-        old=_short(reason.old),
-        new=_short(reason.new),
+        old=old,
+        new=new,
         by=f", by commit {reason.commit[:12]}" if reason.commit else "",
         commit=(reason.commit or "")[:12],
         through=f", and this descends from it by {printable(reason.old)}" if reason.old else "",

@@ -20,8 +20,10 @@ class Running:
     commit: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inputs: Mapping[str, str] = field(default_factory=dict)
+    checkpoints: tuple[str, ...] = ()
+    """Those that lie on the machine that plans: paths below the run's scratch, as ``newest_checkpoint`` reads them."""
     gives_way: bool = True
-    """Whether the commit that is planned descends from the run's: then it stops where this commit wants another run."""
+    """Whether it stops where the planned commit wants another run: it is the planner's own, or of an earlier commit."""
 
 
 class _Every(AbstractSet[str]):
@@ -51,8 +53,8 @@ class Live:
     """Digests of those that a read, a verification or a scrub found damaged."""
     running: Mapping[str, Running] = field(default_factory=dict)
     """By step key."""
-    stopped: Mapping[str, Running] = field(default_factory=dict)
-    """By step id: runs that ended without a result, whose checkpoints may still be on the machine that plans."""
+    stopped: Mapping[str, tuple[Running, ...]] = field(default_factory=dict)
+    """By step id: runs that ended without a result on the machine that plans, the newest first."""
 
     approvals: Mapping[str, tuple[Given, ...]] = field(default_factory=dict)
     """By environment, for those to which nothing is released without approvals."""

@@ -10,13 +10,14 @@ from typing import Protocol
 
 from forge.contract.record import Record
 from forge.errors import printable
+from forge.plan.blame import Blame
 
 _MOST_FILES = 10
 _NUMBERED = re.compile(r"[0-9]{5}(\..*)?")
 """Names of files that are read in the order of their paths (``repo.desired``)."""
 
 
-class Past(Protocol):
+class Past(Blame, Protocol):
     """The ledger's history and Git's, as far as an explanation asks; asked only for what changed."""
 
     def records(self, step_id: str) -> Iterator[tuple[int, Record]]:
@@ -25,10 +26,6 @@ class Past(Protocol):
 
     def blobs(self, commit: str | None, paths: Iterable[str]) -> Mapping[str, str] | None:
         """Git's ids of those of some files that a commit holds (None: of what is planned); None where it is not here."""
-        ...
-
-    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
-        """The newest commit after one, up to another (None: what is planned), that touched one of some files."""
         ...
 
 
@@ -42,12 +39,15 @@ def changed_files(past: Past, old: tuple[str, Mapping[str, str]], new: tuple[str
         return
     if Counter(had.values()) == Counter(has.values()):
         renamed = "; ".join(_renames(had, has))
-        yield f"{_why_names_matter(before, after, had, has)}: {renamed}{_by(past.blame([*had, *has], older, newer))}"
+        yield f"{_why_names_matter(before, after, had, has)}: {renamed}{_by(past.files_since(had, has, older, newer))}"
         return
     differing = sorted(path for path in {*had, *has} if had.get(path) != has.get(path))
     for path in differing[:_MOST_FILES]:
+        if not before or not after:  # the whole input is new, or is gone: its files may lie where they lay
+            yield f"{printable(path)} {'is read now' if not before else 'is read no longer'}"
+            continue
         what = "was added" if path not in had else "was removed" if path not in has else "has other bytes"
-        yield f"{printable(path)} {what}{_by(past.blame([path], older, newer))}"
+        yield f"{printable(path)} {what}{_by(past.files_since({path} & had.keys(), {path} & has.keys(), older, newer))}"
     if len(differing) > _MOST_FILES:
         yield f"and {len(differing) - _MOST_FILES} more files"
 

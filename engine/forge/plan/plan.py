@@ -19,14 +19,15 @@ from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
-from forge.plan.changes import changed_fields, changed_inputs, changed_policy
-from forge.plan.continuation import Kept, Place, continues, kept_by
+from forge.plan.blame import Blame, owner_of, same_policy
+from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_policy
+from forge.plan.continuation import Kept, Place, continues, kept_by, left_by, nothing_left
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
-from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
@@ -210,22 +211,31 @@ class _Planner:
         at_work = self.live.running.get(key)
         if at_work is not None:
             reasons = (Reason(ReasonKind.IN_FLIGHT, at_work.holder, commit=at_work.commit), *reasons)
-            return self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate)
+            return self._extended(
+                self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate), step
+            )
         coming = [name for name in step.after if self.actions[name].does_something]
         if coming:  # it may keep a checkpoint for this one
             return self._without_key(step, coming, [])
-        kind, replaces, earlier = self._run_kind(step, latest), None, None
+        replaces = None
         other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
         if other is not None:
             replaces = other.key
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
             reasons = (*reasons, Reason(why, other.holder, commit=other.commit))
-        if step.kind is StepKind.TRAIN and step.id not in self.force:
-            earlier, added, kept = self._continuation(step, key, inputs, other)
-            reasons = (*reasons, *added)
-            if earlier is not None:
-                kind, estimate = ActionKind.EXTEND, _rest_of(estimate, kept)
-        return self._action(kind, step, reasons, key, inputs, estimate=estimate, continues=earlier, replaces=replaces)
+        kind = self._run_kind(step, latest)
+        action = self._action(kind, step, reasons, key, inputs, estimate=estimate, replaces=replaces)
+        return self._extended(action, step, other)
+
+    def _extended(self, action: Action, step: Step, other: Running | None = None) -> Action:
+        """A training from the checkpoint of an earlier run, where there is one; also while it is at work: it began with it."""
+        if step.kind is not StepKind.TRAIN or step.id in self.force:
+            return action
+        earlier, added, kept = self._continuation(step, action.key or "", action.inputs, other)
+        action = replace(action, reasons=(*action.reasons, *added))
+        if earlier is None:
+            return action
+        return replace(action, kind=ActionKind.EXTEND, estimate=_rest_of(action.estimate, kept), continues=earlier)
 
     def _continuation(
         self, step: Step, key: str, inputs: Mapping[str, str], other: Running | None
@@ -234,11 +244,17 @@ class _Planner:
 
         The last are the tokens that need not be trained on again, as far as they are known.
         """
-        stopped = next((self.live.stopped[name] for name in (step.id, *step.previous_ids) if name in self.live.stopped), None)
-        for run in (other, stopped):
-            if run is not None and run.key != key and continues(run, step, inputs):
-                return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),), 0
-        reasons: list[Reason] = []
+        if other is not None and continues(other, step, inputs) and left_by([other], step) is not None:
+            told = f"what the run under the key {other.key[:19]} has reached on this machine when it ends"
+            return Continuation(other.key, None), (Reason(ReasonKind.CONTINUES, told, commit=other.commit),), 0
+        stopped = [run for name in (step.id, *step.previous_ids) for run in self.live.stopped.get(name, ())]
+        stopped = [run for run in stopped if run.key != key and continues(run, step, inputs)]
+        left = left_by(stopped, step)
+        if left is not None:
+            told = f"step {left.step} of the run that stopped under the key {left.run.key[:19]} on this machine"
+            reason = Reason(ReasonKind.CONTINUES, told, commit=left.run.commit)
+            return Continuation(left.run.key, None), (reason,), left.tokens
+        reasons = [Reason(ReasonKind.FROM_SCRATCH, nothing_left(run, step)) for run in stopped[:1]]
         place = Place(self.live, self._descent, self.desired.settings.executor.threads)
         for name in (step.id, *step.after):
             said: list[str] = []
@@ -318,9 +334,7 @@ class _Planner:
         if latest is None:
             return
         kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
-        origin = self.desired.origins.get(step.subject)
-        for reason in changed_fields(step, latest.parameters, kind):
-            yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
+        yield from changed_fields(step, latest.parameters, kind, self._brought(owner_of(step), latest.commit))
         for name, old, new in changed_inputs(latest.inputs, inputs):
             source = step.inputs.get(name)
             if isinstance(source, FromStep):
@@ -329,7 +343,7 @@ class _Planner:
                 commit = upstream.commit if upstream else None
             elif source is not None:
                 subject = f"{name} ({source.address})"
-                commit = self._introduced(tuple(source.bundle.sources.values()), latest.commit)
+                commit = self._brought_by_files(name, source, latest)
             else:
                 subject, commit = f"{name} (removed)", None
             yield Reason(ReasonKind.INPUT_CHANGED, subject, old, new, commit=commit)
@@ -343,12 +357,21 @@ class _Planner:
         now = next((file.inline for file in source.bundle.files.values() if file.inline is not None), None)
         before = self.live.policy(old) if now is not None else None
         if now is not None and before is not None:
-            origin = self.desired.origins.get(source.address)
-            for reason in changed_policy(before, now):
-                yield replace(reason, commit=self._introduced((origin,) if origin else (), latest.commit))
+            yield from changed_policy(before, now, self._brought(source.address, latest.commit))
 
-    def _introduced(self, paths: tuple[str, ...], since: str) -> str | None:
-        return self.blame(paths, since) if self.blame is not None and paths else None
+    def _brought(self, address: str, since: str) -> Brought:
+        """Who brought a value, asked only where a plan is to say it."""
+        blame = self.blame
+        return lambda alike: blame.value_since(address, since, None, alike) if blame is not None else None
+
+    def _brought_by_files(self, name: str, source: FromCommit, latest: Record) -> str | None:
+        if self.blame is None:
+            return None
+        if not source.bundle.sources:  # the spec itself is what is read
+            return self.blame.value_since(source.address, latest.commit, None, same_policy)
+        return self.blame.files_since(
+            latest.sources.get(name, {}).values(), source.bundle.sources.values(), latest.commit, None
+        )
 
     def _blocked(self, step: Step, reason: Reason) -> Action:
         return self._action(ActionKind.BLOCKED, step, (reason,))

@@ -34,7 +34,9 @@ class ReasonKind(StrEnum):
     """A run under the step's earlier key is going on. It is asked to stop and to keep its checkpoint: the commit no
     longer asks for what it would make."""
     AWAITS_RUN = "awaits a run in flight"
-    """A run under another key of the step is going on, for a commit that this one does not descend from: its end is awaited."""
+    """A run under another key of the step is going on, for a commit that this one does not descend from (it was amended, or is
+    of another branch). Whoever works at it stops it when it takes up this commit itself, as a controller does; anyone else
+    awaits its end."""
     CONTINUES = "continues"
     """A checkpoint of an earlier run is on the way of this one: the run goes on from there, to the same last digit."""
     FROM_SCRATCH = "not continued"
@@ -97,7 +99,7 @@ class Reason:
             separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
             text += separator + printable(self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
-            text += f": {_short(self.old)} -> {_short(self.new)}"
+            text += ": {} -> {}".format(*shortened(self.old, self.new))
         if self.meaning is not None:
             text += f" ({self.meaning})"
         return text
@@ -105,6 +107,12 @@ class Reason:
 
 _DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
 _SHORT_DIGEST = 19
+
+
+def shortened(old: str | None, new: str | None) -> tuple[str, str]:
+    """Two values for people: digests by their beginning, unless both begin alike."""
+    texts = _short(old), _short(new)
+    return texts if texts[0] != texts[1] or old == new else (printable(old or "nothing"), printable(new or "nothing"))
 
 
 def _short(value: str | None) -> str:

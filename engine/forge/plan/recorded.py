@@ -1,13 +1,10 @@
 """What planning asks of the ledger, and what of a commit it is asked about. Types only."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
-
-Blame = Callable[[tuple[str, ...], str], str | None]
-"""(paths of the repository, an older commit) -> the newest commit since then that touched one of them, if it can be told."""
 
 
 class Recorded(Protocol):

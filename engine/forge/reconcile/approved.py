@@ -27,6 +27,12 @@ def approved(place: Place, data: bytes, name: str) -> Approved:
     found = _approvals(place, saved)
     if found is not None and not found.suffices:
         raise RefusedError(f"{name}: the plan {found}: `forge approve {name}` gives one")
+    if saved.plan.commit != place.desired.commit:
+        raise RefusedError(
+            f"{name}: the plan is for commit {saved.plan.commit}, and the commit to apply is {place.desired.commit}: "
+            f"`forge apply {name} --ref {(saved.plan.commit or '')[:12]}` applies it; for the other one make a new plan "
+            "(`forge plan --out FILE`)"
+        )
     moved = what_moved(saved, plan_to_save(place, saved.scope))
     if moved:
         rows = "".join(f"\n  {row}" for row in moved[:20])
@@ -35,6 +41,17 @@ def approved(place: Place, data: bytes, name: str) -> Approved:
             "Make a new one (`forge plan --out FILE`), have it reviewed, and apply that."
         )
     return Approved(saved, _entries(found))
+
+
+def how_to_go_on(place: Place, saved: SavedPlan, name: str | None) -> str:
+    """What someone who stopped an approved plan half-way can do; ``name``: of its file, where it was applied from one."""
+    if not what_moved(saved, plan_to_save(place, saved.scope)):
+        return f"`{'forge apply' if name is None else f'forge apply {name}'}` goes on where it stopped"
+    approval = ", have it approved" if saved.plan.approvals else ""
+    return (
+        "a part of the plan is done and recorded, so it is no longer the plan for what is left: make one of that "
+        f"(`forge plan --out FILE`){approval}, and `forge apply FILE` goes on where it stopped"
+    )
 
 
 def approved_in_ledger(place: Place, scope: Scope = EVERYTHING) -> Approved | None:

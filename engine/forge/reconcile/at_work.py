@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from forge.contract.checkpoints import BYPRODUCT, CHECKPOINT_GLOB, newest_checkpoint
+from forge.contract.checkpoints import BYPRODUCT, newest_checkpoint
 from forge.contract.kinds import STEPS
 from forge.contract.messages import Event, FailureCause, InputArtifact, Resources, StepRequest, StepResult
 from forge.contract.record import Attempt
@@ -142,7 +142,10 @@ def request_of(place: Place, action: Action, step: Step, space: Workspace) -> St
 
 
 def _checkpoint(place: Place, action: Action, step: Step, space: Workspace) -> InputArtifact | None:
-    """The checkpoint to go on from: an artifact of a recorded run, or the newest that a stopped run left on this machine."""
+    """The checkpoint to go on from: an artifact of a recorded run, or the newest that a stopped run left on this machine.
+
+    Raises RefusedError where that is gone: a training that was to be continued does not begin anew without a word.
+    """
     if action.continues is None:
         return None
     folder = space.inputs / "continues"
@@ -152,12 +155,14 @@ def _checkpoint(place: Place, action: Action, step: Step, space: Workspace) -> I
         return InputArtifact(digest=action.continues.checkpoint, path=str(folder))
     stopped = workspace(place.work, action.continues.key)
     request = requested(stopped)
-    if request is None:
-        return None
-    names = [path.relative_to(stopped.scratch).as_posix() for path in stopped.scratch.glob(CHECKPOINT_GLOB)]
-    newest = newest_checkpoint(names, shared_steps(request.parameters, step.parameters))
-    if newest is None:
-        return None
+    newest = None
+    if request is not None:
+        newest = newest_checkpoint(stopped.checkpoints(), shared_steps(request.parameters, step.parameters))
+    if request is None or newest is None:
+        raise RefusedError(
+            f"{action.id}: what it was to go on from has gone since it was planned: no checkpoint of the run under the key "
+            f"{action.continues.key} is left in {stopped.scratch}; plan again"
+        )
     shutil.copytree(stopped.scratch / newest, folder)
     digest = place.store.put_folder(folder).digest
     attempt = Attempt(  # whoever verifies the longer run finds here what it went on from

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from forge.contract.record import Record
 from forge.errors import RepoError
 from forge.ledger.ledger import Snapshot
+from forge.plan.blame import Alike, Blame
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree
 
@@ -18,6 +19,7 @@ class PastOf:
     snapshot: Snapshot
     planned: Tree
     """The files that the plan is about."""
+    blame: Blame
     _trees: dict[str, CommitTree] = field(default_factory=dict)
 
     def records(self, step_id: str) -> Iterator[tuple[int, Record]]:
@@ -37,6 +39,14 @@ class PastOf:
         except RepoError:
             return None
 
-    def blame(self, paths: Iterable[str], older: str, newer: str | None) -> str | None:
-        """The newest commit after one, up to another, that touched one of some files."""
-        return self.repository.last_change(older, newer or self.planned.commit or "HEAD", tuple(paths))
+    def value_since(self, address: str, older: str, newer: str | None, alike: Alike) -> str | None:
+        """As ``Blame.value_since``."""
+        return self.blame.value_since(address, older, newer, alike)
+
+    def removed_since(self, address: str, older: str) -> str | None:
+        """As ``Blame.removed_since``."""
+        return self.blame.removed_since(address, older)
+
+    def files_since(self, before: Iterable[str], after: Iterable[str], older: str, newer: str | None) -> str | None:
+        """As ``Blame.files_since``."""
+        return self.blame.files_since(before, after, older, newer)

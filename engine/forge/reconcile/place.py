@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forge.contract.kinds import STEPS, Role, StepKind
 from forge.errors import StoreError
@@ -16,7 +17,7 @@ from forge.plan.action import Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
-from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
+from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.reproductions import Count, asks_for_reproductions
 from forge.plan.upkeep import environments_with_approvals
 from forge.reconcile.glance import Scene
@@ -24,6 +25,9 @@ from forge.reconcile.holder import Holders
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree, Tree
 from forge.store.store import Store
+
+if TYPE_CHECKING:
+    from forge.reconcile.blame import BlameOf
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def look(
         lambda digest: _policy(place, digest),
     )
     plan = make_plan(
-        place.desired, recorded(snapshot) if recorded else snapshot, live, scope, _blame(place) if with_blame else None
+        place.desired, recorded(snapshot) if recorded else snapshot, live, scope, blame_of(place) if with_blame else None
     )
     return Look(plan, snapshot, held)
 
@@ -127,13 +131,11 @@ def _policy(place: Place, digest: str) -> bytes | None:
         return None
 
 
-def _blame(place: Place) -> Blame:
-    """Who changed some files: asked only for what changed."""
+def blame_of(place: Place) -> "BlameOf":
+    """Git's history: asked only for what changed, and loaded only then."""
+    from forge.reconcile.blame import BlameOf
 
-    def blame(paths: tuple[str, ...], since: str) -> str | None:
-        return place.repository.last_change(since, place.desired.commit or "HEAD", paths)
-
-    return blame
+    return BlameOf(place.repository, place.desired)
 
 
 def gives_way(place: Place, lease: Lease) -> bool:
@@ -144,20 +146,23 @@ def gives_way(place: Place, lease: Lease) -> bool:
 def _running(lease: Lease, place: Place) -> Running:
     holder = f"process {lease.holder.pid} on {lease.holder.host}"
     run = _run(lease.key, lease.step_id, holder, lease.commit, place.work)
-    return replace(run, gives_way=gives_way(place, lease))
+    is_own = lease.holder.id == place.leases.holder.id  # a controller stops what it started itself, whatever the commit
+    return replace(run, gives_way=is_own or gives_way(place, lease))
 
 
-def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, Running]:
+def _stopped(place: Place, snapshot: Snapshot, held: Mapping[str, Lease]) -> dict[str, tuple[Running, ...]]:
     """Runs that ended on this machine without a result: their checkpoints may serve a longer run."""
-    found: dict[str, Running] = {}
+    found: dict[str, tuple[Running, ...]] = {}
     for run in open_runs(place.work):
         if run.key not in held and snapshot.made(run.key) is None:
-            found.setdefault(run.step_id, _run(run.key, run.step_id, "", run.commit, place.work))
+            ended = _run(run.key, run.step_id, "", run.commit, place.work)
+            found[run.step_id] = (*found.get(run.step_id, ()), ended)
     return found
 
 
 def _run(key: str, step_id: str, holder: str, commit: str, work: Path) -> Running:
-    request = requested(Workspace(work / key.removeprefix("sha256:")))
+    space = Workspace(work / key.removeprefix("sha256:"))
+    request = requested(space)
     parameters = request.parameters if request else {}
     inputs = {name: item.digest for name, item in request.inputs.items()} if request else {}
-    return Running(key, step_id, holder, commit, parameters, inputs)
+    return Running(key, step_id, holder, commit, parameters, inputs, tuple(space.checkpoints()))

@@ -69,6 +69,8 @@ class Change:
     """Git's letter: A added, D removed, M other bytes, T another kind of file."""
     name: str
     """Object id in the newer tree; zeros where the path was removed."""
+    earlier: str
+    """Object id in the older tree; zeros where the path was added."""
 
 
 class Repository:
@@ -264,8 +266,8 @@ class Repository:
         fields = done.stdout.decode("utf-8", "surrogateescape").split("\0")
         changes = []
         for row, path in zip(fields[0:-1:2], fields[1::2], strict=True):
-            _, _, _, name, status = row.split(" ")
-            changes.append(Change(path, status, name))
+            _, _, earlier, name, status = row.split(" ")
+            changes.append(Change(path, status, name, earlier))
         return changes
 
     def read_objects(self, names: Sequence[str]) -> Iterator[GitObject]:
