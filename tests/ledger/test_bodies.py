@@ -75,6 +75,15 @@ def test_an_environment_whose_deployment_is_retired_serves_nothing_until_a_later
     assert retired.release("prod") is None
 
 
+def test_a_deployment_that_serves_something_is_not_retired_with_another_environment(ledger: Ledger) -> None:
+    moved = make_release("staging", "one", 1).model_copy(update={"deployment": "docs-prod"})
+    ledger.append([Draft(make_release("prod", "one", 1)), Draft(moved)])
+    ledger.append([Draft(Retirement(subject="Deployment/docs-prod", environment="prod", **RETIRED))])
+    assert ledger.snapshot().subjects()["Deployment/docs-prod"].retired is None
+    ledger.append([Draft(Retirement(subject="Deployment/docs-prod", environment="staging", **RETIRED))])
+    assert ledger.snapshot().subjects()["Deployment/docs-prod"].retired == "e" * 40
+
+
 def test_protections_and_retirements_are_listed_under_their_subject(ledger: Ledger, folder: Path) -> None:
     ledger.append([Draft(Protection(subject="Model/a", protected=True, commit="c" * 40))])
     ledger.append([Draft(Protection(subject="Model/a", protected=True, commit="c" * 40))])  # says nothing new

@@ -169,6 +169,9 @@ class World:
                 known[note.subject] = Subject(note.subject, note.protected, before.retired)
             else:
                 known[note.subject] = Subject(note.subject, before.protected, note.commit)
+        for pointer in self.pointers().values():
+            name = f"Deployment/{pointer.deployment}"
+            known[name] = known[name]._replace(retired=None)
         return known
 
     def withdrawals(self) -> Mapping[str, Withdrawal]:

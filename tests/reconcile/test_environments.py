@@ -87,6 +87,22 @@ def test_a_removed_deployment_is_retired_and_a_protected_one_is_not(copy_of_appl
     assert "serves nothing" in run_forge(copy_of_applied, config_home, "verify", "release/local", code=4).stderr
 
 
+def test_an_environment_that_its_deployment_left_serves_nothing_more(copy_of_applied: Path, config_home: Path) -> None:
+    path = copy_of_applied / "models" / "deployment.yaml"
+    path.write_text(DEPLOYMENT.replace("environment: local", "environment: staging"))
+    commit_all(copy_of_applied)
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "retire      environment/local" in done.stdout
+    assert "environment/local: retired; local serves nothing more; nothing is deleted" in done.stderr
+    assert list(snapshot_of(copy_of_applied).pointers()) == ["staging"]
+    assert "serves nothing" in run_forge(copy_of_applied, config_home, "verify", "release/local", code=4).stderr
+    assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
+    path.unlink()
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply")
+    assert snapshot_of(copy_of_applied).pointers() == {}
+
+
 def test_renaming_a_resource_keeps_its_history(copy_of_applied: Path, config_home: Path) -> None:
     recipe = copy_of_applied / "models" / "data.yaml"
     recipe.write_text(recipe.read_text().replace("{name: small, owners", "{name: manuals, previous_name: small, owners"))

@@ -276,4 +276,4 @@ class Subject(NamedTuple):
     """``Kind/name``."""
     protected: bool
     retired: str | None
-    """The commit of a retirement that no later record or release undid."""
+    """The commit of a retirement that no later record or release undid; None of a deployment that still serves something."""

@@ -172,11 +172,14 @@ class Index:
             known = set(newest)
             protected: dict[str, bool] = {}
             retired: dict[str, tuple[int, str]] = {}
-            text = "SELECT sequence, kind, subject, value FROM notes WHERE sequence <= ? ORDER BY sequence"
-            for sequence, kind, subject, value in db.execute(text, (head[0],)):
+            serving: dict[str, str | None] = {}
+            text = "SELECT sequence, kind, subject, environment, value FROM notes WHERE sequence <= ? ORDER BY sequence"
+            for sequence, kind, subject, environment, value in db.execute(text, (head[0],)):
                 if kind == "withdrawal":  # its subject may be no resource, and is not known by being withdrawn
                     continue
                 known.add(subject)
+                if environment is not None:
+                    serving[environment] = subject if kind == "release" else None
                 if kind == "protection":
                     protected[subject] = value == "yes"
                 elif kind == "retirement":
@@ -184,6 +187,8 @@ class Index:
                 else:
                     newest[subject] = max(newest.get(subject, 0), sequence)
             gone = {address: commit for address, (sequence, commit) in retired.items() if sequence > newest.get(address, 0)}
+            for subject in serving.values():  # one environment of a deployment may be retired while it serves another
+                gone.pop(subject or "", None)
             return {address: Subject(address, protected.get(address, False), gone.get(address)) for address in sorted(known)}
 
         return self._ask(commit, head, query)

@@ -257,6 +257,7 @@ _SENTENCES = {
     ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",
     ReasonKind.LIFTED: "the commit no longer withdraws {subject}",
     ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
+    ReasonKind.UNSERVED: "no deployment of the commit serves {subject} any more; nothing is deleted",
     ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",
     ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
 }

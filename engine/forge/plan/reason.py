@@ -63,6 +63,8 @@ class ReasonKind(StrEnum):
     """The ledger keeps a withdrawal that the commit no longer asks for."""
     REMOVED = "removed from the commit"
     """The ledger knows the resource and the commit no longer holds it."""
+    UNSERVED = "served by no deployment"
+    """The pointer of an environment stands, and no deployment of the commit serves it: the one that did moved to another."""
     PROTECTED = "protected"
     """The ledger notes `protect: true`, which outlives the file: only a commit that says `protect: false` lifts it."""
     PROTECTION_CHANGED = "protection changed"
