@@ -59,7 +59,7 @@ def test_an_environment_that_was_orphaned_before_is_retired_too(world: World) ->
 def test_an_environment_whose_deployment_was_retired_elsewhere_is_retired_too(world: World) -> None:
     left_by_an_older_engine(world)
     gone = Retirement(subject="Deployment/small-local", environment="staging", commit="e" * 40, moved="later")
-    world.notes.append(gone)
+    world.notes.append((world._sequence, gone))
     world.moves["staging"].append(gone)
     without = desired_of(without=[DEPLOYMENT])
     assert [told(action)[1:3] for action in world.plan(without).changes] == [("Deployment/small-local", "local")]

@@ -111,7 +111,29 @@ def test_renaming_a_resource_keeps_its_history(copy_of_applied: Path, config_hom
         path.write_text(path.read_text().replace("DataRecipe/small", "DataRecipe/manuals"))
     commit_all(copy_of_applied)
     plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "& rename      rename/DataRecipe/manuals  renamed from DataRecipe/small" in plan
     assert "= reuse       curate/manuals" in plan
     assert "made under another name: curate/small" in plan
     assert "to run" not in plan
     assert "retire" not in plan
+
+
+def test_a_renamed_model_is_extended_after_the_next_renaming_too(copy_of_applied: Path, config_home: Path) -> None:
+    model, deployment = (copy_of_applied / "models" / f"{name}.yaml" for name in ("model", "deployment"))
+
+    def rename(metadata: str, name: str, tokens: str = "40k") -> None:
+        model.write_text(MODEL.replace("{name: small}", metadata).replace("40k", tokens))
+        deployment.write_text(DEPLOYMENT.replace("Model/small", f"Model/{name}"))
+        commit_all(copy_of_applied)
+
+    rename("{name: mid, previous_name: small}", "mid")
+    assert "rename/Model/mid: renamed from Model/small" in run_forge(copy_of_applied, config_home, "apply").stderr
+    rename("{name: last, previous_name: mid}", "last")
+    run_forge(copy_of_applied, config_home, "apply")
+    rename("{name: last}", "last")
+    plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "retire" not in plan
+    rename("{name: last}", "last", "80k")
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "> extend      train/last" in done.stdout
+    assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "release/local").stdout

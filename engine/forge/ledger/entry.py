@@ -17,13 +17,14 @@ from forge.contract.record import (
     Protection,
     Record,
     Release,
+    Renaming,
     Retirement,
     RootChange,
     Withdrawal,
 )
 
 Body = Annotated[
-    Record | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval | Withdrawal,
+    Record | Attempt | Release | Protection | Renaming | Retirement | Delegation | RootChange | Approval | Withdrawal,
     Field(discriminator="kind"),
 ]
 
@@ -88,7 +89,7 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
             return [f"attempts/{attempt.step_id}/{name}"]
         case Release() as release:
             return [f"{RELEASES}/{release.environment}/{name}"]
-        case Protection() | Retirement() as note:
+        case Protection() | Renaming() | Retirement() as note:
             return [f"subjects/{note.subject}/{name}"]
         case Delegation():
             return [f"{DELEGATIONS}/{name}"]

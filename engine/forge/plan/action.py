@@ -33,6 +33,8 @@ class ActionKind(StrEnum):
     that it served serves nothing more. Nothing is deleted."""
     PROTECT = "protect"
     """The ledger notes that the resource is protected, or no longer is."""
+    RENAME = "rename"
+    """The ledger notes that the resource has another name: history, artifacts and protection stay its own."""
     WITHDRAW = "withdraw"
     """The ledger notes, signed, that something is withdrawn, or no longer is."""
     REUSE = "reuse"
@@ -78,7 +80,7 @@ class Action:
     kind: ActionKind
     id: str
     """``KIND/NAME`` of a step; for ``retire`` and ``protect`` the address of the resource; ``withdraw/SUBJECT``;
-    ``environment/NAME`` for one that no deployment serves any more."""
+    ``rename/ADDRESS``; ``environment/NAME`` for one that no deployment serves any more."""
     subject: str
     """Address of the resource that the step belongs to."""
     reasons: tuple[Reason, ...]

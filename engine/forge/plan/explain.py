@@ -15,6 +15,7 @@ from forge.plan.action import SETTLED, Action, Plan
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph
+from forge.plan.lineage import Lineage
 from forge.plan.past import Past, changed_files
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
@@ -34,7 +35,7 @@ def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: P
     if not wanted:
         known = [*actions, *(action.subject for action in plan.actions)]
         raise UsageError(f"the plan holds no step or resource {name!r}{did_you_mean(name, known)}")
-    story = _Story(actions, build_graph(desired), desired, recorded, past)
+    story = _Story(actions, build_graph(desired), desired, recorded, past, Lineage(desired, recorded))
     lines: list[str] = []
     for step_id in wanted:
         lines.extend(story.chain(step_id, 0))
@@ -69,6 +70,7 @@ class _Story:
     desired: Desired
     recorded: Recorded
     past: Past
+    lineage: Lineage
     told: set[str] = field(default_factory=set)
 
     def chain(self, step_id: str, depth: int, read: _Read | None = None) -> Iterator[str]:
@@ -186,12 +188,11 @@ class _Story:
         return found
 
     def _latest(self, step: Step) -> Record | None:
-        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
-        return next((record for record in found if record is not None), None)
+        return self.lineage.latest(step)
 
     def _find(self, step: Step, fits: Callable[[Record], bool], *others: str) -> tuple[int, Record] | None:
         """The newest record of a step, under whichever of its names, that is the one sought."""
-        for name in dict.fromkeys((*others, step.id, *step.previous_ids)):
+        for name in dict.fromkeys((*others, *self.lineage.ids(step))):
             for entry, record in self.past.records(name):
                 if fits(record):
                     return entry, record
@@ -256,6 +257,7 @@ _SENTENCES = {
     ReasonKind.SUSPENDED: "{subject} is suspended: remove the annotation forge/suspend to let it go on",
     ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",
     ReasonKind.LIFTED: "the commit no longer withdraws {subject}",
+    ReasonKind.RENAMED: "it was called {subject} before: the ledger notes that its history is one",
     ReasonKind.REMOVED: "the commit no longer holds it; nothing is deleted",
     ReasonKind.UNSERVED: "no deployment of the commit serves {subject} any more; nothing is deleted",
     ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",

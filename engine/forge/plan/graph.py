@@ -51,7 +51,7 @@ class _StepFields(NamedTuple):
     environment: str | None = None
     """What a release moves the pointer of."""
     previous_ids: tuple[str, ...] = ()
-    """Where its history lies if it was recorded under a previous name of the resources it is named after."""
+    """What the commit says it was called before, when a resource it is named after was; ``lineage`` knows the whole history."""
     suspended: bool = False
     """Its subject is paused, or all resources that ask for it are."""
     after: tuple[str, ...] = ()
@@ -241,8 +241,8 @@ def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step
     else:
         subject = parts.resources[address]
         suspended = subject.is_suspended
-        name = _tokenize_name(recipe.name, subject.name)
-        previous = [_tokenize_name(*pair) for pair in _earlier(recipe, subject)]
+        name = tokenize_name(recipe.name, subject.name)
+        previous = [tokenize_name(*pair) for pair in _earlier(recipe, subject)]
     return Step(
         f"tokenize/{name}",
         StepKind.TOKENIZE,
@@ -305,7 +305,8 @@ def _name(address: str) -> str:
     return address.split("/", 1)[1]
 
 
-def _tokenize_name(data: str, tokenizer: str) -> str:
+def tokenize_name(data: str, tokenizer: str) -> str:
+    """What the tokenization of a recipe with a tokenizer is called."""
     return data if data == tokenizer else f"{data}.{tokenizer}"
 
 

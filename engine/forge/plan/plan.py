@@ -24,6 +24,7 @@ from forge.plan.continuation import Kept, Place, continues, kept_by
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
+from forge.plan.lineage import Lineage
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import EVERYTHING, Blame, Recorded, Scope
@@ -92,6 +93,7 @@ class _Planner:
     actions: dict[str, Action] = field(default_factory=dict)
     _running: Mapping[str, Running] = field(init=False)
     _pointers: Mapping[str, Pointer] = field(init=False)
+    _lineage: Lineage = field(init=False)
     _made_by_key: dict[str, Made] = field(default_factory=dict)
     """What was looked up so far: a gate's verdict is asked for once more by its release."""
     _descent: Descent | None = field(init=False)
@@ -100,6 +102,7 @@ class _Planner:
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
         self._pointers = self.recorded.pointers()
+        self._lineage = Lineage(self.desired, self.recorded)
         self._descent = Descent(self.desired, self.recorded) if self.desired.withdrawn else None
 
     def decide(self, wave: Iterable[Step]) -> None:
@@ -212,7 +215,7 @@ class _Planner:
         if coming:  # it may keep a checkpoint for this one
             return self._without_key(step, coming, [])
         kind, replaces, earlier = self._run_kind(step, latest), None, None
-        other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
+        other = next((self._running[name] for name in self._lineage.ids(step) if name in self._running), None)
         if other is not None:
             replaces = other.key
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
@@ -231,7 +234,7 @@ class _Planner:
 
         The last are the tokens that need not be trained on again, as far as they are known.
         """
-        stopped = next((self.live.stopped[name] for name in (step.id, *step.previous_ids) if name in self.live.stopped), None)
+        stopped = next((self.live.stopped[name] for name in self._lineage.ids(step) if name in self.live.stopped), None)
         for run in (other, stopped):
             if run is not None and run.key != key and continues(run, step, inputs):
                 return Continuation(run.key, None), (Reason(ReasonKind.CONTINUES, run.key, commit=run.commit),), 0
@@ -291,9 +294,8 @@ class _Planner:
         return ActionKind.RE_EVALUATE if again else ActionKind.RUN
 
     def _latest(self, step: Step) -> Record | None:
-        """The newest record under the step's id, or under one that it had before its resource was renamed."""
-        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
-        return next((record for record in found if record is not None), None)
+        """The newest record of the step, whatever its resources were called then."""
+        return self._lineage.latest(step)
 
     def _differences(self, step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
         if latest is None:

@@ -61,6 +61,8 @@ class ReasonKind(StrEnum):
     ``old`` is the nearest thing that leads there, where that is not the subject itself; ``new`` says why it is withdrawn."""
     LIFTED = "withdrawal lifted"
     """The ledger keeps a withdrawal that the commit no longer asks for."""
+    RENAMED = "renamed from"
+    """The commit says what the resource was called before (`previous_name`), and the ledger does not know it yet."""
     REMOVED = "removed from the commit"
     """The ledger knows the resource and the commit no longer holds it."""
     UNSERVED = "served by no deployment"
@@ -93,7 +95,7 @@ class Reason:
             through = f" (by {printable(self.old)})" if self.old else ""
             return f"{text}: {_short(self.subject)}{through}: {printable(self.new or '')}"
         if self.subject:
-            separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
+            separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS, ReasonKind.RENAMED) else ": "
             text += separator + printable(self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
             text += f": {_short(self.old)} -> {_short(self.new)}"
