@@ -14,6 +14,8 @@ from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
 from forge.plan.live import Running
 from forge.plan.reason import ReasonKind
+from forge.plan.render import to_text
+from forge.plan.review import FindingKind, review
 
 MORE = {"tokens: 40k": "tokens: 80k"}
 
@@ -146,3 +148,64 @@ def test_what_is_withdrawn_by_an_earlier_name_stays_withdrawn(world: World) -> N
     plan = world.plan(commit_of(texts("{name: mid}"), withdrawn=withdrawing("Model/small"), commit="e"))
     train = training(plan, "mid")
     assert (train.kind, train.reasons[0].kind) == (ActionKind.BLOCKED, ReasonKind.WITHDRAWN)
+
+
+def protecting(text: str, name: str) -> Desired:
+    changes = {
+        "models/model.yaml": ("{name: small}", f"{{{text}}}"),
+        "models/deployment.yaml": ("Model/small", f"Model/{name}"),
+    }
+    return desired_of(changes, commit="d")
+
+
+def notes(plan: Plan) -> list[str]:
+    return [f"{action.kind} {action.id}: {action.reasons[0]}" for action in plan.actions if action.step is None]
+
+
+@pytest.fixture
+def guarded(world: World) -> World:
+    """The model is protected."""
+    world.apply(protecting("name: small, protect: true", "small"))
+    return world
+
+
+def protection_findings(world: World, desired: Desired) -> list[tuple[str, str]]:
+    """What a pull request's comment says of protection when a commit follows the one that protects the model."""
+    findings = review(world.plan(desired), desired, protecting("name: small, protect: true", "small")).findings
+    return [(finding.subject, finding.detail) for finding in findings if finding.kind is FindingKind.PROTECTION]
+
+
+def test_protection_follows_a_renaming(guarded: World) -> None:
+    big = protecting("name: big, previous_name: small, protect: true", "big")
+    assert notes(guarded.plan(big)) == ["rename rename/Model/big: renamed from Model/small"]
+    guarded.apply(big)
+    gone = desired_of(without=["models/model.yaml", "models/deployment.yaml"])
+    assert "blocked Model/big: protected: Model/big" in notes(guarded.plan(gone))
+    assert protection_findings(guarded, big) == []
+
+
+def test_a_renaming_that_drops_protection_says_so_in_the_plan(guarded: World) -> None:
+    big = protecting("name: big, previous_name: small", "big")
+    plan = guarded.plan(big)
+    assert notes(plan) == [
+        "rename rename/Model/big: renamed from Model/small",
+        "protect Model/big: protection changed: protected -> not protected",
+    ]
+    assert "protection changed: protected -> not protected" in to_text(plan)
+    assert protection_findings(guarded, big) == [("Model/big", "no longer")]
+    guarded.apply(big)
+    assert guarded.plan(big).changes == ()
+    assert not any(subject.protected for subject in guarded.subjects().values())
+
+
+def test_what_left_the_commit_is_not_said_to_be_unprotected(guarded: World) -> None:
+    gone = desired_of(without=["models/model.yaml", "models/deployment.yaml"])
+    assert protection_findings(guarded, gone) == []
+
+
+def test_what_was_made_under_the_old_name_is_kept_with_what_is_protected_now(guarded: World) -> None:
+    big = protecting("name: big, previous_name: small, protect: true", "big")
+    guarded.apply(big)
+    lineage = Lineage(big, guarded)
+    assert lineage.former_names("Model/big") == ["Model/small"]
+    assert lineage.later_names("Model/small") == ["Model/big"]
