@@ -55,6 +55,8 @@ def test_subjects_are_listed_with_protection_and_retirement(ledger: Ledger) -> N
     subjects = ledger.snapshot().subjects()
     assert subjects["Model/a"] == Subject("Model/a", False, "e" * 40)
     assert subjects["Tokenizer/a"].retired is None  # a later record undid it
+    ledger.append([Draft(Protection(subject="Model/a", protected=True, commit="f" * 40))])
+    assert ledger.snapshot().subjects()["Model/a"] == Subject("Model/a", True, None)  # a commit held it again
     assert before.subjects()["Model/a"].protected  # the earlier head still says what it said
 
 

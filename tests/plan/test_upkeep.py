@@ -102,6 +102,17 @@ def test_the_environment_that_a_protected_deployment_left_goes_on_serving(world:
     assert list(world.pointers()) == ["staging"]
 
 
+def test_what_is_protected_after_it_was_retired_is_held_when_it_leaves_again(world: World) -> None:
+    without = desired_of(without=[DEPLOYMENT, "models/model.yaml"])
+    world.apply(without)
+    protect = {"models/model.yaml": ("{name: small}", "{name: small, protect: true}")}
+    world.apply(desired_of(protect, without=[DEPLOYMENT]))
+    assert [told(action)[1:] for action in world.plan(without).blocked] == [("Model/small", None, ReasonKind.PROTECTED)]
+    lifted = desired_of(without=[DEPLOYMENT])
+    world.apply(lifted)
+    assert [told(action)[:2] for action in world.plan(without).changes] == [(ActionKind.RETIRE, "Model/small")]
+
+
 def test_a_suspended_deployment_holds_the_environment_that_it_left(world: World) -> None:
     suspended = moved('annotations: {forge/suspend: "true"}, name: small-local')
     plan = world.plan(suspended)

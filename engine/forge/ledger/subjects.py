@@ -27,12 +27,12 @@ def subjects_of(recorded: Mapping[str, int], notes: Iterable[Note]) -> dict[str,
         known.add(subject)
         if environment is not None:
             serving[environment] = subject if kind == "release" else None
+        if kind == "retirement":
+            retired[subject] = sequence, value
+        else:  # a commit holds it: the note of its protection says so as a release does
+            newest[subject] = max(newest.get(subject, 0), sequence)
         if kind == "protection":
             protected[subject] = value == "yes"
-        elif kind == "retirement":
-            retired[subject] = sequence, value
-        else:
-            newest[subject] = max(newest.get(subject, 0), sequence)
         if kind == "renaming":
             known.add(value)
             renamed[value] = sequence, subject
