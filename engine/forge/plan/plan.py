@@ -127,7 +127,7 @@ class _Planner:
             if action.step is StepKind.RELEASE and action.does_something and action.inputs:
                 action = self._if_approved(step, action)
             if step.suspended and action.does_something:
-                reasons = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
+                reasons = (Reason(ReasonKind.SUSPENDED, step.suspended), *action.reasons)
                 action = Action(ActionKind.BLOCKED, step.id, step.subject, reasons, step.kind)
             self.actions[step.id] = action
 
