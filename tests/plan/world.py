@@ -1,7 +1,7 @@
 """A world in memory: a ledger and a store that a plan can be made of and carried out in, without doing any work."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import itemgetter
 
 from tests.conftest import SETTINGS, SPECS
@@ -112,6 +112,8 @@ class World:
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
     stopped: dict[str, Running] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    """Commits that no planned one descends from."""
     signed_charter: str | None = None
     """Digest of the charter that the root signed last."""
     withdrawn: dict[str, Withdrawal] = field(default_factory=dict)
@@ -196,7 +198,8 @@ class World:
 
     @property
     def live(self) -> Live:
-        return Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
+        look = Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
+        return replace(look, is_elsewhere=self.elsewhere.__contains__)
 
     def plan(self, desired: Desired, scope: Scope = EVERYTHING) -> Plan:
         return make_plan(desired, self, self.live, scope)

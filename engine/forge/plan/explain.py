@@ -247,6 +247,7 @@ _SENTENCES = {
     ReasonKind.AWAITS_RUN: "{subject} works for commit {commit}, which this one does not descend from: its end is awaited",
     ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
     ReasonKind.DRIFTED: "{subject} served {new} as the commit asks, and no newer commit moved it to {old}{by}",
+    ReasonKind.MOVED_BY: "that move was for {subject}",
     ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",
     ReasonKind.MADE_ELSEWHERE: "{subject} made the same, for commit {commit}",
     ReasonKind.CONTINUES: "an earlier run left the checkpoint {subject}, and going on from it gives the same bytes",

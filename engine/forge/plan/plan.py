@@ -193,12 +193,19 @@ class _Planner:
         before = [move for move in moves if move.release == digest]
         serves = pointer.release if pointer else None
         kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
-        if any(move.commit == self.desired.commit for move in before) or (before and pointer and _goes_back(moves)):
+        if any(move.commit == self.desired.commit for move in before) or (before and pointer and self._was_moved(moves)):
             kind, why = ActionKind.ROLL_BACK, ReasonKind.DRIFTED
         elif before:
             kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
-        reason = Reason(why, environment, old=serves, new=digest, commit=commit)
-        return self._action(kind, step, (reason,), key, inputs, made.products)
+        reasons = [Reason(why, environment, old=serves, new=digest, commit=commit)]
+        if why is ReasonKind.DRIFTED and pointer is not None:
+            moved_for = f"commit {pointer.commit[:12]} at {pointer.moved}"
+            reasons.append(Reason(ReasonKind.MOVED_BY, moved_for, commit=pointer.commit))
+        return self._action(kind, step, tuple(reasons), key, inputs, made.products)
+
+    def _was_moved(self, moves: Sequence[Release]) -> bool:
+        """Whether the pointer's last move is none that the planned commit follows from."""
+        return self.live.is_elsewhere(moves[-1].commit) or _goes_back(moves)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str]) -> Action:
         """The key is new: the step runs, from a checkpoint where that gives the same bytes."""
@@ -382,7 +389,7 @@ def _goes_back(moves: Sequence[Release]) -> bool:
     """Whether the last move followed no newer commit.
 
     It names a commit that others had followed, or serves again what the commit that it names had moved away from.
-    The ledger alone says so: a move in the name of a commit that never moved the pointer looks like any other.
+    The ledger alone says so: that a move was for a commit of another branch, Git has to tell (``Live.is_elsewhere``).
     """
     asked_for: dict[str, str] = {}
     for move in moves:

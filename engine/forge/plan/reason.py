@@ -45,7 +45,9 @@ class ReasonKind(StrEnum):
     """The environment serves another release, or nothing yet."""
     DRIFTED = "drifted"
     """This commit's release was in place, for it or for an earlier commit, and the pointer was moved by something that is not
-    the commit: its last move goes back to a commit that others had followed."""
+    the commit: for a commit that this one does not descend from, or back to one that others had followed."""
+    MOVED_BY = "moved for"
+    """Beside a drift: the commit in whose name the pointer was moved last, and when."""
     MADE_ELSEWHERE = "made under another name"
     """The products exist: another step, or this resource under its previous name, made them with the same identity."""
     GATE = "gate says NO-GO"
@@ -95,7 +97,7 @@ class Reason:
             through = f" (by {printable(self.old)})" if self.old else ""
             return f"{text}: {_short(self.subject)}{through}: {printable(self.new or '')}"
         if self.subject:
-            separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS, ReasonKind.RENAMED) else ": "
+            separator = " " if self.kind in _SPACED else ": "
             text += separator + printable(self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
             text += f": {_short(self.old)} -> {_short(self.new)}"
@@ -105,6 +107,7 @@ class Reason:
 
 
 _DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
+_SPACED = (ReasonKind.UPSTREAM, ReasonKind.WAITS, ReasonKind.RENAMED, ReasonKind.MOVED_BY)
 _SHORT_DIGEST = 19
 
 
