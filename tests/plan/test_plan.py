@@ -338,6 +338,23 @@ def test_a_pointer_that_was_moved_by_hand_has_drifted_after_an_unrelated_commit_
     assert (action.reasons[0].kind, action.products["release"]) == (ReasonKind.DRIFTED, ours.release)
 
 
+def test_a_pointer_that_was_moved_for_another_branch_has_drifted_and_the_plan_says_who_moved_it(world: World) -> None:
+    """An unrelated commit on main, an edit that was applied on a branch of it, and back on main."""
+    ours = world.release("local")
+    main = desired_of({"models/model.yaml": ("name: small}", "name: small, owners: [someone]}")}, commit="d")
+    assert world.plan(main).changes == ()
+    world.apply(desired_of({"models/model.yaml": ("seed: 5", "seed: 6")}, commit="e"))
+    (action,) = world.plan(main).changes
+    assert action.reasons[0].kind is ReasonKind.RELEASED_BEFORE  # a revert: main descends from the commit that moved it
+    world.elsewhere.add("e" * 40)
+    (action,) = world.plan(main).changes
+    assert ours is not None
+    assert (action.kind, action.products["release"]) == (ActionKind.ROLL_BACK, ours.release)
+    assert [reason.kind for reason in action.reasons] == [ReasonKind.DRIFTED, ReasonKind.MOVED_BY]
+    assert action.reasons[0].commit == "e" * 40
+    assert str(action.reasons[1]) == "moved for commit eeeeeeeeeeee at 2026-01-01T00:00:10.000+00:00"
+
+
 def test_going_back_after_a_drift_was_healed_is_no_drift(world: World) -> None:
     first = world.release("local")
     assert first is not None

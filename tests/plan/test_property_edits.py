@@ -136,12 +136,16 @@ def check_protection(history: History, edit: Edit, plan: Plan) -> None:
 @settings(deadline=None, max_examples=30)
 @given(edits, st.sampled_from(["handbook", "manual"]), st.booleans())
 def test_a_renaming_alone_makes_nothing(edit: Edit, name: str, protect: bool) -> None:
-    """Of what is stored and of what is recorded, a renaming asks for nothing but a pointer that says the model's new name."""
+    """A renaming asks for a note of it, and for a pointer that says the model's new name; nothing is made again."""
     history = History()
     first = {**edit, "name": "small", "suspended": None, "deployed": True}
     history.world.apply(history.commit(first))
     _, done = history.world.apply(history.commit({**first, "name": name, "protected": protect}))
-    expected = {"release/small-local", *({"Deployment/small-local"} if protect is not edit["protected"] else ())}
+    expected = {
+        "release/small-local",
+        f"rename/Model/{name}",
+        *({"Deployment/small-local"} if protect is not edit["protected"] else ()),
+    }
     assert set(done) == expected
     assert len({record.products["weights"] for record in history.world.records.values() if record.step is StepKind.TRAIN}) == 1
 

@@ -1,20 +1,34 @@
 """A world in memory: a ledger and a store that a plan can be made of and carried out in, without doing any work."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import itemgetter
 
 from tests.conftest import SETTINGS, SPECS
 
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
-from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Spent, Subject, Withdrawal
+from forge.contract.record import (
+    Made,
+    Pointer,
+    Protection,
+    Record,
+    Release,
+    Renamed,
+    Renaming,
+    Retirement,
+    Spent,
+    Subject,
+    Withdrawal,
+)
+from forge.ledger.subjects import Note, subjects_of
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.live import Live, Running
 from forge.plan.plan import make_plan
-from forge.plan.recorded import EVERYTHING, Scope
+from forge.plan.recorded import EVERYTHING, Scope, Span
 from forge.spec.load import load
 from forge.spec.resolve import resolve
 from forge.spec.settings import read_settings
@@ -100,11 +114,14 @@ class World:
     records: dict[str, Record] = field(default_factory=dict)
     newest: dict[str, Record] = field(default_factory=dict)
     moves: dict[str, list[Release | Retirement]] = field(default_factory=dict)
-    notes: list[Protection | Retirement | Release] = field(default_factory=list)
+    notes: list[tuple[int, Protection | Retirement | Release | Renaming]] = field(default_factory=list)
+    """With their numbers in the ledger."""
     stored: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
     running: dict[str, Running] = field(default_factory=dict)
     stopped: dict[str, tuple[Running, ...]] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
+    """Commits that no planned one descends from."""
     signed_charter: str | None = None
     """Digest of the charter that the root signed last."""
     withdrawn: dict[str, Withdrawal] = field(default_factory=dict)
@@ -147,6 +164,18 @@ class World:
     def latest(self, step_id: str) -> Record | None:
         return self.newest.get(step_id)
 
+    def latest_of(self, spans: Iterable[Span]) -> Record | None:
+        found = [
+            (sequence, record)
+            for step_id, after, until in spans
+            for sequence, record in self.history_of(step_id)
+            if after < sequence <= until
+        ]
+        return max(found, key=itemgetter(0))[1] if found else None
+
+    def renamings(self) -> list[Renamed]:
+        return [Renamed(number, note.subject, note.previous) for number, note in self.notes if isinstance(note, Renaming)]
+
     def release(self, environment: str) -> Release | None:
         moves = self.moves.get(environment, [])
         return moves[-1] if moves and isinstance(moves[-1], Release) else None
@@ -165,19 +194,9 @@ class World:
         return self.signed_charter
 
     def subjects(self) -> Mapping[str, Subject]:
-        known: dict[str, Subject] = {}
-        for record in self.records.values():
-            known[record.subject] = Subject(record.subject, False, None)
-        for note in self.notes:  # in the order of the ledger
-            note_subject = f"Deployment/{note.deployment}" if isinstance(note, Release) else note.subject
-            before = known.get(note_subject, Subject(note_subject, False, None))
-            if isinstance(note, Release):
-                known[note_subject] = Subject(note_subject, before.protected, None)
-            elif isinstance(note, Protection):
-                known[note.subject] = Subject(note.subject, note.protected, before.retired)
-            else:
-                known[note.subject] = Subject(note.subject, before.protected, note.commit)
-        return known
+        newest = dict.fromkeys((record.subject for record in self.records.values()), 0)
+        newest |= {record.subject: sequence for sequence, record in self._history}
+        return subjects_of(newest, map(_row, self.notes))
 
     def withdrawals(self) -> Mapping[str, Withdrawal]:
         return dict(self.withdrawn)
@@ -187,7 +206,8 @@ class World:
 
     @property
     def live(self) -> Live:
-        return Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
+        look = Live(frozenset(self.stored), frozenset(self.corrupt), dict(self.running), dict(self.stopped))
+        return replace(look, is_elsewhere=self.elsewhere.__contains__)
 
     def plan(self, desired: Desired, scope: Scope = EVERYTHING) -> Plan:
         return make_plan(desired, self, self.live, scope)
@@ -200,7 +220,7 @@ class World:
         commit = desired.commit or ""
         if action.kind is ActionKind.RETIRE:
             retired = Retirement(subject=action.subject, environment=action.environment, commit=commit, moved="later")
-            self.notes.append(retired)
+            self.notes.append((self._sequence, retired))
             if action.environment is not None:
                 self.moves[action.environment].append(retired)
             return
@@ -217,7 +237,12 @@ class World:
             )
             return
         if action.kind is ActionKind.PROTECT:
-            self.notes.append(Protection(subject=action.subject, protected=bool(action.protect), commit=commit))
+            note = Protection(subject=action.subject, protected=bool(action.protect), commit=commit)
+            self.notes.append((self._sequence, note))
+            return
+        if action.kind is ActionKind.RENAME:
+            renaming = Renaming(subject=action.subject, previous=desired.previous[action.subject], commit=commit)
+            self.notes.append((self._sequence, renaming))
             return
         assert action.key is not None
         step = build_graph(desired)[action.id]
@@ -233,7 +258,7 @@ class World:
                 moved="2026-01-01T00:00:10.000+00:00",
             )
             self.moves.setdefault(release.environment, []).append(release)
-            self.notes.append(release)
+            self.notes.append((self._sequence, release))
 
     def _record(self, step: Step, action: Action, commit: str, verdict: str, product: Product) -> None:
         key = action.key or ""
@@ -283,3 +308,16 @@ class World:
             scope = Scope(scope.target, scope.force - {action.id})
             plan = self.plan(desired, scope)
         return plan, done
+
+
+def _row(noted: tuple[int, Protection | Retirement | Release | Renaming]) -> Note:
+    """A note as the ledger's index keeps it."""
+    number, note = noted
+    match note:
+        case Release():
+            return number, note.kind, f"Deployment/{note.deployment}", note.environment, note.release
+        case Protection():
+            return number, note.kind, note.subject, None, "yes" if note.protected else "no"
+        case Renaming():
+            return number, note.kind, note.subject, None, note.previous
+    return number, note.kind, note.subject, note.environment, note.commit

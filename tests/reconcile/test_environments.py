@@ -87,6 +87,22 @@ def test_a_removed_deployment_is_retired_and_a_protected_one_is_not(copy_of_appl
     assert "serves nothing" in run_forge(copy_of_applied, config_home, "verify", "release/local", code=4).stderr
 
 
+def test_an_environment_that_its_deployment_left_serves_nothing_more(copy_of_applied: Path, config_home: Path) -> None:
+    path = copy_of_applied / "models" / "deployment.yaml"
+    path.write_text(DEPLOYMENT.replace("environment: local", "environment: staging"))
+    commit_all(copy_of_applied)
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "retire      environment/local" in done.stdout
+    assert "environment/local: retired; local serves nothing more; nothing is deleted" in done.stderr
+    assert list(snapshot_of(copy_of_applied).pointers()) == ["staging"]
+    assert "serves nothing" in run_forge(copy_of_applied, config_home, "verify", "release/local", code=4).stderr
+    assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
+    path.unlink()
+    commit_all(copy_of_applied)
+    run_forge(copy_of_applied, config_home, "apply")
+    assert snapshot_of(copy_of_applied).pointers() == {}
+
+
 def test_renaming_a_resource_keeps_its_history(copy_of_applied: Path, config_home: Path) -> None:
     recipe = copy_of_applied / "models" / "data.yaml"
     recipe.write_text(recipe.read_text().replace("{name: small, owners", "{name: manuals, previous_name: small, owners"))
@@ -95,7 +111,29 @@ def test_renaming_a_resource_keeps_its_history(copy_of_applied: Path, config_hom
         path.write_text(path.read_text().replace("DataRecipe/small", "DataRecipe/manuals"))
     commit_all(copy_of_applied)
     plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "& rename      rename/DataRecipe/manuals  renamed from DataRecipe/small" in plan
     assert "= reuse       curate/manuals" in plan
     assert "made under another name: curate/small" in plan
     assert "to run" not in plan
     assert "retire" not in plan
+
+
+def test_a_renamed_model_is_extended_after_the_next_renaming_too(copy_of_applied: Path, config_home: Path) -> None:
+    model, deployment = (copy_of_applied / "models" / f"{name}.yaml" for name in ("model", "deployment"))
+
+    def rename(metadata: str, name: str, tokens: str = "40k") -> None:
+        model.write_text(MODEL.replace("{name: small}", metadata).replace("40k", tokens))
+        deployment.write_text(DEPLOYMENT.replace("Model/small", f"Model/{name}"))
+        commit_all(copy_of_applied)
+
+    rename("{name: mid, previous_name: small}", "mid")
+    assert "rename/Model/mid: renamed from Model/small" in run_forge(copy_of_applied, config_home, "apply").stderr
+    rename("{name: last, previous_name: mid}", "last")
+    run_forge(copy_of_applied, config_home, "apply")
+    rename("{name: last}", "last")
+    plan = run_forge(copy_of_applied, config_home, "plan").stdout
+    assert "retire" not in plan
+    rename("{name: last}", "last", "80k")
+    done = run_forge(copy_of_applied, config_home, "apply")
+    assert "> extend      train/last" in done.stdout
+    assert "the chain holds" in run_forge(copy_of_applied, config_home, "verify", "release/local").stdout

@@ -121,6 +121,13 @@ def test_a_circle_of_references_is_named() -> None:
     assert order({"b": {"a"}, "c": set(), "a": set()}) == ["a", "c", "b"]
 
 
+@pytest.mark.parametrize("kind", ["People", "SupplyChain", "Withdrawals"])
+def test_what_a_commit_says_of_people_rules_and_withdrawals_cannot_be_suspended(kind: str) -> None:
+    paused = f'apiVersion: forge/v1\nkind: {kind}\nmetadata: {{name: a, annotations: {{forge/suspend: "true"}}}}\nspec: {{}}\n'
+    assert any(f"`forge/suspend` has no effect on {kind}: " in fault for fault in faults(paused))
+    assert not any("forge/suspend" in fault for fault in faults(paused.replace('"true"', '"false"')))
+
+
 def metadata_faults(metadata: str) -> list[str]:
     return faults(MODEL.replace("metadata: {name: small}", f"metadata:\n  name: small\n{metadata}"))
 

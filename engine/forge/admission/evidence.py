@@ -26,6 +26,7 @@ from forge.contract.record import (
     Delegation,
     Record,
     Release,
+    Renaming,
     Reproduction,
     Retirement,
     RootChange,
@@ -78,6 +79,8 @@ class Evidence:
     """The commit that the environment served before, where the release's commit does not descend from it."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
     """By number of an entry that lifts a withdrawal: why its commit does not say so."""
+    former_names: dict[str, set[str]] = field(default_factory=dict)
+    """Address -> what it was called before, as the ledger notes and the commits say; known where something is withdrawn."""
     findings: list[Finding] = field(default_factory=list)
     listing: Mapping[str, str] = field(default_factory=dict)
     """Every path of the ledger's tree with its object id."""
@@ -253,6 +256,19 @@ def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Ev
         if fault is not None:
             evidence.unfounded_lifts[entry.sequence] = fault
         before[body.subject] = body
+    if before:
+        _collect_renamings(repository, evidence)
+
+
+def _collect_renamings(repository: Repository, evidence: Evidence) -> None:
+    """A renaming is not signed: it counts where the commit that it names says the same."""
+    for entry in evidence.entries:
+        body = entry.body
+        if isinstance(body, Renaming):
+            with suppress(ForgeError):  # a commit that is gone says nothing
+                desired = read_desired(CommitTree(repository, repository.resolve_commit(body.commit)))
+                if desired.previous.get(body.subject) == body.previous:
+                    evidence.former_names.setdefault(body.subject, set()).add(body.previous)
 
 
 def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | None) -> str | None:

@@ -4,7 +4,7 @@ Only what the subject needs is read: manifests for a digest that is no artifact'
 is named, so that an answer never looks more complete than it is.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pydantic import ValidationError
@@ -35,17 +35,14 @@ class Search:
     """Artifacts whose files are not known: the store has lost them."""
 
 
-def search(
-    subject: str, repository: Repository, snapshot: Snapshot, store: Store, previous: Mapping[str, str] | None = None
-) -> Search:
+def search(subject: str, repository: Repository, snapshot: Snapshot, store: Store, heirs: Sequence[str] = ()) -> Search:
     """Read the ledger for one subject; raises LedgerError where it cannot be read whole.
 
-    ``previous``: address -> what it was called before: what a resource made under its later name descends as well.
+    ``heirs``: what the subject was called later: what a resource made under its later name descends as well.
     """
     bodies = [snapshot.entry_at(sequence_path(sequence)).body for sequence in range(1, snapshot.head[0] + 1)]
     records = [body for body in bodies if isinstance(body, Record)]
     moves = tuple(body for body in bodies if isinstance(body, Release | Retirement) and body.environment is not None)
-    heirs = [address for address, before in (previous or {}).items() if before == subject]
     known, unread, signed = Known(), list[str](), frozenset[str]()
     if subject.startswith(KEY):
         keyid = subject.removeprefix(KEY)

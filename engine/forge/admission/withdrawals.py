@@ -8,7 +8,7 @@ Rules:
 3. Only records that hold count as makers: a record that nobody signed neither clears nor accuses anything.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from forge.admission.descent import Cause, Descent, Known
@@ -24,7 +24,7 @@ from forge.contract.record import Record, Release, Withdrawal
 from forge.errors import TrustError
 from forge.ledger.signers import named_signers
 from forge.plan.graph import FromCommit
-from forge.plan.withdrawn import KEY
+from forge.plan.withdrawn import KEY, addresses_of
 
 REMEDY = (
     "make it of something else, or remove the entry from the commit's Withdrawals, in a commit that descends from that one, "
@@ -146,17 +146,30 @@ def _is_key(subject: str) -> bool:
 
 
 def _aliases(evidence: Evidence) -> dict[str, list[str]]:
-    """What the resources of each record were called before, as the record's commit says."""
+    """What the resources of each record were called before, as the record's commit says, and as the ledger notes."""
     found: dict[str, list[str]] = {}
     for key, record in evidence.records.items():
         step = evidence.graphs.get(record.commit, {}).get(record.step_id)
+        names = list(_former_names(addresses_of(record.step, record.step_id, record.subject), evidence))
         for earlier in step.previous_ids if step is not None else ():
             name = earlier.split("/", 1)[1]
             if record.step is StepKind.EVALUATE:
                 model, _, suite = name.rpartition(".")
-                found.setdefault(key, []).extend((f"Model/{model}", f"EvalSuite/{suite}"))
+                names.extend((f"Model/{model}", f"EvalSuite/{suite}"))
             else:
-                found.setdefault(key, []).append(f"{record.subject.split('/', 1)[0]}/{name}")
+                names.append(f"{record.subject.split('/', 1)[0]}/{name}")
+        if names:
+            found[key] = names
+    return found
+
+
+def _former_names(addresses: Iterable[str], evidence: Evidence) -> set[str]:
+    found: set[str] = set()
+    pending = list(addresses)
+    while pending:
+        before = evidence.former_names.get(pending.pop(), set()) - found
+        found |= before
+        pending.extend(before)
     return found
 
 

@@ -25,6 +25,7 @@ def impact(
     from forge.admission.impact import impact_of
     from forge.admission.search import search
     from forge.errors import UsageError
+    from forge.plan.lineage import Lineage
     from forge.serve.audit import read_audit
     from forge.spec.withdrawals import subject_fault
     from forge.ui.impact import to_data, to_text
@@ -37,7 +38,7 @@ def impact(
         snapshot = place.ledger.snapshot()
         own = forge_folder(place.repository) / "serve" / "audit"
         folders = audit or ([own] if own.is_dir() else [])
-        found = search(subject, place.repository, snapshot, place.store, place.desired.previous)
+        found = search(subject, place.repository, snapshot, place.store, Lineage(place.desired, snapshot).later_names(subject))
         faults: list[str] = []
         made = impact_of(subject, found.descent, found.moves, found.signed_moves, read_audit(folders, faults))
         noted = snapshot.withdrawals().get(subject)

@@ -181,6 +181,25 @@ class Protection(_Value):
     attestations: dict[str, _Digest] = {}
 
 
+class Renaming(_Value):
+    """A resource has another name from now on: what was recorded under the old one until now is its own, protection included.
+
+    It is not signed, for the commit that it names says the same (``previous_name``), and whoever relies on it reads that.
+    """
+
+    kind: Literal["renaming"] = "renaming"
+    subject: _Subject
+    previous: _Subject
+    commit: _Commit
+    attestations: dict[str, _Digest] = {}
+
+    @model_validator(mode="after")
+    def _stays_what_it_is(self) -> Self:
+        if self.subject == self.previous or self.subject.split("/", 1)[0] != self.previous.split("/", 1)[0]:
+            raise ValueError(f"{self.previous} cannot become {self.subject}: a renaming changes the name alone")
+        return self
+
+
 class Retirement(_Value):
     """A resource left the desired state; nothing is deleted. A retired Deployment's environment serves nothing."""
 
@@ -300,4 +319,14 @@ class Subject(NamedTuple):
     """``Kind/name``."""
     protected: bool
     retired: str | None
-    """The commit of a retirement that no later record or release undid."""
+    """The commit of a retirement that no later record or release undid; None of a deployment that still serves something."""
+    renamed: str | None = None
+    """What it is called since, unless something was noted or recorded under the old name afterwards."""
+
+
+class Renamed(NamedTuple):
+    """A renaming, as the ledger's index keeps it; never evidence."""
+
+    sequence: int
+    address: str
+    previous: str

@@ -19,6 +19,7 @@ from forge.contract.record import (
     Protection,
     Record,
     Release,
+    Renaming,
     Reproduction,
     Retirement,
     RootChange,
@@ -185,7 +186,7 @@ def _subject(entry: Entry) -> str:
             return done.step_id
         case Release() as release:
             return f"{release.environment} {release.release}"
-        case Protection() | Retirement() as note:
+        case Protection() | Renaming() | Retirement() as note:
             return note.subject
         case Delegation() | RootChange() as trust:
             return f"version {trust.version}"

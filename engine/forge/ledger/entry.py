@@ -17,6 +17,7 @@ from forge.contract.record import (
     Protection,
     Record,
     Release,
+    Renaming,
     Reproduction,
     Retirement,
     RootChange,
@@ -24,7 +25,17 @@ from forge.contract.record import (
 )
 
 Body = Annotated[
-    Record | Reproduction | Attempt | Release | Protection | Retirement | Delegation | RootChange | Approval | Withdrawal,
+    Record
+    | Reproduction
+    | Attempt
+    | Release
+    | Protection
+    | Renaming
+    | Retirement
+    | Delegation
+    | RootChange
+    | Approval
+    | Withdrawal,
     Field(discriminator="kind"),
 ]
 
@@ -96,7 +107,7 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
             return [f"attempts/{attempt.step_id}/{name}"]
         case Release() as release:
             return [f"{RELEASES}/{release.environment}/{name}"]
-        case Protection() | Retirement() as note:
+        case Protection() | Renaming() | Retirement() as note:
             return [f"subjects/{note.subject}/{name}"]
         case Delegation():
             return [f"{DELEGATIONS}/{name}"]

@@ -26,10 +26,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from forge.canonical import digest_of_bytes, hex_of
-from forge.contract.record import Made, Pointer, Protection, Record, Release, Retirement, Subject, Withdrawal
+from forge.contract.record import Made, Pointer, Protection, Record, Release, Renamed, Renaming, Retirement, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
 from forge.ledger.entry import Entry, index_paths, sequence_path
+from forge.ledger.subjects import subjects_of
 from forge.repo.repository import Repository
 
 SCHEMA_VERSION = 2
@@ -121,6 +122,29 @@ class Index:
 
         return self._ask(commit, head, query)
 
+    def latest_of(self, commit: str, head: Head, spans: Iterable[tuple[str, int, int]]) -> Made | None:
+        """The newest record in several stretches: step id, the entry after which it begins, and the one where it ends."""
+        text = (
+            "SELECT document, checksum FROM records WHERE step_id = ? AND sequence > ? AND sequence <= ? "
+            "ORDER BY sequence DESC LIMIT 1"
+        )
+        places = [(step_id, after, min(until, head[0])) for step_id, after, until in spans]
+
+        def query(db: sqlite3.Connection) -> Made | None:
+            rows = (db.execute(text, place).fetchone() for place in places)
+            return max((_made(row) for row in rows if row), key=lambda made: made.sequence, default=None)
+
+        return self._ask(commit, head, query)
+
+    def renamings(self, commit: str, head: Head) -> list[Renamed]:
+        """Every renaming, oldest first."""
+
+        def query(db: sqlite3.Connection) -> list[Renamed]:
+            text = "SELECT sequence, subject, value FROM notes WHERE kind = 'renaming' AND sequence <= ? ORDER BY sequence"
+            return [Renamed(*row) for row in db.execute(text, (head[0],))]
+
+        return self._ask(commit, head, query)
+
     def object_of(self, commit: str, head: Head, sequence: int) -> str | None:
         """The Git object that holds an entry: read by its name, git need not look for it in the ledger's large folders."""
 
@@ -180,22 +204,8 @@ class Index:
         def query(db: sqlite3.Connection) -> dict[str, Subject]:
             text = "SELECT subject, max(sequence) FROM records WHERE sequence <= ? GROUP BY subject"
             newest: dict[str, int] = dict(db.execute(text, (head[0],)))
-            known = set(newest)
-            protected: dict[str, bool] = {}
-            retired: dict[str, tuple[int, str]] = {}
-            text = "SELECT sequence, kind, subject, value FROM notes WHERE sequence <= ? ORDER BY sequence"
-            for sequence, kind, subject, value in db.execute(text, (head[0],)):
-                if kind == "withdrawal":  # its subject may be no resource, and is not known by being withdrawn
-                    continue
-                known.add(subject)
-                if kind == "protection":
-                    protected[subject] = value == "yes"
-                elif kind == "retirement":
-                    retired[subject] = sequence, value
-                else:
-                    newest[subject] = max(newest.get(subject, 0), sequence)
-            gone = {address: commit for address, (sequence, commit) in retired.items() if sequence > newest.get(address, 0)}
-            return {address: Subject(address, protected.get(address, False), gone.get(address)) for address in sorted(known)}
+            text = "SELECT sequence, kind, subject, environment, value FROM notes WHERE sequence <= ? ORDER BY sequence"
+            return subjects_of(newest, db.execute(text, (head[0],)))
 
         return self._ask(commit, head, query)
 
@@ -374,6 +384,8 @@ def _insert(db: sqlite3.Connection, entry: Entry, digest: str, name: str) -> Non
         note = (body.kind, f"Deployment/{body.deployment}", body.environment, body.release)
     elif isinstance(body, Protection):
         note = (body.kind, body.subject, None, "yes" if body.protected else "no")
+    elif isinstance(body, Renaming):
+        note = (body.kind, body.subject, None, body.previous)
     elif isinstance(body, Retirement):
         note = (body.kind, body.subject, body.environment, body.commit)
     elif isinstance(body, Withdrawal):

@@ -12,7 +12,7 @@ from typing import TypeVar
 from rfc8785 import CanonicalizationError
 
 from forge.canonical import digest_of_bytes
-from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Retirement, Subject, Withdrawal
+from forge.contract.record import Attempt, Delegation, Made, Pointer, Record, Release, Renamed, Retirement, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
 from forge.ledger.entry import DELEGATIONS, Entry, attestation_path, key_folder, sequence_path, withdrawal_folder
 from forge.ledger.index import Head, Index, parse_entry
@@ -65,6 +65,15 @@ class Snapshot:
         if body.step_id != step_id:
             raise self._contradiction(made.sequence)
         return body
+
+    def latest_of(self, spans: Iterable[tuple[str, int, int]]) -> Record | None:
+        """The newest record in several stretches: step id, the entry after which it begins, and the one where it ends."""
+        made = None if self.commit is None else self._index.latest_of(self.commit, self.head, spans)
+        return None if made is None else self._body(made.sequence, Record)
+
+    def renamings(self) -> Sequence[Renamed]:
+        """Every renaming that is noted, oldest first."""
+        return [] if self.commit is None else self._index.renamings(self.commit, self.head)
 
     def made(self, key: str) -> Made | None:
         """What planning asks of a key's authoritative record."""

@@ -29,10 +29,12 @@ class ActionKind(StrEnum):
     ROLL_BACK = "roll back"
     """The pointer moves back to a release that the environment served before; nothing is made."""
     RETIRE = "retire"
-    """The resource has left the commit: the ledger notes it, and an environment that it served serves nothing more.
-    Nothing is deleted."""
+    """The resource has left the commit, or a deployment serves another environment: the ledger notes it, and the environment
+    that it served serves nothing more. Nothing is deleted."""
     PROTECT = "protect"
     """The ledger notes that the resource is protected, or no longer is."""
+    RENAME = "rename"
+    """The ledger notes that the resource has another name: history, artifacts and protection stay its own."""
     WITHDRAW = "withdraw"
     """The ledger notes, signed, that something is withdrawn, or no longer is."""
     REUSE = "reuse"
@@ -77,7 +79,8 @@ class Action:
 
     kind: ActionKind
     id: str
-    """``KIND/NAME`` of a step; for ``retire`` and ``protect`` the address of the resource; ``withdraw/SUBJECT``."""
+    """``KIND/NAME`` of a step; for ``retire`` and ``protect`` the address of the resource; ``withdraw/SUBJECT``;
+    ``rename/ADDRESS``; ``environment/NAME`` for one that no deployment serves any more."""
     subject: str
     """Address of the resource that the step belongs to."""
     reasons: tuple[Reason, ...]

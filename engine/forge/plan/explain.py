@@ -17,6 +17,7 @@ from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
 from forge.plan.explanation import Chain, Explanation, Told
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph
+from forge.plan.lineage import Lineage
 from forge.plan.past import Past, changed_files
 from forge.plan.reason import Reason, ReasonKind, shortened
 from forge.plan.recorded import Recorded
@@ -35,7 +36,7 @@ def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: P
     for a name that neither the plan nor the commit holds.
     """
     actions = {action.id: action for action in plan.actions}
-    story = _Story(actions, build_graph(desired), desired, recorded, past)
+    story = _Story(actions, build_graph(desired), desired, recorded, past, Lineage(desired, recorded))
     wanted = [action.id for action in plan.actions if name in (action.id, action.subject)]
     chains: list[Chain] = []
     if not wanted and name in desired.compiled:
@@ -84,6 +85,7 @@ class _Story:
     desired: Desired
     recorded: Recorded
     past: Past
+    lineage: Lineage
     told: set[str] = field(default_factory=set)
 
     def chain(self, step_id: str, depth: int, read: _Read | None = None) -> Iterator[Told]:
@@ -211,12 +213,11 @@ class _Story:
         return found
 
     def _latest(self, step: Step) -> Record | None:
-        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
-        return next((record for record in found if record is not None), None)
+        return self.lineage.latest(step)
 
     def _find(self, step: Step, fits: Callable[[Record], bool], *others: str) -> tuple[int, Record] | None:
         """The newest record of a step, under whichever of its names, that is the one sought."""
-        for name in dict.fromkeys((*others, step.id, *step.previous_ids)):
+        for name in dict.fromkeys((*others, *self.lineage.ids(step))):
             for entry, record in self.past.records(name):
                 if fits(record):
                     return entry, record
@@ -272,6 +273,7 @@ _SENTENCES = {
     "own run once it takes this commit up, anyone else awaits that run's end",
     ReasonKind.POINTER: "{subject} serves {old} and should serve {new}",
     ReasonKind.DRIFTED: "{subject} served {new} as the commit asks, and no newer commit moved it to {old}{by}",
+    ReasonKind.MOVED_BY: "that move was for {subject}",
     ReasonKind.RELEASED_BEFORE: "{subject} served {new} before (commit {commit}): it moves back",
     ReasonKind.MADE_ELSEWHERE: "{subject} made the same, for commit {commit}",
     ReasonKind.CONTINUES: "an earlier run left the checkpoint {subject}, and going on from it gives the same bytes",
@@ -284,6 +286,8 @@ _SENTENCES = {
     ReasonKind.WITHDRAWN: "{subject} is withdrawn{through}: {new}",
     ReasonKind.LIFTED: "the commit no longer withdraws {subject}",
     ReasonKind.REMOVED: "the commit no longer holds it{by}; nothing is deleted",
+    ReasonKind.RENAMED: "it was called {subject} before: the ledger notes that its history is one",
+    ReasonKind.UNSERVED: "no deployment of the commit serves {subject} any more; nothing is deleted",
     ReasonKind.PROTECTED: "it is protected: a commit that holds it with `protect: false` has to be applied before it can leave",
     ReasonKind.PROTECTION_CHANGED: "the ledger notes it as {old}, the commit says {new}",
 }

@@ -51,9 +51,9 @@ class _StepFields(NamedTuple):
     environment: str | None = None
     """What a release moves the pointer of."""
     previous_ids: tuple[str, ...] = ()
-    """Where its history lies if it was recorded under a previous name of the resources it is named after."""
-    suspended: bool = False
-    """Its subject is paused, or all resources that ask for it are."""
+    """What the commit says it was called before, when a resource it is named after was; ``lineage`` knows the whole history."""
+    suspended: str | None = None
+    """The paused resource that holds it: its subject, another one that it reads, or the one that alone asks for it."""
     after: tuple[str, ...] = ()
     """Of a branch: the trainings that it leaves, the nearest first. It needs nothing of them; what they keep saves it work."""
 
@@ -142,13 +142,22 @@ def _curate(recipe: Compiled, parts: _Parts) -> Iterable[Step]:
         name = f"source-{index}"
         if path is not None:  # else its digests are parameters, and the step fetches it
             inputs[name] = FromCommit(recipe.address, parts.bundles[recipe.address, name])
-    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs, json_settings=recipe.settings),)
+    reads = _suites_of(recipe, parts)
+    return (_own_step(StepKind.CURATE, recipe, recipe.parameters, inputs, reads, json_settings=recipe.settings),)
 
 
 def _suites(reader: Compiled, parts: _Parts) -> dict[str, Input]:
     """The suites that something is cleaned of, as its own input: layouts let a step read nobody else's files."""
-    suites = read_facts(reader.facts).get("suites", ())
-    return {f"suite-{index}": FromCommit(reader.address, parts.bundles[suite, "tasks"]) for index, suite in enumerate(suites)}
+    suites = enumerate(_suites_of(reader, parts))
+    return {f"suite-{index}": FromCommit(reader.address, parts.bundles[suite.address, "tasks"]) for index, suite in suites}
+
+
+def _suites_of(reader: Compiled, parts: _Parts) -> list[Compiled]:
+    return [parts.resources[suite] for suite in read_facts(reader.facts).get("suites", ())]
+
+
+def _paused(*resources: Compiled) -> str | None:
+    return next((resource.address for resource in resources if resource.is_suspended), None)
 
 
 def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
@@ -157,8 +166,15 @@ def _tokenizer(tokenizer: Compiled, _parts: _Parts) -> Iterable[Step]:
     return (_own_step(StepKind.TOKENIZER, tokenizer, tokenizer.parameters, {"documents": documents}),)
 
 
-def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mapping[str, Input], **more: Any) -> Step:
-    """A step that is named after the one resource that asks for it."""
+def _own_step(
+    kind: StepKind,
+    resource: Compiled,
+    parameters: str,
+    inputs: Mapping[str, Input],
+    reads: Iterable[Compiled] = (),
+    **more: Any,
+) -> Step:
+    """A step that is named after the one resource that asks for it; ``reads``: those whose files are its inputs."""
     name = resource.name
     previous = () if resource.previous is None else (f"{kind}/{_name(resource.previous)}",)
     return Step(
@@ -169,7 +185,7 @@ def _own_step(kind: StepKind, resource: Compiled, parameters: str, inputs: Mappi
         parameters,
         inputs,
         previous_ids=previous,
-        suspended=resource.is_suspended,
+        suspended=_paused(resource, *reads),
         **more,
     )
 
@@ -205,6 +221,7 @@ def _model(model: Compiled, parts: _Parts) -> Iterable[Step]:
         model,
         _trained(model, parts),
         inputs,
+        _suites_of(model, parts),
         json_settings=_with_branches(model, parts),
         processes=facts["processes"],
         accelerator=facts["accelerator"],
@@ -235,14 +252,14 @@ def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step
     """The tokens of a recipe as a model reads them, with the tokenizer that its chain of bases began with."""
     recipe, address = parts.resources[data], read_facts(root.facts).get("tokenizer")
     if address is None:  # it lies in the folder; three parts, for a tokenizer may be called as the model is
-        subject, suspended = root, False
+        subject, held = root, _paused(model)
         name = f"{recipe.name}.base.{root.name}"
         previous = [f"{first}.base.{second}" for first, second in _earlier(recipe, root)]
     else:
         subject = parts.resources[address]
-        suspended = subject.is_suspended
-        name = _tokenize_name(recipe.name, subject.name)
-        previous = [_tokenize_name(*pair) for pair in _earlier(recipe, subject)]
+        held = _paused(subject, model)
+        name = tokenize_name(recipe.name, subject.name)
+        previous = [tokenize_name(*pair) for pair in _earlier(recipe, subject)]
     return Step(
         f"tokenize/{name}",
         StepKind.TOKENIZE,
@@ -251,7 +268,7 @@ def _tokenize(model: Compiled, data: str, root: Compiled, parts: _Parts) -> Step
         "{}",
         {"documents": FromStep(f"curate/{recipe.name}", "documents"), "tokenizer": _pieces(root, parts)},
         previous_ids=tuple(f"tokenize/{each}" for each in previous),
-        suspended=model.is_suspended or suspended,
+        suspended=held,
     )
 
 
@@ -279,7 +296,7 @@ def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:
             suite.parameters,
             {"weights": weights, "tasks": FromCommit(address, parts.bundles[address, "tasks"])},
             previous_ids=tuple(f"evaluate/{pair[0]}.{pair[1]}" for pair in _earlier(model, suite)),
-            suspended=deployment.is_suspended or model.is_suspended or suite.is_suspended,
+            suspended=_paused(model, suite, deployment),
         )
         yield evaluate
         reports[f"report-{index}"] = FromStep(evaluate.id, "report")
@@ -294,6 +311,7 @@ def _deployment(deployment: Compiled, parts: _Parts) -> Iterable[Step]:
             "verdict": FromStep(f"gate/{deployment.name}", "verdict"),
             "policy": FromCommit(policy, parts.bundles[policy, "policy"]),
         },
+        [parts.resources[policy]],
         environment=facts["environment"],
     )
 
@@ -305,7 +323,8 @@ def _name(address: str) -> str:
     return address.split("/", 1)[1]
 
 
-def _tokenize_name(data: str, tokenizer: str) -> str:
+def tokenize_name(data: str, tokenizer: str) -> str:
+    """What the tokenization of a recipe with a tokenizer is called."""
     return data if data == tokenizer else f"{data}.{tokenizer}"
 
 

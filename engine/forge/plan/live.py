@@ -65,6 +65,9 @@ class Live:
     policy: Callable[[str], bytes | None] = field(default=lambda _digest: None, compare=False)
     """The policy in an artifact, so that a reason can name its fields; None where the store does not hold it any more."""
 
+    is_elsewhere: Callable[[str], bool] = field(default=lambda _commit: False, compare=False)
+    """Whether a commit is none that the planned one descends from; False where it is not here, and nobody can tell."""
+
     def has(self, digest: str) -> bool:
         """Whether an artifact can be used."""
         return digest in self.stored and digest not in self.corrupt

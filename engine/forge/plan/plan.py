@@ -25,6 +25,7 @@ from forge.plan.continuation import Kept, Place, continues, kept_by, left_by, no
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
+from forge.plan.lineage import Lineage
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
@@ -95,6 +96,7 @@ class _Planner:
     """Those that were decided, or are being decided."""
     _running: Mapping[str, Running] = field(init=False)
     _pointers: Mapping[str, Pointer] = field(init=False)
+    _lineage: Lineage = field(init=False)
     _made_by_key: dict[str, Made] = field(default_factory=dict)
     """What was looked up so far: a gate's verdict is asked for once more by its release."""
     _descent: Descent | None = field(init=False)
@@ -103,6 +105,7 @@ class _Planner:
     def __post_init__(self) -> None:
         self._running = {running.step_id: running for running in self.live.running.values()}
         self._pointers = self.recorded.pointers()
+        self._lineage = Lineage(self.desired, self.recorded)
         self._descent = Descent(self.desired, self.recorded) if self.desired.withdrawn else None
 
     def decide(self, wave: Iterable[Step]) -> None:
@@ -128,7 +131,7 @@ class _Planner:
             if action.step is StepKind.RELEASE and action.does_something and action.inputs:
                 action = self._if_reproduced(step, self._if_approved(step, action))
             if step.suspended and action.does_something:
-                reasons = (Reason(ReasonKind.SUSPENDED, step.subject), *action.reasons)
+                reasons = (Reason(ReasonKind.SUSPENDED, step.suspended), *action.reasons)
                 action = Action(ActionKind.BLOCKED, step.id, step.subject, reasons, step.kind)
             self.actions[step.id] = action
 
@@ -194,12 +197,19 @@ class _Planner:
         before = [move for move in moves if move.release == digest]
         serves = pointer.release if pointer else None
         kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
-        if any(move.commit == self.desired.commit for move in before) or (before and pointer and _goes_back(moves)):
+        if any(move.commit == self.desired.commit for move in before) or (before and pointer and self._was_moved(moves)):
             kind, why = ActionKind.ROLL_BACK, ReasonKind.DRIFTED
         elif before:
             kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
-        reason = Reason(why, environment, old=serves, new=digest, commit=commit)
-        return self._action(kind, step, (reason,), key, inputs, made.products)
+        reasons = [Reason(why, environment, old=serves, new=digest, commit=commit)]
+        if why is ReasonKind.DRIFTED and pointer is not None:
+            moved_for = f"commit {pointer.commit[:12]} at {pointer.moved}"
+            reasons.append(Reason(ReasonKind.MOVED_BY, moved_for, commit=pointer.commit))
+        return self._action(kind, step, tuple(reasons), key, inputs, made.products)
+
+    def _was_moved(self, moves: Sequence[Release]) -> bool:
+        """Whether the pointer's last move is none that the planned commit follows from."""
+        return self.live.is_elsewhere(moves[-1].commit) or _goes_back(moves)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str]) -> Action:
         """The key is new: the step runs, from a checkpoint where that gives the same bytes."""
@@ -218,7 +228,7 @@ class _Planner:
         if coming:  # it may keep a checkpoint for this one
             return self._without_key(step, coming, [])
         replaces = None
-        other = next((self._running[name] for name in (step.id, *step.previous_ids) if name in self._running), None)
+        other = next((self._running[name] for name in self._lineage.ids(step) if name in self._running), None)
         if other is not None:
             replaces = other.key
             why = ReasonKind.SUPERSEDES if other.gives_way else ReasonKind.AWAITS_RUN
@@ -247,7 +257,7 @@ class _Planner:
         if other is not None and continues(other, step, inputs) and left_by([other], step) is not None:
             told = f"what the run under the key {other.key[:19]} has reached on this machine when it ends"
             return Continuation(other.key, None), (Reason(ReasonKind.CONTINUES, told, commit=other.commit),), 0
-        stopped = [run for name in (step.id, *step.previous_ids) for run in self.live.stopped.get(name, ())]
+        stopped = [run for name in self._lineage.ids(step) for run in self.live.stopped.get(name, ())]
         stopped = [run for run in stopped if run.key != key and continues(run, step, inputs)]
         left = left_by(stopped, step)
         if left is not None:
@@ -258,7 +268,7 @@ class _Planner:
         place = Place(self.live, self._descent, self.desired.settings.executor.threads)
         for name in (step.id, *step.after):
             said: list[str] = []
-            for record in self._newest(self._steps[name]):
+            for record in self._lineage.newest(self._steps[name]):
                 found = kept_by(record, step, inputs, place)
                 if isinstance(found, Kept):
                     reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
@@ -322,13 +332,8 @@ class _Planner:
         return ActionKind.RE_EVALUATE if again else ActionKind.RUN
 
     def _latest(self, step: Step) -> Record | None:
-        """The newest record under the step's id, or under one that it had before its resource was renamed."""
-        return next(self._newest(step), None)
-
-    def _newest(self, step: Step) -> Iterator[Record]:
-        """The newest record under each of the names that a step has or had, where there is one; its present name first."""
-        found = (self.recorded.latest(name) for name in (step.id, *step.previous_ids))
-        return (record for record in found if record is not None)
+        """The newest record of the step, whatever its resources were called then."""
+        return self._lineage.latest(step)
 
     def _differences(self, step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
         if latest is None:
@@ -422,7 +427,7 @@ def _goes_back(moves: Sequence[Release]) -> bool:
     """Whether the last move followed no newer commit.
 
     It names a commit that others had followed, or serves again what the commit that it names had moved away from.
-    The ledger alone says so: a move in the name of a commit that never moved the pointer looks like any other.
+    The ledger alone says so: that a move was for a commit of another branch, Git has to tell (``Live.is_elsewhere``).
     """
     asked_for: dict[str, str] = {}
     for move in moves:

@@ -47,7 +47,9 @@ class ReasonKind(StrEnum):
     """The environment serves another release, or nothing yet."""
     DRIFTED = "drifted"
     """This commit's release was in place, for it or for an earlier commit, and the pointer was moved by something that is not
-    the commit: its last move goes back to a commit that others had followed."""
+    the commit: for a commit that this one does not descend from, or back to one that others had followed."""
+    MOVED_BY = "moved for"
+    """Beside a drift: the commit in whose name the pointer was moved last, and when."""
     MADE_ELSEWHERE = "made under another name"
     """The products exist: another step, or this resource under its previous name, made them with the same identity."""
     GATE = "gate says NO-GO"
@@ -66,8 +68,12 @@ class ReasonKind(StrEnum):
     ``old`` is the nearest thing that leads there, where that is not the subject itself; ``new`` says why it is withdrawn."""
     LIFTED = "withdrawal lifted"
     """The ledger keeps a withdrawal that the commit no longer asks for."""
+    RENAMED = "renamed from"
+    """The commit says what the resource was called before (`previous_name`), and the ledger does not know it yet."""
     REMOVED = "removed from the commit"
     """The ledger knows the resource and the commit no longer holds it."""
+    UNSERVED = "served by no deployment"
+    """The pointer of an environment stands, and no deployment of the commit serves it: the one that did moved to another."""
     PROTECTED = "protected"
     """The ledger notes `protect: true`, which outlives the file: only a commit that says `protect: false` lifts it."""
     PROTECTION_CHANGED = "protection changed"
@@ -96,7 +102,7 @@ class Reason:
             through = f" (by {printable(self.old)})" if self.old else ""
             return f"{text}: {_short(self.subject)}{through}: {printable(self.new or '')}"
         if self.subject:
-            separator = " " if self.kind in (ReasonKind.UPSTREAM, ReasonKind.WAITS) else ": "
+            separator = " " if self.kind in _SPACED else ": "
             text += separator + printable(self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
             text += ": {} -> {}".format(*shortened(self.old, self.new))
@@ -106,6 +112,7 @@ class Reason:
 
 
 _DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
+_SPACED = (ReasonKind.UPSTREAM, ReasonKind.WAITS, ReasonKind.RENAMED, ReasonKind.MOVED_BY)
 _SHORT_DIGEST = 19
 
 

@@ -1,10 +1,22 @@
 """What planning asks of the ledger, and what of a commit it is asked about. Types only."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
+from forge.contract.record import Made, Pointer, Record, Release, Renamed, Subject, Withdrawal
+
+NOW = 1 << 62
+"""A place in the ledger after all its entries."""
+
+
+class Span(NamedTuple):
+    """A stretch of the ledger in which records of a step lie under an id."""
+
+    step_id: str
+    after: int
+    """An entry of the ledger; what lies before it, and itself, are not meant."""
+    until: int
 
 
 class Recorded(Protocol):
@@ -20,6 +32,14 @@ class Recorded(Protocol):
 
     def latest(self, step_id: str) -> Record | None:
         """The newest record under a step id."""
+        ...
+
+    def latest_of(self, spans: Iterable[Span]) -> Record | None:
+        """The newest record in several stretches of the ledger."""
+        ...
+
+    def renamings(self) -> Sequence[Renamed]:
+        """Every renaming that the ledger notes, oldest first."""
         ...
 
     def release(self, environment: str) -> Release | None:

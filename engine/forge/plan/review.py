@@ -201,9 +201,11 @@ def _chat_terms(model: Model | None) -> dict[str, str]:
 
 
 def _of_resources(desired: Desired, base: Desired, changed: AbstractSet[str] | None) -> Iterator[Finding]:
+    heirs = {previous: address for address, previous in desired.previous.items() if address not in base.compiled}
+    was_protected = {heirs.get(address, address) for address in base.protected}
     for kind, now, before in (
-        (FindingKind.PROTECTION, desired.protected, base.protected),
-        (FindingKind.SUSPENSION, desired.suspended, base.suspended),
+        (FindingKind.PROTECTION, desired.protected, was_protected & desired.compiled.keys()),  # what left stays protected
+        (FindingKind.SUSPENSION, desired.suspended, {heirs.get(address, address) for address in base.suspended}),
     ):
         for address in sorted(now ^ before):
             yield Finding(kind, address, "from now on" if address in now else "no longer")

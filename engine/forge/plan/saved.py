@@ -10,17 +10,17 @@ approval, another team's record) changes nothing; one that it did makes it stale
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from forge.canonical import canonical_json, digest_of_bytes
-from forge.contract.record import Made, Pointer, Record, Release, Subject, Withdrawal
+from forge.contract.record import Made, Pointer, Record, Release, Renamed, Subject, Withdrawal
 from forge.errors import RefusedError
 from forge.plan.action import IDLE, Action, ActionKind, Plan
-from forge.plan.recorded import Recorded, Scope
+from forge.plan.recorded import Recorded, Scope, Span
 
 _TOLERANCE = 1e-9
 
@@ -72,6 +72,19 @@ class Reading:
         self._note("latest", step_id, answer and answer.model_dump_json())
         return answer
 
+    def latest_of(self, spans: Iterable[Span]) -> Record | None:
+        """As ``Recorded.latest_of``."""
+        places = tuple(spans)
+        answer = self._recorded.latest_of(places)
+        self._note("latest of", str([tuple(span) for span in places]), answer and answer.model_dump_json())
+        return answer
+
+    def renamings(self) -> Sequence[Renamed]:
+        """As ``Recorded.renamings``."""
+        answer = self._recorded.renamings()
+        self._note("renamings", "", [tuple(event) for event in answer])
+        return answer
+
     def release(self, environment: str) -> Release | None:
         """As ``Recorded.release``."""
         answer = self._recorded.release(environment)
@@ -97,7 +110,7 @@ class Reading:
     def subjects(self) -> Mapping[str, Subject]:
         """As ``Recorded.subjects``; what is noted of a subject, not its steps, is what a plan rests on."""
         answer = self._recorded.subjects()
-        self._note("subjects", "", [(name, answer[name].protected, answer[name].retired) for name in sorted(answer)])
+        self._note("subjects", "", [tuple(answer[name]) for name in sorted(answer)])
         return answer
 
     def withdrawals(self) -> Mapping[str, Withdrawal]:

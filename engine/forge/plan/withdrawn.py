@@ -14,6 +14,7 @@ from forge.contract.record import Made, Record
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step
+from forge.plan.lineage import Lineage
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
 
@@ -38,7 +39,7 @@ class Descent:
 
     def __init__(self, desired: Desired, recorded: Recorded) -> None:
         self._named = {item.subject: item for item in desired.withdrawn}
-        self._previous = desired.previous
+        self._lineage = Lineage(desired, recorded)
         self._signed: dict[str, Withdraw] = {}
         for subject, item in self._named.items():
             if subject.startswith(KEY):
@@ -61,7 +62,7 @@ class Descent:
     def _reasons(self, step: Step, key: str | None, made: Made | None, decided: Mapping[str, Action]) -> Iterator[Reason]:
         sources = [(name, source) for name, source in step.inputs.items() if isinstance(source, FromCommit)]
         for address in dict.fromkeys((step.subject, *(source.address for _, source in sources))):
-            for name in (address, self._previous.get(address)):
+            for name in (address, *self._lineage.former_names(address)):
                 yield from self._named_by(name, None if name == address else f"{address}, its name since")
         if made is not None:
             for address in addresses_of(step.kind, made.step_id, made.subject):

@@ -19,6 +19,7 @@ from forge.executors.workspace import Workspace, requested
 from forge.ledger.entry import sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.plan.graph import FromCommit, build_graph
+from forge.plan.lineage import Lineage
 from forge.plan.reach import History, Retention, reachable, removable
 from forge.reconcile.place import Look, Place
 from forge.store.store import is_young
@@ -83,10 +84,17 @@ def _history(place: Place, now: Look) -> History:
     return History(
         records=records,
         releases={name: _releases(place, snapshot, name) for name in snapshot.environments()},
-        protected=frozenset(name for name, subject in snapshot.subjects().items() if subject.protected),
+        protected=_protected(place, snapshot),
         wanted=frozenset(wanted),
         at_work=frozenset(_read_by_work(place)),
     )
+
+
+def _protected(place: Place, snapshot: Snapshot) -> frozenset[str]:
+    """The protected resources, under every name that they had."""
+    lineage = Lineage(place.desired, snapshot)
+    found = [name for name, subject in snapshot.subjects().items() if subject.protected]
+    return frozenset(name for address in found for name in (address, *lineage.former_names(address)))
 
 
 def _releases(place: Place, snapshot: Snapshot, environment: str) -> Sequence[Release]:

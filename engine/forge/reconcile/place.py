@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forge.contract.kinds import STEPS, Role, StepKind
-from forge.errors import StoreError
+from forge.errors import RepoError, StoreError
 from forge.executors.open_runs import open_runs
 from forge.executors.workspace import Workspace, requested
 from forge.ledger.lease import Lease
@@ -98,6 +98,7 @@ def look(
         _approvals(place, snapshot),
         _reproductions(place, snapshot),
         lambda digest: _policy(place, digest),
+        lambda commit: _is_elsewhere(place, commit),
     )
     plan = make_plan(
         place.desired, recorded(snapshot) if recorded else snapshot, live, scope, blame_of(place) if with_blame else None
@@ -129,6 +130,15 @@ def _policy(place: Place, digest: str) -> bytes | None:
         return place.store.read_file(digest, "policy.json")
     except StoreError:
         return None
+
+
+def _is_elsewhere(place: Place, commit: str) -> bool:
+    """Whether a commit is here, and none that the planned one descends from."""
+    try:
+        is_here = place.repository.read_object(commit) is not None
+    except RepoError:
+        return False
+    return is_here and not place.repository.is_ancestor(commit, place.desired.commit or "HEAD")
 
 
 def blame_of(place: Place) -> "BlameOf":

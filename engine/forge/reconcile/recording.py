@@ -26,7 +26,7 @@ from forge.contract.checkpoints import name_of_checkpoint
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.messages import Continued, StepResult
-from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent, Withdrawal
+from forge.contract.record import Attempt, Protection, Record, Release, Renaming, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
 from forge.contract.weights import HEAD_BYTES, why_refused
 from forge.errors import LedgerError, RefusedError
@@ -36,6 +36,7 @@ from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.cost import price, spent
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
+from forge.plan.lineage import Lineage
 from forge.reconcile.at_work import AtWork
 from forge.reconcile.place import Place
 from forge.reconcile.timestamping import stamped
@@ -163,10 +164,12 @@ def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry
 
 
 def note_draft(place: Place, action: Action) -> Draft:
-    """What the ledger notes of a resource: that it left the commit, or whether it is protected or withdrawn."""
+    """What the ledger notes of a resource: that it left the commit, was renamed, is protected or withdrawn."""
     commit = place.desired.commit or ""
     if action.withdraw is not None:
         return _withdrawal_draft(place, action.withdraw, commit)
+    if action.kind is ActionKind.RENAME:
+        return Draft(Renaming(subject=action.subject, previous=place.desired.previous[action.subject], commit=commit))
     if action.kind is ActionKind.RETIRE:
         moved = _now(place)
         if action.environment is not None:
@@ -270,7 +273,7 @@ def _statements(place: Place, step: Step, snapshot: Snapshot, action: Action, re
 
 def _judged_weights(place: Place, step: Step, snapshot: Snapshot, action: Action) -> dict[str, str]:
     """The weights whose evaluation gave the reports that a gate read, by place; empty where the ledger does not tell."""
-    graph = build_graph(place.desired)
+    graph, lineage = build_graph(place.desired), Lineage(place.desired, snapshot)
     found = {}
     for name, source in step.inputs.items():
         if not isinstance(source, FromStep):
@@ -279,7 +282,7 @@ def _judged_weights(place: Place, step: Step, snapshot: Snapshot, action: Action
         record = next(
             (
                 record
-                for record in (snapshot.latest(step_id) for step_id in (evaluate.id, *evaluate.previous_ids))
+                for record in map(snapshot.latest, lineage.ids(evaluate))
                 if record is not None and record.products.get(source.product) == action.inputs[name]
             ),
             None,

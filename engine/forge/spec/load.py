@@ -99,7 +99,7 @@ def _annotations(document: Document) -> Iterable[Diagnostic]:
     metadata = document.value.get("metadata")
     annotations = metadata.get("annotations") if isinstance(metadata, dict) else None
     if isinstance(annotations, dict):
-        for key, at_key, message in annotation_faults(annotations):
+        for key, at_key, message in annotation_faults(annotations, str(document.value.get("kind"))):
             yield document.diagnostic(("metadata", "annotations", key), message, at_key=at_key)
 
 

@@ -200,7 +200,10 @@ def _renamed(compiled: Sequence[Compiled], by_address: Mapping[str, int], broken
                 index, place, f"`previous_name` is {item.name}'s own name: leave it out, or say what it was called before"
             )
         elif item.previous in by_address or item.previous in broken:
-            message = f"{item.previous} still exists: a name that is in use has its own history, which no other can take over"
+            message = (
+                f"{item.previous} still exists: a name that is in use has its own history, which no other can take over. Where "
+                f"{item.name} was renamed from it and that was applied, leave `previous_name` out: the ledger remembers"
+            )
             yield Fault(index, place, message)
         elif claimed.setdefault(item.previous, item.address) != item.address:
             message = f"{item.previous} is already the previous name of {claimed[item.previous]}: one history has one heir"

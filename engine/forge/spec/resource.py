@@ -18,7 +18,14 @@ from forge.spec.withdrawals import WithdrawalsSpec
 
 API_VERSION = "forge/v1"
 SUSPEND = "forge/suspend"
-"""The annotation that pauses a resource: nothing is run, released or healed for it until the annotation goes."""
+"""The annotation that pauses a resource: nothing is run, released or healed for it, or for what reads it, until the annotation
+goes."""
+NEVER_SUSPENDED = {
+    "People": "the root signs who the people are, and a plan is refused until it does",
+    "SupplyChain": "the root signs the rules, and a plan is refused until it does",
+    "Withdrawals": "what it withdraws would be used and served meanwhile",
+}
+"""Kinds that cannot be paused, and why: what a commit says of them is in force, or refused."""
 
 
 class Metadata(Part):
@@ -134,7 +141,7 @@ RESOURCE_TYPES: dict[str, type[_Resource]] = {
 }
 
 
-def annotation_faults(annotations: Mapping[str, object]) -> Iterator[tuple[str, bool, str]]:
+def annotation_faults(annotations: Mapping[str, object], kind: str = "") -> Iterator[tuple[str, bool, str]]:
     """What is wrong with the engine's own annotations: key, whether the key itself is at fault, and the message.
 
     A key that merely looks like the engine's (``Forge/suspend``) would be ignored without a word, so it is refused too.
@@ -144,5 +151,7 @@ def annotation_faults(annotations: Mapping[str, object]) -> Iterator[tuple[str, 
             if value not in ("true", "false"):
                 quotes = ": put it in quotes" if isinstance(value, bool) else ""
                 yield key, False, f'`{SUSPEND}` is {value!r}, expected "true" or "false"{quotes}'
+            elif value == "true" and kind in NEVER_SUSPENDED:
+                yield key, True, f"`{SUSPEND}` has no effect on {kind}: {NEVER_SUSPENDED[kind]}; leave it out"
         elif key.casefold().startswith("forge/"):
             yield key, True, f"unknown annotation `{key}`; did you mean `{SUSPEND}`? No other begins with forge/"

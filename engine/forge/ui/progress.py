@@ -59,6 +59,8 @@ def note_text(action: Action) -> str:
     if action.kind is ActionKind.RETIRE:
         serves = f"; {action.environment} serves nothing more" if action.environment else ""
         return f"retired{serves}; nothing is deleted"
+    if action.kind is ActionKind.RENAME:
+        return "; ".join(str(reason) for reason in action.reasons)
     if action.withdraw is not None:
         return "no longer withdrawn" if action.withdraw.lifted else f"withdrawn: {printable(action.withdraw.reason)}"
     return "protected from now on" if action.protect else "no longer protected"
