@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import SETTINGS, SPECS
 from tests.plan import test_bases
 from tests.plan.test_withdrawn import commit_of
-from tests.plan.world import World, desired_of
+from tests.plan.world import ALL, World, desired_of
 from tests.spec.test_continue_spec import NEXT
 
 from forge.plan.desired import Desired
@@ -86,6 +86,44 @@ def test_what_begins_with_a_folder_is_refused_until_it_ran_once() -> None:
     plan = World().plan(desired, Scope(frozenset({"Model/next"})))
     (refusal,) = plan.refusals
     assert refusal.startswith("what train/next may cost cannot be told before it ran once")
+
+
+def test_a_lost_artifact_is_made_again_within_a_budget_that_no_training_fits() -> None:
+    """It comes back as it was, so nothing that reads it is done; the plan's own maximum still tells the worst case."""
+    world, settings = World(), SETTINGS.replace("0.08", "1.0e9") + BUDGET
+    world.apply(desired_of())
+    world.stored.difference_update(world.newest["curate/small"].products.values())
+    plan = world.plan(desired_of(settings=settings))
+    assert plan.at_most > 1.0
+    assert [action.id for action in plan.changes] == ALL
+    assert plan.refusals == ()
+    world.stored.difference_update(world.newest["evaluate/small.small"].products.values())
+    assert world.plan(desired_of(settings=settings)).refusals == ()
+    assert world.apply(desired_of(settings=settings))[1] == ["curate/small", "evaluate/small.small"]
+
+
+def test_what_follows_from_a_lost_artifact_counts_once_it_came_back_as_another() -> None:
+    world, settings = World(), SETTINGS.replace("0.08", "1.0e9") + BUDGET
+    world.apply(desired_of())
+    world.stored.difference_update(world.newest["curate/small"].products.values())
+    desired = desired_of(settings=settings)
+    first = world.plan(desired).changes[0]
+    world.finish(desired, first, product=lambda _step, _key: "other bytes")
+    (refusal,) = world.plan(desired).refusals
+    assert "budgets.max_cost_per_plan allows 1" in refusal
+
+
+def test_what_the_commit_changes_counts_beside_a_lost_artifact() -> None:
+    world, settings = World(), SETTINGS.replace("0.08", "1.0e9") + BUDGET
+    world.apply(desired_of())
+    world.stored.difference_update(world.newest["curate/small"].products.values())
+    changed = {"models/model.yaml": ("seed: 5", "seed: 6")}
+    (refusal,) = world.plan(desired_of(changed, settings=settings)).refusals
+    assert refusal.startswith("the plan may cost ")
+    lost_training = World()
+    lost_training.apply(desired_of())
+    lost_training.stored.difference_update(lost_training.newest["train/small"].products.values())
+    assert lost_training.plan(desired_of(settings=settings)).refusals != ()
 
 
 @pytest.mark.parametrize(("price_per_hour", "expected"), [("0.08", 0), ("1.0e9", 1)])

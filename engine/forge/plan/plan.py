@@ -28,6 +28,7 @@ from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, ve
 from forge.plan.lineage import Lineage
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.rebuilt import if_rebuilt_alike
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
 from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
@@ -39,15 +40,23 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
     """Decide. ``blame`` only adds to reasons which commit brought a change."""
     graph = build_graph(desired)
     chosen = _with_needs(graph, scope.target) if scope.target else None
-    planner = _Planner(desired, recorded, live, scope.force, blame)
-    for wave in _waves(graph, chosen):
-        planner.decide(wave)
-    actions = [planner.actions[step_id] for step_id in graph if step_id in planner.actions]
+
+    def decide(world: Live) -> list[Action]:
+        planner = _Planner(desired, recorded, world, scope.force, blame)
+        for wave in _waves(graph, chosen):
+            planner.decide(wave)
+        return [planner.actions[step_id] for step_id in graph if step_id in planner.actions]
+
+    actions = decide(live)
     if chosen is None:
         actions.extend(about_resources(desired, graph, recorded))
         actions.extend(about_withdrawals(desired, recorded))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
-    refusals = (*refusals_of(plan, desired, recorded, graph), *residency_refusals(plan, desired, graph))
+
+    def expected() -> Plan:
+        return replace(plan, actions=tuple(if_rebuilt_alike(plan.actions, live, decide)))
+
+    refusals = (*refusals_of(plan, desired, recorded, graph, expected), *residency_refusals(plan, desired, graph))
     return replace(plan, refusals=refusals, approvals=plan_approvals_needed(plan, desired))
 
 

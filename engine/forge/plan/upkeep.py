@@ -1,6 +1,6 @@
 """What a plan holds beside steps: notes about resources that left or are protected, and why it may not be applied."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from forge.canonical import digest_of_json
@@ -144,18 +144,26 @@ def expiry_warnings(desired: Desired, kept_until: str) -> list[str]:
     return [message]
 
 
-def refusals_of(plan: Plan, desired: Desired, recorded: Recorded, graph: Mapping[str, Step]) -> Iterator[str]:
-    """Why a plan may not be applied, in words that say what to do; nothing where it may."""
+def refusals_of(
+    plan: Plan, desired: Desired, recorded: Recorded, graph: Mapping[str, Step], expected: Callable[[], Plan]
+) -> Iterator[str]:
+    """Why a plan may not be applied, in words that say what to do; nothing where it may.
+
+    ``expected``: the plan if what was lost comes back as it was; asked for where the plan itself is beyond the budget.
+    """
     if plan.changes:
         yield from _unsigned_charter(desired, recorded)
     limit = desired.settings.budgets.max_cost_per_plan
-    if limit is not None and plan.at_most > limit:
+    if limit is None or (plan.at_most <= limit and not plan.unpriced):
+        return
+    counted = expected()
+    if counted.at_most > limit:
         yield (
-            f"the plan may cost {plan.at_most:.4f} {plan.currency}, more than budgets.max_cost_per_plan allows ({limit:g}): "
+            f"the plan may cost {counted.at_most:.4g} {plan.currency}, and at least {plan.at_least:.4g}; "
+            f"budgets.max_cost_per_plan allows {limit:g}: "
             "ask for less, plan a part of it with --target, or raise the budget in a commit"
         )
-    if limit is not None:
-        yield from _beyond_any_budget(plan, desired, graph)
+    yield from _beyond_any_budget(counted, desired, graph)
 
 
 def _beyond_any_budget(plan: Plan, desired: Desired, graph: Mapping[str, Step]) -> Iterator[str]:
