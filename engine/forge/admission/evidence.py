@@ -22,7 +22,6 @@ from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import (
     Approval,
-    Attempt,
     Delegation,
     Record,
     Release,
@@ -34,7 +33,7 @@ from forge.contract.record import (
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
-from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
+from forge.ledger.entry import Body, Entry, attestation_path, index_paths, sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
@@ -83,8 +82,8 @@ class Evidence:
     """Every path of the ledger's tree with its object id."""
     made: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
     """By commit, step id, product and digest: whether a record made it that the commit asks for, as far as was asked."""
-    sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
-    """By its attestations: the first place of a body in the ledger."""
+    _places: dict[int, int] = field(default_factory=dict)
+    """By the identity of an entry's body: its number. A body does not say its place, and what it lists anybody can list."""
 
     @cached_property
     def makers(self) -> Mapping[str, Sequence[Record]]:
@@ -101,14 +100,20 @@ class Evidence:
         return {(digest, record.step_id): record for digest, records in self.makers.items() for record in records}
 
     def locate(self, entries: Iterable[Entry]) -> None:
-        """Note where bodies stand."""
+        """Note where the bodies of entries stand."""
         for entry in entries:
-            if not isinstance(entry.body, Attempt):
-                self.sequences.setdefault(tuple(sorted(entry.body.attestations.values())), entry.sequence)
+            self._places[id(entry.body)] = entry.sequence
 
-    def sequence(self, body: Record | Release | Retirement | Withdrawal) -> int:
-        """The place of a body in the ledger."""
-        return self.sequences.get(tuple(sorted(body.attestations.values())), len(self.entries))
+    def sequence(self, body: Body) -> int:
+        """The number of the entry that a body was read from; raises LedgerError for a body that no entry here holds.
+
+        Told from the entry itself: two entries may list the same attestations, and whoever can write the ref could have put
+        one of them there before a key was revoked.
+        """
+        try:
+            return self._places[id(body)]
+        except KeyError:
+            raise LedgerError(f"a {body.kind} was judged that is no entry of this ledger: read it from one") from None
 
 
 def signers_of(

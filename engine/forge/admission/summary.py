@@ -87,7 +87,7 @@ def _named(release: Release, evidence: Evidence) -> Iterator[Entry | Finding]:
     """The entries that a release rests on, in its order."""
     place = f"release of {release.environment}"
     entries = {str(entry.digest): entry for entry in evidence.entries}
-    own = max((entry.sequence for entry in evidence.entries if entry.body == release), default=0)
+    own = evidence.sequence(release)
     last = 0
     for digest in release.rests_on:
         entry = entries.get(digest)
