@@ -7,17 +7,21 @@ import datetime
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.admission.test_attacks import REF, as_it_stands, bodies_of, entries_of, record_of, rewrite, signed_move
 from tests.admission.test_supply_chain import verdict_of
-from tests.conftest import new_repository, run_forge
+from tests.conftest import git, new_repository, run_forge
 from tests.governed import Governed, commit_as, govern, make_governed, write_approved
 
 from forge.contract.kinds import Role
 from forge.contract.record import Approval, Record, Release
+from forge.errors import LedgerError
+from forge.ledger.head import head_here
 from forge.ledger.ledger import Draft, Ledger
 from forge.repo.repository import Repository
+from forge.serve.watch import Lookout, Source, Withdrawn
 
 NOTHING = "sha256:" + "0" * 64
 
@@ -110,3 +114,53 @@ def test_a_record_signed_before_a_revocation_and_appended_after_it_is_refused(re
     rewrite(released, [*bodies_of(released), late], sealed)
     said = findings_of(released, governed)
     assert any("evaluate/small.small link: the key evaluator evaluator-1 was revoked at" in line for line in said), said
+
+
+def look(folder: Path, governed: Governed, tmp_path: Path, ref: str = REF) -> Withdrawn | object:
+    """What the agent that serves the release finds."""
+    served = SimpleNamespace(release_digest=release_of(folder).release)
+    source = Source(folder, "local", ref, None, ".forge/store", governed.config, tmp_path / "weights")
+    lookout = Lookout(source, {}, lambda: None, served=lambda: served)
+    try:
+        return lookout.look()
+    finally:
+        lookout.close()
+
+
+def test_a_ledger_under_another_name_has_to_keep_what_was_seen(released: Path, governed: Governed, tmp_path: Path) -> None:
+    """No key: a ref at an older head, and a commit by nobody whose forge.toml names it."""
+    old = git(released, "rev-parse", REF)
+    append(released, unsigned_approval(now()))
+    run_forge(released, governed.config, "verify", "release/local")
+    new, other = git(released, "rev-parse", REF), f"{REF}-b"
+    git(released, "update-ref", other, old)
+    settings = released / "forge.toml"
+    settings.write_text(settings.read_text() + f'\n[ledger]\nref = "{other}"\n')
+    commit_as(released, governed, None, "chore: settings")
+    told = f"another ledger is named: {other} is {old}, which does not descend from {new}, the head of {REF}"
+    report = ["report", "release/local", "--out", str(tmp_path / "report")]
+    for command in (["verify", "release/local"], report, ["impact", "DataRecipe/small"], ["apply"]):
+        assert told in run_forge(released, governed.config, *command, code=LedgerError.exit_code).stderr
+    with pytest.raises(LedgerError, match="another ledger is named"):
+        look(released, governed, tmp_path, other)
+    git(released, "update-ref", "-d", other)
+    assert f"{other} is absent" in run_forge(released, governed.config, "verify", "release/local", code=None).stderr
+    git(released, "update-ref", other, new)
+    run_forge(released, governed.config, "verify", "release/local")
+    append(released, unsigned_approval(now(1)))  # to the earlier name: the one that was seen last binds
+    run_forge(released, governed.config, "verify", "release/local")
+
+
+def test_what_an_engine_before_remembered_binds_another_name_too(released: Path, governed: Governed) -> None:
+    """Its memory is by ref alone. With a root of which this clone has seen nothing, another ledger is one's own affair."""
+    head, old = (git(released, "rev-parse", name) for name in (REF, f"{REF}~1"))
+    git(released, "update-ref", f"{REF}-b", old)
+    with Repository(released) as repository:
+        for file in repository.state_folder.glob("ledger-of-*"):
+            file.unlink()
+        with pytest.raises(LedgerError, match=f"does not descend from {head}"):
+            head_here(repository, f"{REF}-b", NOTHING)
+        assert head_here(repository, REF, NOTHING) == head
+        with pytest.raises(LedgerError, match=f"does not descend from {head}"):
+            head_here(repository, f"{REF}-b", NOTHING)
+        assert head_here(repository, f"{REF}-b", NOTHING.replace("0", "1")) == old

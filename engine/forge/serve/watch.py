@@ -148,9 +148,10 @@ class Lookout:
         after a while, for a store may be mended; until then each look raises the same error.
         """
         self.has_read = False
-        repository, ledger = self._connect()
-        snapshot = ledger.snapshot() if offline else ledger.fetch()
         root = read_trust_root(self._source.config)
+        repository, ledger = self._connect()
+        ledger.root = root.digest
+        snapshot = ledger.snapshot() if offline else ledger.fetch()
         delegation = snapshot.newest(DELEGATIONS)
         trust = f"{root.digest} {delegation.digest if delegation else None}"
         in_force = sorted(
