@@ -5,19 +5,28 @@ Attacker: writes the ledger's ref, and the commits; holds no key, or the one tha
 
 import datetime
 import shutil
+import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from tests.admission.test_attacks import REF, as_it_stands, bodies_of, entries_of, record_of, rewrite, signed_move
-from tests.admission.test_supply_chain import verdict_of
+from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import git, new_repository, run_forge
 from tests.governed import Governed, commit_as, govern, make_governed, write_approved
 
+from forge.admission.evidence import collect_delegations, collect_ledger
+from forge.admission.history import read_history
+from forge.attest.approval import approval_statement, pack
+from forge.attest.ssh import APPROVAL_NAMESPACE, sign_with_ssh
+from forge.attest.trust import read_trust_root
+from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role
-from forge.contract.record import Approval, Record, Release
-from forge.errors import LedgerError
+from forge.contract.record import Approval, Record, Release, Withdrawal
+from forge.errors import LedgerError, TrustError
+from forge.ledger.entry import Body
 from forge.ledger.head import head_here
 from forge.ledger.ledger import Draft, Ledger
 from forge.repo.repository import Repository
@@ -53,7 +62,8 @@ def now(seconds: float = 0) -> str:
 
 
 def release_of(folder: Path) -> Release:
-    return [body for body in bodies_of(folder) if isinstance(body, Release)][-1]
+    """The newest one that is signed."""
+    return [body for body in bodies_of(folder) if isinstance(body, Release) and body.attestations][-1]
 
 
 def move_of(folder: Path, config: Path, **change: object) -> tuple[Release, list[bytes]]:
@@ -64,7 +74,7 @@ def move_of(folder: Path, config: Path, **change: object) -> tuple[Release, list
     return release.model_copy(update={"attestations": {**chain, **release.attestations}}), sealed
 
 
-def append(folder: Path, *bodies: Release | Approval | Record, attestations: tuple[bytes, ...] = ()) -> None:
+def append(folder: Path, *bodies: Body, attestations: tuple[bytes, ...] = ()) -> None:
     with Repository(folder) as repository:
         ledger = Ledger(repository, REF)
         for body in bodies:
@@ -116,9 +126,9 @@ def test_a_record_signed_before_a_revocation_and_appended_after_it_is_refused(re
     assert any("evaluate/small.small link: the key evaluator evaluator-1 was revoked at" in line for line in said), said
 
 
-def look(folder: Path, governed: Governed, tmp_path: Path, ref: str = REF) -> Withdrawn | object:
+def look(folder: Path, governed: Governed, tmp_path: Path, ref: str = REF, release: str | None = None) -> Withdrawn | object:
     """What the agent that serves the release finds."""
-    served = SimpleNamespace(release_digest=release_of(folder).release)
+    served = SimpleNamespace(release_digest=release or release_of(folder).release)
     source = Source(folder, "local", ref, None, ".forge/store", governed.config, tmp_path / "weights")
     lookout = Lookout(source, {}, lambda: None, served=lambda: served)
     try:
@@ -164,3 +174,146 @@ def test_what_an_engine_before_remembered_binds_another_name_too(released: Path,
         with pytest.raises(LedgerError, match=f"does not descend from {head}"):
             head_here(repository, f"{REF}-b", NOTHING)
         assert head_here(repository, f"{REF}-b", NOTHING.replace("0", "1")) == old
+
+
+def end_key(folder: Path, governed: Governed, role: str, ends: str) -> None:
+    """A role's key ends at a time."""
+    chain = governed.supply_chain()
+    chain["roles"][role]["keys"][0]["valid_until"] = f"{ends[:19]}Z"
+    govern(folder, chain, governed.people())
+    commit_as(folder, governed, "cleo", "keys end")
+    run_forge(folder, governed.config, "keys", "delegate")
+
+
+def withdraw(folder: Path, governed: Governed) -> None:
+    """What the release descends from is withdrawn, by a commit that is applied."""
+    head = "apiVersion: forge/v1\nkind: Withdrawals\nmetadata: {name: withdrawn}\nspec:\n  withdrawn:\n"
+    row = "    - {subject: DataRecipe/small, reason: no licence, serving: stop}\n"
+    (folder / "policies" / "withdrawn.yaml").write_text(head + row)
+    commit_as(folder, governed, "cleo", "withdraw")
+    run_forge(folder, governed.config, "apply", code=None)
+
+
+def unsigned_move(moved: str, environment: str = "zzz") -> Release:
+    return Release(environment=environment, deployment="d", release=NOTHING, key=NOTHING, commit="0" * 40, moved=moved)
+
+
+def test_each_signed_entry_says_how_late_it_is(released: Path, governed: Governed) -> None:
+    """Records by their links, moves, and approvals: whoever takes a key later cannot sign for the time before."""
+    with Repository(released) as repository:
+        snapshot = Ledger(repository, REF).snapshot()
+        evidence = collect_ledger(repository, snapshot)
+        collect_delegations(snapshot, evidence)
+        root = read_trust_root(governed.config)
+        history = read_history(evidence.entries, evidence.attestations, root, None, evidence.reader(snapshot))
+        for entry in evidence.entries:
+            body = entry.body
+            said = body.finished if isinstance(body, Record) else getattr(body, "moved", getattr(body, "given", None))
+            if said is not None:
+                assert history.moment(entry.sequence + 1, "2020-01-01T00:00:00+00:00") == said, body.kind
+
+
+def test_an_unsigned_entry_moves_no_time(released: Path, governed: Governed, tmp_path: Path) -> None:
+    """No key: an approval and a move of the end of time, before which every key that ends has ended."""
+    end_key(released, governed, "releaser", "2098-01-01T00:00:00")
+    append(released, unsigned_approval("9999-01-01T00:00:00+00:00"), unsigned_move("9998-01-01T00:00:00+00:00", "local"))
+    change_policy(released)
+    commit_as(released, governed, "cleo", "shorter answers")
+    run_forge(released, governed.config, "apply")
+    assert release_of(released).moved < "2090"
+    assert verdict_of(released, governed.config).holds
+    withdraw(released, governed)
+    found = look(released, governed, tmp_path)
+    assert isinstance(found, Withdrawn)
+    assert found.stops
+
+
+def test_a_clock_that_is_ahead_moves_no_time_beyond_its_own_entry(released: Path, governed: Governed) -> None:
+    """A person whose clock is years ahead approves; so does one of a few hours, until the root signs again."""
+    end_key(released, governed, "releaser", now(20 * 3600))
+    approve_at(released, governed, "2090-01-01T00:00:00+00:00")
+    change_policy(released)
+    commit_as(released, governed, "cleo", "shorter answers")
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+    approve_at(released, governed, now(22 * 3600))
+    change_policy(released, "max_tokens: 16", "max_tokens: 8")
+    commit_as(released, governed, "cleo", "even shorter answers")
+    assert "releaser-1 expired at" in run_forge(released, governed.config, "apply", code=4).stderr
+    end_key(released, governed, "releaser", now(21 * 3600))
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        ("2026-01-01T00:00:00+00:00", "2025-01-01T00:00:00+00:00"),
+        ("2026-01-01T00:00:00+00:00", "no time"),
+    ],
+    ids=["falling", "none"],
+)
+def test_moves_that_nobody_signed_keep_no_service_up(
+    released: Path, governed: Governed, tmp_path: Path, poison: tuple[str, str]
+) -> None:
+    """No key: of an environment that does not exist, in falling order or at no time."""
+    append(released, *map(unsigned_move, poison))
+    assert verdict_of(released, governed.config).holds
+    withdraw(released, governed)
+    found = look(released, governed, tmp_path)
+    assert isinstance(found, Withdrawn)
+    assert [item.subject for item in found.subjects] == ["DataRecipe/small"]
+
+
+def test_a_withdrawal_stops_a_service_whatever_else_the_ledger_holds(
+    released: Path, governed: Governed, tmp_path: Path
+) -> None:
+    """No key: after the withdrawal, an end of it that nobody signed; one signed for another; then what is no entry at all."""
+    withdraw(released, governed)
+    entry = next(each for each in entries_of(released) if isinstance(each.body, Withdrawal))
+    assert isinstance(entry.body, Withdrawal)
+    lift = entry.body.model_copy(update={"lifted": True, "supersedes": entry.digest})
+    append(released, lift.model_copy(update={"attestations": {}}))
+    assert isinstance(look(released, governed, tmp_path), Withdrawn)
+    rewrite(released, [*bodies_of(released), lift, entry.body])
+    assert isinstance(look(released, governed, tmp_path), Withdrawn)
+    release = release_of(released).release
+    add_commit(released, {f"entries/000/000/{len(bodies_of(released)) + 1:03d}.json": b"{"}, "no entry")
+    with pytest.raises(LedgerError):
+        bodies_of(released)
+    assert isinstance(look(released, governed, tmp_path, REF, release), Withdrawn)
+
+
+def add_commit(folder: Path, files: Mapping[str, bytes], message: str) -> None:
+    """Write the ref past the ledger's own rules: files that no entry lists."""
+    stream = b"commit refs/forge/new\ncommitter A <a@b> 1 +0000\ndata %d\n%s\n" % (len(message), message.encode())
+    stream += b"from %s^0\n" % REF.encode()
+    for path, data in files.items():
+        stream += b"M 100644 inline %s\ndata %d\n%s\n" % (path.encode(), len(data), data)
+    subprocess.run(["git", "fast-import", "--quiet", "--force"], cwd=folder, input=stream, check=True)
+    git(folder, "update-ref", REF, "refs/forge/new")
+    git(folder, "update-ref", "-d", "refs/forge/new")
+
+
+def test_a_withdrawal_that_was_lifted_stops_nothing_when_it_is_appended_again(
+    released: Path, governed: Governed, tmp_path: Path
+) -> None:
+    """No key: nobody ends a service by writing the ref."""
+    withdraw(released, governed)
+    (released / "policies" / "withdrawn.yaml").unlink()
+    commit_as(released, governed, "cleo", "it was licensed after all")
+    run_forge(released, governed.config, "apply")
+    again = next(body for body in bodies_of(released) if isinstance(body, Withdrawal))
+    rewrite(released, [*bodies_of(released), again])
+    with pytest.raises(TrustError, match="does not follow the one before it"):
+        look(released, governed, tmp_path)
+
+
+def approve_at(folder: Path, governed: Governed, given: str) -> None:
+    """Ana approves what she approved before, and says another time."""
+    before = next(body for body in bodies_of(folder) if isinstance(body, Approval) and body.person == "ana")
+    body = before.model_copy(update={"given": given})
+    statement = approval_statement(body)
+    sealed = pack(statement, sign_with_ssh(statement, governed.ssh / "ana", APPROVAL_NAMESPACE))
+    body = body.model_copy(update={"attestations": {"approval": str(digest_of_bytes(sealed))}})
+    append(folder, body, attestations=(sealed,))

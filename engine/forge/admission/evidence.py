@@ -13,8 +13,9 @@ from typing import Any
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
 from forge.admission.moves import release_before
-from forge.admission.objects import read_objects
+from forge.admission.objects import LedgerObjects, read_objects
 from forge.admission.plans import Done, authors_at
+from forge.admission.signed import Read
 from forge.admission.verdict import Finding, Rule
 from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
@@ -115,6 +116,10 @@ class Evidence:
         except KeyError:
             raise LedgerError(f"a {body.kind} was judged that is no entry of this ledger: read it from one") from None
 
+    def reader(self, snapshot: Snapshot) -> Read:
+        """Any attestation of the ledger: what was collected, else what the snapshot has."""
+        return lambda digest: self.attestations.get(digest) or snapshot.attestation(digest)
+
 
 def signers_of(
     body: Record | Release | Retirement | Withdrawal, step: StepKind, evidence: Evidence, history: History
@@ -133,7 +138,10 @@ _DOCUMENTS = {
 
 
 def collect_ledger(repository: Repository, snapshot: Snapshot) -> Evidence:
-    """Read every object that the ledger's head reaches, each re-hashed, then all entries in order."""
+    """Read every object that the ledger's head reaches, each re-hashed, then all entries in order.
+
+    Entries are read on after a fault: a withdrawal has to be seen behind one.
+    """
     evidence = Evidence()
     _collect_ledger(repository, snapshot, evidence)
     return evidence
@@ -279,25 +287,29 @@ def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | No
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
     objects = read_objects(repository, snapshot.commit)
-    evidence.findings += [Finding(Rule.LEDGER, path, message) for path, message in objects.faults]
-    if evidence.findings:
-        return
+    _collect_entries(objects, snapshot, evidence)
+    if objects.faults:  # the rest follows from them
+        evidence.findings = [Finding(Rule.LEDGER, path, message) for path, message in objects.faults]
+
+
+def _collect_entries(objects: LedgerObjects, snapshot: Snapshot, evidence: Evidence) -> None:
     for (older, newer), name in zip(objects.commits, objects.names, strict=True):
         for path in objects.lost(older, newer):
             evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {name} removes or changes it"))
     listing = evidence.listing = objects.paths()
     previous: str | None = None
     listed: set[str] = set()
-    last = snapshot.head[0]
+    last, is_read = 0, True
     places = _Places()
-    for sequence in range(1, last + 1):
-        path = sequence_path(sequence)
+    while (path := sequence_path(last + 1)) in listing:
+        last = sequence = last + 1
         try:
-            entry = read_entry(path, objects.blobs.get(listing.get(path, "")))
+            entry = read_entry(path, objects.blobs.get(listing[path]))
         except LedgerError as error:
             evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
-            return
-        if entry.sequence != sequence or entry.previous != previous:
+            previous, is_read = None, False
+            continue
+        if entry.sequence != sequence or (entry.previous != previous and (previous is not None or is_read)):
             message = f"it does not follow entry {sequence - 1}: expected previous {previous}, found {entry.previous}"
             evidence.findings.append(Finding(Rule.LEDGER, path, message))
         for index in index_paths(entry):
@@ -309,8 +321,14 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
         evidence.findings.extend(places.replays(entry))
         evidence.entries.append(entry)
         evidence.locate((entry,))
-    if (last, previous) != snapshot.head:
-        evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), "the head names another last entry than there is"))
+    if not is_read:
+        return  # what belongs to an entry that cannot be read is not known
+    try:
+        if (last, previous) != snapshot.head:
+            message = "the head names another last entry than there is"
+            evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), message))
+    except LedgerError as error:
+        evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), str(error)))
     for path in sorted(set(listing) - listed):
         if not path.startswith("attestations/"):
             evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
@@ -323,7 +341,10 @@ class _Places:
         self._newest: dict[tuple[str, str], Entry] = {}
 
     def replays(self, entry: Entry) -> Iterator[Finding]:
-        """A signed body says nothing of its place in the chain: whoever can write the ref could append an old one again."""
+        """A signed body says nothing of its place in the chain: whoever can write the ref could append an old one again.
+
+        Of moves a rule of its own tells (``rules.judge_moves``), when it is known which of them are signed.
+        """
         body, path = entry.body, sequence_path(entry.sequence)
         if isinstance(body, Record):
             known = self._follow(("record", body.key), entry)
@@ -334,12 +355,6 @@ class _Places:
             known = self._follow(("withdrawal", body.subject), entry)
             if body.supersedes != (known.digest if known else None):
                 message = f"the withdrawal of {body.subject} does not follow the one before it ({_place(known)})"
-                yield Finding(Rule.LEDGER, path, message)
-        elif isinstance(body, Release | Retirement) and body.environment is not None:
-            known = self._follow(("move", body.environment), entry)
-            before = known.body.moved if known is not None and isinstance(known.body, Release | Retirement) else None
-            if before is not None and body.moved <= before:
-                message = f"a {body.kind} of {body.environment} moved {body.moved} follows one of {before}"
                 yield Finding(Rule.LEDGER, path, message)
 
     def _follow(self, place: tuple[str, str], entry: Entry) -> Entry | None:

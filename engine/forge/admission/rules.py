@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
+from forge.admission.signed import Read, is_signed
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
 from forge.attest.statements import (
@@ -36,6 +37,7 @@ from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
+from forge.ledger.entry import sequence_path
 from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
 from forge.spec.extend import earlier_runs, why_not_extended
@@ -114,6 +116,24 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, history: Histor
     return [
         Check(Rule.RELEASE, f"{retirement.environment} was retired by commit {retirement.commit}, signed by {signers.role}")
     ]
+
+
+def judge_moves(environment: str, evidence: Evidence, history: History, read: Read) -> Iterator[Finding]:
+    """Whether each signed move of an environment's pointer is later than the one before, so that none was appended again.
+
+    What nobody signed is no move, and another environment is another matter.
+    """
+    before: Release | Retirement | None = None
+    for entry in evidence.entries:
+        body = entry.body
+        if not isinstance(body, Release | Retirement) or body.environment != environment:
+            continue
+        if not is_signed(body, history.authority(entry.sequence), history.moment(entry.sequence, body.moved), read):
+            continue
+        if before is not None and body.moved <= before.moved:
+            message = f"a {body.kind} of {environment} moved {body.moved} follows one of {before.moved}"
+            yield Finding(Rule.LEDGER, sequence_path(entry.sequence), message)
+        before = body
 
 
 def record_holds(record: Record, evidence: Evidence, history: History) -> bool:

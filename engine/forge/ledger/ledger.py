@@ -93,6 +93,22 @@ class Ledger:
         with fair_lock(self.repository.state_folder, self._name):
             return self._adopt(self.remote)[0]
 
+    def claimed(self) -> Snapshot | None:
+        """The newest head that is an advance over the last one seen, whatever faults what is new in it has; None without any.
+
+        For nobody who builds on it. Nothing is fetched, adopted or remembered.
+        """
+        commit = head_here(self.repository, self.ref, self.root)
+        theirs = self.remote.target(self.ref) if self.remote is not None else None
+        if theirs is not None and not self._is_part(theirs, commit):
+            try:
+                if commit is not None:
+                    check_advance(self.repository, commit, theirs, self.ref, "")
+                commit = theirs
+            except LedgerError:
+                return None
+        return Snapshot(self.repository, commit, self._index) if commit is not None else None
+
     def append(self, drafts: Sequence[Draft], ended: Sequence[Lease] = ()) -> list[Entry]:
         """Append a batch in one commit and end leases in the same transaction; returns its entries.
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forge.admission.history import delegated
+from forge.admission.signed import is_signed
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_signer_for
 from forge.attest.layout import chain_links, chain_of
@@ -20,6 +22,7 @@ from forge.attest.statements import (
     verification_summary,
     withdrawal_statement,
 )
+from forge.attest.trust import read_trust_root
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.checkpoints import name_of_checkpoint
@@ -307,15 +310,23 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
 def _time_of_move(place: Place, snapshot: Snapshot, environment: str) -> str:
     """Now, or just after the environment's last move where the clock of whoever made that is ahead of this one.
 
-    A verifier takes a move that is not later than the one before it for an old one, appended again.
+    A verifier takes a move that is not later than the signed one before it for an old one, appended again.
     """
-    last = snapshot.last_move(environment)
+    history = delegated(snapshot, read_trust_root(place.config))
+    moves = [(entry.sequence, entry.body) for entry in snapshot.moves(environment)]
+    signed = (
+        body
+        for sequence, body in reversed(moves)
+        if isinstance(body, Release | Retirement)
+        and is_signed(body, history.authority(sequence), body.moved, snapshot.attestation)
+    )
+    last = next(signed, None)
     if last is None:
         return _now(place)
     try:
         earliest = datetime.datetime.fromisoformat(last.moved) + datetime.timedelta(milliseconds=1)
         return max(place.now(), earliest).isoformat(timespec="milliseconds")
-    except (ValueError, TypeError, OverflowError) as error:  # no time, a time of no zone, the end of time
+    except OverflowError as error:  # the end of time
         raise LedgerError(
             f"the last move of {environment} says that it was made {last.moved!r}, after which nothing can be: it was not made "
             f"by Forge; `forge verify release/{environment}` says who signed it"
