@@ -20,7 +20,10 @@ from tests.governed import Governed, commit_as, govern, make_governed, write_app
 from forge.admission.evidence import collect_delegations, collect_ledger
 from forge.admission.history import read_history
 from forge.attest.approval import approval_statement, pack
+from forge.attest.envelope import seal
+from forge.attest.keys import signer_for
 from forge.attest.ssh import APPROVAL_NAMESPACE, sign_with_ssh
+from forge.attest.statements import withdrawal_statement
 from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role
@@ -317,3 +320,20 @@ def approve_at(folder: Path, governed: Governed, given: str) -> None:
     sealed = pack(statement, sign_with_ssh(statement, governed.ssh / "ana", APPROVAL_NAMESPACE))
     body = body.model_copy(update={"attestations": {"approval": str(digest_of_bytes(sealed))}})
     append(folder, body, attestations=(sealed,))
+
+
+def test_a_commit_that_never_knew_of_a_withdrawal_does_not_lift_it(released: Path, governed: Governed) -> None:
+    """One key (releaser): the subject is withdrawn again at the older commit first, so that its end seems to know of it."""
+    older = git(released, "rev-parse", "HEAD")
+    withdraw(released, governed)
+    for lifted in (False, True):
+        last = next(entry for entry in reversed(entries_of(released)) if isinstance(entry.body, Withdrawal))
+        change = {"lifted": lifted, "serving": "refuse", "supersedes": last.digest, "commit": older, "moved": now()}
+        body = last.body.model_copy(update=change)
+        assert isinstance(body, Withdrawal)
+        sealed = seal(withdrawal_statement(body), signer_for(Role.RELEASER, governed.config))
+        body = body.model_copy(update={"attestations": {"withdrawal": str(digest_of_bytes(sealed))}})
+        append(released, body, attestations=(sealed,))
+    said = findings_of(released, governed)
+    assert any(line.startswith("[withdrawn] ") and "DataRecipe/small is withdrawn" in line for line in said), said
+    assert any(f"commit {older} does not descend from commit" in line and "never knew of it" in line for line in said), said

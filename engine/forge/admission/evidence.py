@@ -12,12 +12,13 @@ from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
+from forge.admission.lifting import unfounded_lifts
 from forge.admission.moves import release_before
 from forge.admission.objects import LedgerObjects, read_objects
 from forge.admission.plans import Done, authors_at
-from forge.admission.signed import Read
+from forge.admission.signed import Read, is_signed
 from forge.admission.verdict import Finding, Rule
-from forge.attest.authority import Signers
+from forge.attest.authority import Authority, Signers
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -254,35 +255,19 @@ def collect_reproductions(repository: Repository, snapshot: Snapshot, evidence: 
             _collect_graph(repository, entry.body.commit, evidence)
 
 
-def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History) -> None:
     """Add the attestations of every withdrawal, and what the commits say that lift one. Nothing is read where there is none."""
-    before: dict[str, Withdrawal] = {}
-    for entry in evidence.entries:
-        body = entry.body
-        if not isinstance(body, Withdrawal):
-            continue
+    noted = [(entry, entry.body) for entry in evidence.entries if isinstance(entry.body, Withdrawal)]
+    for _, body in noted:
         _collect_attestations(snapshot, body.attestations, f"withdrawal of {body.subject}", evidence)
-        fault = _unfounded(repository, body, before.get(body.subject)) if body.lifted else None
-        if fault is not None:
-            evidence.unfounded_lifts[entry.sequence] = fault
-        before[body.subject] = body
+    read = evidence.reader(snapshot)
+    signed = {entry.sequence for entry, body in noted if is_signed(body, *_place_of(entry, body.moved, history), read)}
+    evidence.unfounded_lifts |= unfounded_lifts(repository, [entry for entry, _ in noted], lambda e: e.sequence in signed)
 
 
-def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | None) -> str | None:
-    """Why a commit does not lift a withdrawal: it never knew of it, or withdraws the same."""
-    if before is None:
-        return "it ends a withdrawal that was never made"
-    if not repository.is_ancestor(before.commit, lift.commit):
-        return (
-            f"commit {lift.commit} does not descend from commit {before.commit}, which made the withdrawal: it never knew of it"
-        )
-    try:
-        desired = read_desired(CommitTree(repository, repository.resolve_commit(lift.commit)))
-    except ForgeError as error:
-        return f"commit {lift.commit} cannot be read again: {error}"
-    if any(item.subject == lift.subject for item in desired.withdrawn):
-        return f"commit {lift.commit} still withdraws it"
-    return None
+def _place_of(entry: Entry, claimed: str, history: History) -> tuple[Authority, str]:
+    """Who may sign an entry, and when it was signed."""
+    return history.authority(entry.sequence), history.moment(entry.sequence, claimed)
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:

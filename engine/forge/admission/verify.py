@@ -139,7 +139,7 @@ def examine(
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
     judgements += judge_plans(done, evidence.entries, evidence.attestations, evidence.plan_authors, history)
     judgements += judge_timestamps(bodies, evidence, history)
-    collect_withdrawals(repository, snapshot, evidence)
+    collect_withdrawals(repository, snapshot, evidence, history)
     found, withdrawn = judge_withdrawals(evidence, history, roots, release)
     judgements += found
     collect_reproductions(repository, snapshot, evidence)
@@ -178,7 +178,7 @@ def withdrawn_from(
     moves = [move for move in past.releases if move.release == release]
     roots = [record for record in past.records if record.products.get("release") == release]
     collect(repository, snapshot, None, evidence, roots, moves[-1] if moves else None)
-    collect_withdrawals(repository, snapshot, evidence)
+    collect_withdrawals(repository, snapshot, evidence, history)
     honest = [record for record in roots if record_holds(record, evidence, history)]  # anybody can say what made a release
     return judge_withdrawals(evidence, history, honest or roots, moves[-1] if moves else None)[1]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.admission.history import delegated
+from forge.admission.lifting import unfounded_lifts
 from forge.admission.signed import is_signed
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_signer_for
@@ -34,7 +35,7 @@ from forge.contract.verdict import VERDICT_FILE
 from forge.contract.weights import HEAD_BYTES, why_refused
 from forge.errors import LedgerError, RefusedError
 from forge.executors.local import StepFailedError
-from forge.ledger.entry import Entry, key_folder
+from forge.ledger.entry import Entry, key_folder, withdrawal_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.cost import price, spent
@@ -184,24 +185,39 @@ def note_draft(place: Place, action: Action) -> Draft:
 
 def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
     """A signed withdrawal, or a signed end of one; raises RefusedError for a commit that never knew what it would lift."""
-    known = place.ledger.snapshot().withdrawal_entry(item.subject)
-    before = known.body if known is not None and isinstance(known.body, Withdrawal) else None
-    if item.lifted and (before is None or not place.repository.is_ancestor(before.commit, commit)):
-        since = before.commit if before is not None else "of another clone"
-        raise RefusedError(
-            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: it does not descend from commit {since[:12]}, "
-            "which made it, so it never knew of it. Apply a commit that does (rebase or merge), and remove the entry there"
-        )
+    snapshot = place.ledger.snapshot()
+    noted = snapshot.entries_in(withdrawal_folder(item.subject))
     withdrawal = Withdrawal(
         subject=item.subject,
         reason=item.reason,
         serving="refuse" if item.serving == "refuse" else "stop",
         lifted=item.lifted,
-        supersedes=known.digest if known is not None else None,
+        supersedes=noted[-1].digest if noted else None,
         commit=commit,
         moved=_now(place),
     )
+    fault = _why_not_lifted(place, snapshot, noted, withdrawal) if item.lifted else None
+    if fault is not None:
+        raise RefusedError(
+            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: {fault.replace(f'commit {commit}', 'it', 1)}. "
+            "Apply a commit that does (rebase or merge), and remove the entry there"
+        )
     return _signed_note(place, withdrawal, "withdrawal", withdrawal_statement(withdrawal))
+
+
+def _why_not_lifted(place: Place, snapshot: Snapshot, noted: Sequence[Entry], lift: Withdrawal) -> str | None:
+    """What a verifier would say against it."""
+    history = delegated(snapshot, read_trust_root(place.config))
+    number = snapshot.head[0] + 1
+    entries = [*noted, Entry(sequence=number, previous=snapshot.head[1], body=lift)]
+
+    def signed(entry: Entry) -> bool:
+        body = entry.body
+        if not isinstance(body, Withdrawal):
+            return False
+        return body is lift or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
+
+    return unfounded_lifts(place.repository, entries, signed).get(number)
 
 
 def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:
