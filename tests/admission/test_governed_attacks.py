@@ -337,3 +337,18 @@ def test_a_commit_that_never_knew_of_a_withdrawal_does_not_lift_it(released: Pat
     said = findings_of(released, governed)
     assert any(line.startswith("[withdrawn] ") and "DataRecipe/small is withdrawn" in line for line in said), said
     assert any(f"commit {older} does not descend from commit" in line and "never knew of it" in line for line in said), said
+
+
+def test_a_commit_that_nobody_signed_lifts_nothing(released: Path, governed: Governed) -> None:
+    """No key: nor does it with a signed one on top. What the root has signed since is known to somebody."""
+    withdraw(released, governed)
+    git(released, "rm", "--quiet", "policies/withdrawn.yaml")
+    unsigned = commit_as(released, governed, None, "cleanup")
+    told = f"commit {unsigned[:12]}, which is signed by nobody that People lists, so its author is unknown"
+    assert told in run_forge(released, governed.config, "apply", code=4).stderr
+    commit_as(released, governed, "cleo", "on top of it")
+    assert told in run_forge(released, governed.config, "apply", code=4).stderr
+    assert not verdict_of(released, governed.config).holds
+    end_key(released, governed, "releaser", "2098-01-01T00:00:00")
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds

@@ -262,7 +262,9 @@ def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Ev
         _collect_attestations(snapshot, body.attestations, f"withdrawal of {body.subject}", evidence)
     read = evidence.reader(snapshot)
     signed = {entry.sequence for entry, body in noted if is_signed(body, *_place_of(entry, body.moved, history), read)}
-    evidence.unfounded_lifts |= unfounded_lifts(repository, [entry for entry, _ in noted], lambda e: e.sequence in signed)
+    evidence.unfounded_lifts |= unfounded_lifts(
+        repository, [entry for entry, _ in noted], lambda e: e.sequence in signed, history
+    )
 
 
 def _place_of(entry: Entry, claimed: str, history: History) -> tuple[Authority, str]:

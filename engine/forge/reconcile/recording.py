@@ -217,7 +217,7 @@ def _why_not_lifted(place: Place, snapshot: Snapshot, noted: Sequence[Entry], li
             return False
         return body is lift or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
 
-    return unfounded_lifts(place.repository, entries, signed).get(number)
+    return unfounded_lifts(place.repository, entries, signed, history).get(number)
 
 
 def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:
