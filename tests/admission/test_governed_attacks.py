@@ -352,3 +352,26 @@ def test_a_commit_that_nobody_signed_lifts_nothing(released: Path, governed: Gov
     end_key(released, governed, "releaser", "2098-01-01T00:00:00")
     run_forge(released, governed.config, "apply")
     assert verdict_of(released, governed.config).holds
+
+
+def test_a_move_that_says_it_was_made_before_there_were_summaries_is_refused(released: Path, governed: Governed) -> None:
+    """One key (releaser)."""
+    late, sealed = move_of(released, governed.config, statements=1, rests_on=())
+    append(released, late, attestations=tuple(sealed))
+    said = findings_of(released, governed)
+    assert any("[signature] release of local: it says that it is signed by statements 1" in line for line in said), said
+    assert any(line.endswith("it has no verification summary") for line in said), said
+
+
+@pytest.mark.parametrize("step_id", ["evaluate/small.small", "gate/small-local"])
+def test_a_record_that_says_it_was_made_by_an_engine_before_is_refused(
+    released: Path, governed: Governed, step_id: str
+) -> None:
+    """One key (evaluator): without the lock, and without the gate's own result."""
+    honest = record_of(released, step_id)
+    known = next(entry.digest for entry in entries_of(released) if entry.body == honest)
+    older = {"supersedes": known, "statements": 1, "lock": None, "hardware": None, "about": {}, "finished": now()}
+    late, sealed = as_it_stands(released, governed.config, honest.model_copy(update=older), Role.EVALUATOR)
+    rewrite(released, [*bodies_of(released), late], sealed)
+    said = findings_of(released, governed)
+    assert any(f"[signature] {step_id}: it says that it is signed by statements 1" in line for line in said), said

@@ -94,6 +94,20 @@ class History:
         place = bisect_left(self.charters, sequence, key=lambda row: row[0])
         return self.charters[place - 1][2] if place else None
 
+    def outdated(self, sequence: int, body: Record | Release) -> str | None:
+        """Why a body may not be signed by the statements that it says; None where it may.
+
+        What the root's delegation says of statements decides: a body that says that it was made by an engine before would take
+        from itself what that engine did not sign. Before a delegation, and under an old one, the body decides.
+        """
+        delegation = self.delegation(sequence)
+        if delegation is None or body.statements >= delegation.statements:
+            return None
+        return (
+            f"it says that it is signed by statements {body.statements}, as engines before did, and what is made under "
+            f"delegation {delegation.version} is signed by statements {delegation.statements}"
+        )
+
     def moment(self, sequence: int, claimed: str) -> str:
         """When an entry was signed at the earliest."""
         with self._guard:

@@ -57,10 +57,10 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
         judgements.append(Check(Rule.LEDGER, f"{len(evidence.entries)} entries form one chain; every object has its own bytes"))
     records = sorted(evidence.records.values(), key=lambda record: record.started)
     for record, opened in zip(records, _open_all(records, evidence, history), strict=True):
-        found = list(_judge_record(record, evidence, opened))
+        found = list(_judge_record(record, evidence, opened, history))
         judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, evidence, history))])
     for (_key, checkpoint), record in evidence.continued.items():
-        found = list(_judge_record(record, evidence, _open(record, evidence, history)))
+        found = list(_judge_record(record, evidence, _open(record, evidence, history), history))
         judgements.extend(
             found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, evidence, history)}")]
         )
@@ -138,7 +138,7 @@ def judge_moves(environment: str, evidence: Evidence, history: History, read: Re
 
 def record_holds(record: Record, evidence: Evidence, history: History) -> bool:
     """Whether a record is what its commit asks for, and signed; its artifacts' bytes are another matter."""
-    return next(_judge_record(record, evidence, _open(record, evidence, history)), None) is None
+    return next(_judge_record(record, evidence, _open(record, evidence, history), history), None) is None
 
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
@@ -178,8 +178,11 @@ def _held(record: Record, evidence: Evidence, history: History) -> str:
     return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value}"
 
 
-def _judge_record(record: Record, evidence: Evidence, opened: _Opened) -> Iterator[Finding]:
+def _judge_record(record: Record, evidence: Evidence, opened: _Opened, history: History) -> Iterator[Finding]:
     name = record.step_id
+    outdated = history.outdated(evidence.sequence(record), record)
+    if outdated is not None:
+        yield Finding(Rule.SIGNATURE, name, outdated)
     if step_key(record.step, record.step_version, record.parameters, record.inputs) != record.key:
         yield Finding(Rule.IDENTITY, name, f"its key {record.key} is not the digest of its step, parameters and inputs")
     step = evidence.graphs.get(record.commit, {}).get(name)
