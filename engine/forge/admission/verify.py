@@ -30,7 +30,7 @@ from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
-from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.contract.weights import bytes_looked_at, why_refused
 from forge.errors import LedgerError, RefusedError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
@@ -267,7 +267,7 @@ def _judge_weights(evidence: Evidence, store: Store, history: History) -> Iterab
             continue
         place, manifest = f"{record.step_id} weights", evidence.manifests[digest]
         for file in manifest.files:
-            refusal = why_refused(file.path, file.size, store.head(digest, file.path, HEAD_BYTES))
+            refusal = why_refused(file.path, file.size, store.head(digest, file.path, bytes_looked_at(file.path, file.size)))
             if refusal is not None:
                 yield Finding(Rule.FORMAT, place, refusal)
         name = record.attestations.get("weights-signature")

@@ -32,7 +32,7 @@ from forge.contract.manifest import Manifest
 from forge.contract.messages import Continued, StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
-from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.contract.weights import bytes_looked_at, why_refused
 from forge.errors import LedgerError, RefusedError
 from forge.executors.local import StepFailedError
 from forge.ledger.entry import Entry, key_folder, withdrawal_folder
@@ -257,7 +257,7 @@ def _check_formats(step: Step, folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
+                head = file.read(bytes_looked_at(path.name, path.stat().st_size))
             refusal = why_refused(path.relative_to(folder).as_posix(), path.stat().st_size, head)
             if refusal is not None:
                 raise RefusedError(f"{step.id}: {refusal}: nothing of this run is recorded; export the weights as safetensors")
