@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.place import own_folder, reader_of, repository_of, scope_of, tree_of
-from forge.errors import SpecError, UsageError, printable
+from forge.errors import SpecError, UsageError, printable, printable_lines
 
 if TYPE_CHECKING:
     from forge.cli.place import Reader
@@ -147,7 +147,7 @@ def plan(
             from forge.reconcile.past import PastOf
 
             past = PastOf(reader.repository, now.snapshot, tree_of(reader.repository, ref, worktree=worktree))
-            typer.echo(explained(made, explain, place.desired, now.snapshot, past), nl=False)
+            typer.echo(printable_lines(explained(made, explain, place.desired, now.snapshot, past)), nl=False)
             return
         older = _base_of(reader, base, notes) if base is not None else None
         changed = None
