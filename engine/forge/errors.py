@@ -21,7 +21,14 @@ class UsageError(ForgeError):
 
 def printable(text: str) -> str:
     """Text from a file as one line that neither a terminal nor a CI log takes for a command of its own."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same of a text of several lines, which stay lines."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 @dataclass(frozen=True, order=True)

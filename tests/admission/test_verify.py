@@ -17,6 +17,7 @@ from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
 from forge.attest.envelope import seal
 from forge.attest.keys import make_development_keys, signer_for
+from forge.attest.statements import retirement_statement
 from forge.attest.trust import read_trust_root
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role
@@ -307,5 +308,8 @@ def test_a_retirement_needs_the_releasers_signature_and_cannot_be_played_again(
         )
         ledger.append([Draft(retirement)])
         assert "the retirement is not signed" in text(verdict_of(copy_of_applied, config_home, "release/local"))
-        ledger.append([Draft(retirement.model_copy(update={"moved": moved[-1]}))])
-    assert "a retirement of local moved" in text(verdict_of(copy_of_applied, config_home, "model/small"))
+        late = retirement.model_copy(update={"moved": moved[-1]})
+        sealed = seal(retirement_statement(late), signer_for(Role.RELEASER, config_home))
+        late = late.model_copy(update={"attestations": {"retirement": str(digest_of_bytes(sealed))}})
+        ledger.append([Draft(late, (sealed,))])
+    assert "a retirement of local moved" in text(verdict_of(copy_of_applied, config_home, "release/local"))

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from tests.governed import Governed, make_governed
 
-from forge.attest.authority import Authority, later_of
+from forge.attest.authority import Authority, is_before
 from forge.attest.layout import layout_of
 from forge.attest.trust import TrustRoot, read_trust_root
 from forge.contract.charter import Charter
@@ -70,7 +70,7 @@ def test_a_moment_in_another_time_zone_is_the_same_moment(governed: Governed) ->
     authority = Authority(read_trust_root(governed.config), charter, charter)
     assert refusal(authority, "2026-06-01T01:59:59+02:00") is None
     assert refusal(authority, "2026-06-01T02:00:00+02:00") is not None
-    assert later_of("2026-06-01T01:59:59+02:00", "2026-05-31T23:59:58+00:00") == "2026-06-01T01:59:59+02:00"
+    assert is_before("2026-05-31T23:59:58+00:00", "2026-06-01T01:59:59+02:00")
     with pytest.raises(TrustError, match="without its offset"):
         refusal(authority, "2026-06-01T00:00:00")
 

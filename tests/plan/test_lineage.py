@@ -10,7 +10,7 @@ from tests.plan.world import PastOf, World, desired_of
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.desired import Desired
 from forge.plan.explain import explain
-from forge.plan.explanation import to_text
+from forge.plan.explanation import to_text as told
 from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
 from forge.plan.live import Running
@@ -70,7 +70,7 @@ def test_history_stays_when_the_previous_name_is_taken_out(world: World) -> None
     plan = world.plan(desired)
     train = training(plan, "mid")
     assert (train.kind, train.reasons[0].kind) == (ActionKind.EXTEND, ReasonKind.FIELD_CHANGED)
-    assert "`training.tokens` was 40000 and is 80000" in to_text(explain(plan, "train/mid", desired, world, PastOf(world)))
+    assert "`training.tokens` was 40000 and is 80000" in told(explain(plan, "train/mid", desired, world, PastOf(world)))
 
 
 OTHER = MODEL.replace("seed: 5", "seed: 9")

@@ -115,3 +115,12 @@ def test_weights_that_were_served_by_a_release_nobody_knows_are_counted_too(
 def test_a_folder_that_is_not_there_is_no_empty_log(tmp_path: Path, release: ServableRelease) -> None:
     with pytest.raises(AuditError, match="there is no such folder"):
         impact("Model/tiny", release, [tmp_path / "nowhere"])
+
+
+def test_a_line_of_brackets_is_a_line_that_is_not_read(tmp_path: Path) -> None:
+    """Whoever reaches the audit log's folder: JSON as deep as that ends the interpreter's stack."""
+    (tmp_path / "a.jsonl").write_bytes(b"[" * 100_000 + b"\n")
+    unread: list[str] = []
+    assert list(read_audit([tmp_path], unread)) == []
+    assert len(unread) == 1
+    assert "a.jsonl:1: not a line of an audit log" in unread[0]

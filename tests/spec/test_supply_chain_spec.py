@@ -221,3 +221,22 @@ def test_a_second_supply_chain_is_one_too_many(governed: Governed, tmp_path: Pat
     loaded = load([("a.yaml", text.encode()), ("b.yaml", text.replace("name: a\n", "name: b\n", 1).encode())])
     found = [str(item) for item in resolve(loaded.resources).diagnostics]
     assert any("a commit has one SupplyChain, and SupplyChain/a is there already" in item for item in found), found
+
+
+def test_a_person_has_one_line_for_a_key_and_one_way_of_writing_it(governed: Governed) -> None:
+    """Else a key would inject a line into what ssh-keygen reads, or pass as a second person's."""
+    kind, base64, *_ = governed.person("ana").split()
+    written = [
+        (f'{kind} {base64}\nben\tnamespaces="git"\t{kind}\t{base64}', "more than one line, or a control character"),
+        (f"{kind}\t{base64}", "more than one line, or a control character"),
+        (f"{kind} {base64} a\x1b[2J", "more than one line, or a control character"),
+        (f"{kind} {base64[:40]}*{base64[40:]}", "not as OpenSSH writes this key: expected `ssh-ed25519 AAAA"),
+        (f"{kind} {base64}====", "not as OpenSSH writes this key: expected `ssh-ed25519 AAAA"),
+    ]
+    for public, told in written:
+        people = governed.people()
+        people["people"].append({"name": "dan", "keys": [{"public": public, "valid_from": "2020-01-01T00:00:00Z"}]})
+        assert any(told in line for line in faults(governed, people)), public
+    people = governed.people()
+    people["people"][0]["keys"][0]["public"] += "\n"
+    assert faults(governed, people) == []

@@ -12,17 +12,18 @@ from typing import Any
 
 from forge.admission.approvals import Authors, authors_of, separates_authors
 from forge.admission.history import History, claimed_moment
+from forge.admission.lifting import unfounded_lifts
 from forge.admission.moves import release_before
-from forge.admission.objects import read_objects
+from forge.admission.objects import LedgerObjects, read_objects
 from forge.admission.plans import Done, authors_at
+from forge.admission.signed import Read, is_signed
 from forge.admission.verdict import Finding, Rule
-from forge.attest.authority import Signers
+from forge.attest.authority import Authority, Signers
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import (
     Approval,
-    Attempt,
     Delegation,
     Record,
     Release,
@@ -35,7 +36,7 @@ from forge.contract.record import (
 from forge.contract.release import RELEASE_FILE
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE
 from forge.errors import ForgeError, LedgerError, RepoError, StoreError, TrustError
-from forge.ledger.entry import Entry, attestation_path, index_paths, sequence_path
+from forge.ledger.entry import Body, Entry, attestation_path, index_paths, sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.ledger.snapshot import read_entry
 from forge.plan.desired import Desired
@@ -86,8 +87,8 @@ class Evidence:
     """Every path of the ledger's tree with its object id."""
     made: dict[tuple[str, str, str, str], bool] = field(default_factory=dict)
     """By commit, step id, product and digest: whether a record made it that the commit asks for, as far as was asked."""
-    sequences: dict[tuple[str, ...], int] = field(default_factory=dict)
-    """By its attestations: the first place of a body in the ledger."""
+    _places: dict[int, int] = field(default_factory=dict)
+    """By the identity of an entry's body: its number. A body does not say its place, and what it lists anybody can list."""
 
     @cached_property
     def makers(self) -> Mapping[str, Sequence[Record]]:
@@ -104,14 +105,24 @@ class Evidence:
         return {(digest, record.step_id): record for digest, records in self.makers.items() for record in records}
 
     def locate(self, entries: Iterable[Entry]) -> None:
-        """Note where bodies stand."""
+        """Note where the bodies of entries stand."""
         for entry in entries:
-            if not isinstance(entry.body, Attempt):
-                self.sequences.setdefault(tuple(sorted(entry.body.attestations.values())), entry.sequence)
+            self._places[id(entry.body)] = entry.sequence
 
-    def sequence(self, body: Record | Release | Retirement | Withdrawal) -> int:
-        """The place of a body in the ledger."""
-        return self.sequences.get(tuple(sorted(body.attestations.values())), len(self.entries))
+    def sequence(self, body: Body) -> int:
+        """The number of the entry that a body was read from; raises LedgerError for a body that no entry here holds.
+
+        Told from the entry itself: two entries may list the same attestations, and whoever can write the ref could have put
+        one of them there before a key was revoked.
+        """
+        try:
+            return self._places[id(body)]
+        except KeyError:
+            raise LedgerError(f"a {body.kind} was judged that is no entry of this ledger: read it from one") from None
+
+    def reader(self, snapshot: Snapshot) -> Read:
+        """Any attestation of the ledger: what was collected, else what the snapshot has."""
+        return lambda digest: self.attestations.get(digest) or snapshot.attestation(digest)
 
 
 def signers_of(
@@ -131,7 +142,10 @@ _DOCUMENTS = {
 
 
 def collect_ledger(repository: Repository, snapshot: Snapshot) -> Evidence:
-    """Read every object that the ledger's head reaches, each re-hashed, then all entries in order."""
+    """Read every object that the ledger's head reaches, each re-hashed, then all entries in order.
+
+    Entries are read on after a fault: a withdrawal has to be seen behind one.
+    """
     evidence = Evidence()
     _collect_ledger(repository, snapshot, evidence)
     return evidence
@@ -244,19 +258,17 @@ def collect_reproductions(repository: Repository, snapshot: Snapshot, evidence: 
             _collect_graph(repository, entry.body.commit, evidence)
 
 
-def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
+def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History) -> None:
     """Add the attestations of every withdrawal, and what the commits say that lift one. Nothing is read where there is none."""
-    before: dict[str, Withdrawal] = {}
-    for entry in evidence.entries:
-        body = entry.body
-        if not isinstance(body, Withdrawal):
-            continue
+    noted = [(entry, entry.body) for entry in evidence.entries if isinstance(entry.body, Withdrawal)]
+    for _, body in noted:
         _collect_attestations(snapshot, body.attestations, f"withdrawal of {body.subject}", evidence)
-        fault = _unfounded(repository, body, before.get(body.subject)) if body.lifted else None
-        if fault is not None:
-            evidence.unfounded_lifts[entry.sequence] = fault
-        before[body.subject] = body
-    if before:
+    read = evidence.reader(snapshot)
+    signed = {entry.sequence for entry, body in noted if is_signed(body, *_place_of(entry, body.moved, history), read)}
+    evidence.unfounded_lifts |= unfounded_lifts(
+        repository, [entry for entry, _ in noted], lambda e: e.sequence in signed, history
+    )
+    if noted:
         _collect_renamings(repository, evidence)
 
 
@@ -271,44 +283,36 @@ def _collect_renamings(repository: Repository, evidence: Evidence) -> None:
                     evidence.former_names.setdefault(body.subject, set()).add(body.previous)
 
 
-def _unfounded(repository: Repository, lift: Withdrawal, before: Withdrawal | None) -> str | None:
-    """Why a commit does not lift a withdrawal: it never knew of it, or withdraws the same."""
-    if before is None:
-        return "it ends a withdrawal that was never made"
-    if not repository.is_ancestor(before.commit, lift.commit):
-        return (
-            f"commit {lift.commit} does not descend from commit {before.commit}, which made the withdrawal: it never knew of it"
-        )
-    try:
-        desired = read_desired(CommitTree(repository, repository.resolve_commit(lift.commit)))
-    except ForgeError as error:
-        return f"commit {lift.commit} cannot be read again: {error}"
-    if any(item.subject == lift.subject for item in desired.withdrawn):
-        return f"commit {lift.commit} still withdraws it"
-    return None
+def _place_of(entry: Entry, claimed: str, history: History) -> tuple[Authority, str]:
+    """Who may sign an entry, and when it was signed."""
+    return history.authority(entry.sequence), history.moment(entry.sequence, claimed)
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
     objects = read_objects(repository, snapshot.commit)
-    evidence.findings += [Finding(Rule.LEDGER, path, message) for path, message in objects.faults]
-    if evidence.findings:
-        return
+    _collect_entries(objects, snapshot, evidence)
+    if objects.faults:  # the rest follows from them
+        evidence.findings = [Finding(Rule.LEDGER, path, message) for path, message in objects.faults]
+
+
+def _collect_entries(objects: LedgerObjects, snapshot: Snapshot, evidence: Evidence) -> None:
     for (older, newer), name in zip(objects.commits, objects.names, strict=True):
         for path in objects.lost(older, newer):
             evidence.findings.append(Finding(Rule.LEDGER, path, f"commit {name} removes or changes it"))
     listing = evidence.listing = objects.paths()
     previous: str | None = None
     listed: set[str] = set()
-    last = snapshot.head[0]
+    last, is_read = 0, True
     places = _Places()
-    for sequence in range(1, last + 1):
-        path = sequence_path(sequence)
+    while (path := sequence_path(last + 1)) in listing:
+        last = sequence = last + 1
         try:
-            entry = read_entry(path, objects.blobs.get(listing.get(path, "")))
+            entry = read_entry(path, objects.blobs.get(listing[path]))
         except LedgerError as error:
             evidence.findings.append(Finding(Rule.LEDGER, path, str(error)))
-            return
-        if entry.sequence != sequence or entry.previous != previous:
+            previous, is_read = None, False
+            continue
+        if entry.sequence != sequence or (entry.previous != previous and (previous is not None or is_read)):
             message = f"it does not follow entry {sequence - 1}: expected previous {previous}, found {entry.previous}"
             evidence.findings.append(Finding(Rule.LEDGER, path, message))
         for index in index_paths(entry):
@@ -320,8 +324,14 @@ def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Eviden
         evidence.findings.extend(places.replays(entry))
         evidence.entries.append(entry)
         evidence.locate((entry,))
-    if (last, previous) != snapshot.head:
-        evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), "the head names another last entry than there is"))
+    if not is_read:
+        return  # what belongs to an entry that cannot be read is not known
+    try:
+        if (last, previous) != snapshot.head:
+            message = "the head names another last entry than there is"
+            evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), message))
+    except LedgerError as error:
+        evidence.findings.append(Finding(Rule.LEDGER, str(snapshot.commit), str(error)))
     for path in sorted(set(listing) - listed):
         if not path.startswith("attestations/"):
             evidence.findings.append(Finding(Rule.LEDGER, path, "no entry belongs to this path"))
@@ -334,7 +344,10 @@ class _Places:
         self._newest: dict[tuple[str, str], Entry] = {}
 
     def replays(self, entry: Entry) -> Iterator[Finding]:
-        """A signed body says nothing of its place in the chain: whoever can write the ref could append an old one again."""
+        """A signed body says nothing of its place in the chain: whoever can write the ref could append an old one again.
+
+        Of moves a rule of its own tells (``rules.judge_moves``), when it is known which of them are signed.
+        """
         body, path = entry.body, sequence_path(entry.sequence)
         if isinstance(body, Record):
             known = self._follow(("record", body.key), entry)
@@ -345,12 +358,6 @@ class _Places:
             known = self._follow(("withdrawal", body.subject), entry)
             if body.supersedes != (known.digest if known else None):
                 message = f"the withdrawal of {body.subject} does not follow the one before it ({_place(known)})"
-                yield Finding(Rule.LEDGER, path, message)
-        elif isinstance(body, Release | Retirement) and body.environment is not None:
-            known = self._follow(("move", body.environment), entry)
-            before = known.body.moved if known is not None and isinstance(known.body, Release | Retirement) else None
-            if before is not None and body.moved <= before:
-                message = f"a {body.kind} of {body.environment} moved {body.moved} follows one of {before}"
                 yield Finding(Rule.LEDGER, path, message)
 
     def _follow(self, place: tuple[str, str], entry: Entry) -> Entry | None:

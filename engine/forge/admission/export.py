@@ -229,7 +229,7 @@ def _write_approvals(examined: Examination, sequence: int, folder: Path) -> Iter
         return
     (folder / "approvals").mkdir()
     lines = [
-        f'{person.name} namespaces="{APPROVAL_NAMESPACE}" {key.public}'
+        f'{person.name} namespaces="{APPROVAL_NAMESPACE}" {key.public.strip()}'
         for person in charter.people.people
         for key in person.keys
     ]

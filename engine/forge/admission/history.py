@@ -1,16 +1,23 @@
 """Who was trusted when: the ledger's root changes and delegations, read in order, each verified by what came before it.
 
 A signature's moment is what its entry claims, or the latest moment that an earlier entry claims, whichever is later: the
-ledger's order bounds it from below, so a key that was revoked cannot sign for the time before.
+ledger's order bounds it from below, so a key that was revoked cannot sign for the time before. Which claims count:
+
+1. Those of entries that are signed by who may sign them there, at the moment that they claim. Whether one is, is looked at
+   where it would make a difference; whoever can only write the ref moves no time.
+2. None that lies further ahead of the verifier than a day: a clock was wrong there, and it is that entry's own fault.
+3. None that is later than what the root signed after it: a delegation ends what a wrong clock has said.
 """
 
 import datetime
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 
+from forge.admission.signed import Read, is_signed
 from forge.admission.verdict import Check, Finding, Rule
-from forge.attest.authority import Authority, Signer, Signers, later_of
+from forge.attest.authority import Authority, Signer, Signers, is_before
 from forge.attest.delegation import ROOT_PAYLOAD_TYPE, charter_of, delegation_payloads, root_of, root_payload
 from forge.attest.envelope import unseal
 from forge.attest.timestamps import TimestampAuthority
@@ -28,10 +35,30 @@ from forge.contract.record import (
     Withdrawal,
 )
 from forge.errors import TrustError
-from forge.ledger.entry import DELEGATIONS, ROOTS, Body, Entry, sequence_path
+from forge.ledger.entry import DELEGATIONS, ROOTS, Entry, sequence_path
 from forge.ledger.snapshot import Snapshot
 
-_EPOCH = "1970-01-01T00:00:00+00:00"
+_MOST_AHEAD = datetime.timedelta(days=1)
+"""Of a verifier's clock; machines that sign and machines that verify are rarely minutes apart."""
+
+
+def _nothing(digest: str) -> bytes:
+    raise LookupError(digest)
+
+
+@dataclass(eq=False)
+class _Claim:
+    """When an entry says that it was signed."""
+
+    entry: Entry
+    moment: str
+    held: bool
+    """Whether somebody has looked at its signature, and it holds."""
+
+    @property
+    def is_roots(self) -> bool:
+        """Whether the root says it."""
+        return isinstance(self.entry.body, Delegation | RootChange)
 
 
 @dataclass
@@ -46,8 +73,13 @@ class History:
     findings: list[Finding] = field(default_factory=list)
     timestamps: TimestampAuthority | None = None
     """Whose time stamps are believed; None where whoever verifies has pinned nobody."""
-    _floors: list[tuple[int, str]] = field(default_factory=list)
-    """Sequence number of an entry, and the latest moment that it and those before it claim."""
+    _claims: list[_Claim] = field(default_factory=list)
+    """What the entries claim, in order; those that turned out to be nobody's are taken out."""
+    _floors: list[tuple[int, _Claim]] = field(default_factory=list)
+    """Sequence number of an entry, and the latest claim up to it."""
+    _read: Read = _nothing
+    _guard: Lock = field(default_factory=Lock, repr=False, compare=False)
+    """Records are opened by several threads."""
     _roots: list[tuple[int, TrustRoot]] = field(default_factory=list)
 
     def authority(self, sequence: int) -> Authority:
@@ -62,10 +94,39 @@ class History:
         place = bisect_left(self.charters, sequence, key=lambda row: row[0])
         return self.charters[place - 1][2] if place else None
 
+    def outdated(self, sequence: int, body: Record | Release) -> str | None:
+        """Why a body may not be signed by the statements that it says; None where it may.
+
+        What the root's delegation says of statements decides: a body that says that it was made by an engine before would take
+        from itself what that engine did not sign. Before a delegation, and under an old one, the body decides.
+        """
+        delegation = self.delegation(sequence)
+        if delegation is None or body.statements >= delegation.statements:
+            return None
+        return (
+            f"it says that it is signed by statements {body.statements}, as engines before did, and what is made under "
+            f"delegation {delegation.version} is signed by statements {delegation.statements}"
+        )
+
     def moment(self, sequence: int, claimed: str) -> str:
         """When an entry was signed at the earliest."""
-        place = bisect_left(self._floors, sequence, key=lambda row: row[0])
-        return later_of(claimed, self._floors[place - 1][1]) if place else claimed
+        with self._guard:
+            while place := bisect_left(self._floors, sequence, key=lambda row: row[0]):
+                latest = self._floors[place - 1][1]
+                if not is_before(claimed, latest.moment):
+                    break
+                if self._counts(latest):
+                    return latest.moment
+                self._claims.remove(latest)
+                self._floors = _latest_claims(self._claims)
+        return claimed
+
+    def _counts(self, claim: _Claim) -> bool:
+        """Whether the latest of some claims was signed; no earlier entry says that it was signed later than it claims."""
+        if not claim.held:
+            entry = claim.entry
+            claim.held = is_signed(entry.body, self.authority(entry.sequence), claim.moment, self._read)
+        return claim.held
 
     def expired(self, sequence: int, now: datetime.datetime) -> Iterator[Finding]:
         """Whether the layouts by which an entry is judged have expired since."""
@@ -101,10 +162,21 @@ def read_history(
     attestations: Mapping[str, bytes],
     pinned: TrustRoot,
     timestamps: TimestampAuthority | None = None,
+    read: Read | None = None,
+    now: datetime.datetime | None = None,
 ) -> History:
-    """Walk the ledger. ``attestations`` holds those of delegations and root changes; an absent one is a finding."""
-    history = History(pinned, pinned, timestamps=timestamps, _roots=[(0, pinned)])
-    floor = _EPOCH
+    """Walk the ledger.
+
+    Args:
+        entries: in the ledger's order.
+        attestations: those of delegations and root changes, by digest; an absent one is a finding.
+        pinned: the root that the ledger begins with.
+        timestamps: whose time stamps are believed.
+        read: any other attestation, for the moments that entries claim; left out: they are in ``attestations``.
+        now: the verifier's time; this machine's when left out.
+    """
+    history = History(pinned, pinned, timestamps=timestamps, _roots=[(0, pinned)], _read=read or attestations.__getitem__)
+    ahead = ((now or datetime.datetime.now(datetime.UTC)) + _MOST_AHEAD).isoformat()
     changes = 0
     for entry in entries:
         body = entry.body
@@ -115,15 +187,37 @@ def read_history(
                 case RootChange():
                     changes += 1
                     _accept_root(history, entry, body, attestations, changes)
-            floor = later_of(floor, *_claimed(body))
-            history._floors.append((entry.sequence, floor))  # noqa: SLF001 (built here)
         except (TrustError, ValueError) as error:
             history.findings.append(Finding(Rule.AUTHORITY, sequence_path(entry.sequence), str(error)))
+        else:
+            history._claims += _claims_of(entry, ahead)  # noqa: SLF001 (built here)
+    history._floors = _latest_claims(history._claims)  # noqa: SLF001 (built here)
     return history
 
 
+def _latest_claims(claims: Sequence[_Claim]) -> list[tuple[int, _Claim]]:
+    """The latest claim up to each entry, without those that the root contradicts later."""
+    kept: list[_Claim] = []
+    bound: str | None = None
+    for claim in reversed(claims):
+        if bound is not None and is_before(bound, claim.moment):
+            continue
+        bound = claim.moment if claim.is_roots else bound
+        kept.append(claim)
+    floors: list[tuple[int, _Claim]] = []
+    for claim in reversed(kept):
+        latest = floors[-1][1] if floors else claim
+        floors.append((claim.entry.sequence, claim if is_before(latest.moment, claim.moment) else latest))
+    return floors
+
+
 def current_authority(snapshot: Snapshot, pinned: TrustRoot) -> Authority:
-    """Who may sign now; raises TrustError where a root change or a delegation of the ledger does not hold.
+    """Who may sign now; raises TrustError where a root change or a delegation of the ledger does not hold."""
+    return delegated(snapshot, pinned).authority(snapshot.head[0] + 1)
+
+
+def delegated(snapshot: Snapshot, pinned: TrustRoot) -> History:
+    """Who was trusted when, by what the root signed; raises TrustError where one of its words does not hold.
 
     Reads only what the root signed. What it leaves out, the whole ledger, is verified where a chain is.
     """
@@ -137,7 +231,7 @@ def current_authority(snapshot: Snapshot, pinned: TrustRoot) -> Authority:
     history = read_history(entries, attestations, pinned)
     if history.findings:
         raise TrustError("\n".join(str(finding) for finding in history.findings))
-    return history.authority(entries[-1].sequence + 1 if entries else 1)
+    return history
 
 
 def claimed_moment(body: Record | Reproduction | Release | Retirement | Withdrawal) -> str:
@@ -150,14 +244,22 @@ def root_signers(root: TrustRoot) -> Signers:
     return Signers(Role.ROOT.value, tuple(Signer(key, f"root {key.keyid[:12]}") for key in root.roles.get(Role.ROOT, ())))
 
 
-def _claimed(body: Body) -> Iterator[str]:
+def _claims_of(entry: Entry, ahead: str) -> list[_Claim]:
+    """What an entry claims, unless that is no time, or one that lies too far ahead."""
+    body, held = entry.body, False
     match body:
         case Record() | Reproduction() | Release() | Retirement() | Withdrawal():
-            yield claimed_moment(body)
-        case Delegation() | RootChange():
-            yield body.signed
+            moment = claimed_moment(body)
         case Approval():
-            yield body.given
+            moment = body.given
+        case Delegation() | RootChange():  # it was accepted
+            moment, held = body.signed, True
+        case _:
+            return []
+    try:
+        return [] if is_before(ahead, moment) else [_Claim(entry, moment, held)]
+    except TrustError:  # whatever rests on the entry is refused for that
+        return []
 
 
 def _accept_delegation(history: History, entry: Entry, body: Delegation, attestations: Mapping[str, bytes]) -> None:

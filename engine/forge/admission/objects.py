@@ -119,6 +119,7 @@ def _read_commits(repository: Repository, head: str | None, found: LedgerObjects
             found.faults.append(
                 (path, f"commit {name} has {len(trees)} trees and {len(parents)} parents; a ledger has no merges")
             )
+            roots += trees[:1] if not roots else []  # what it holds can be read all the same
             break
         if later is not None and roots:
             found.commits.append((trees[0], roots[-1]))

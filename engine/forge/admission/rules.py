@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
+from forge.admission.signed import Read, is_signed
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
 from forge.attest.statements import (
@@ -36,6 +37,7 @@ from forge.contract.release import ReleaseDocument
 from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
+from forge.ledger.entry import sequence_path
 from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
 from forge.spec.extend import earlier_runs, why_not_extended
@@ -55,10 +57,10 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
         judgements.append(Check(Rule.LEDGER, f"{len(evidence.entries)} entries form one chain; every object has its own bytes"))
     records = sorted(evidence.records.values(), key=lambda record: record.started)
     for record, opened in zip(records, _open_all(records, evidence, history), strict=True):
-        found = list(_judge_record(record, evidence, opened))
+        found = list(_judge_record(record, evidence, opened, history))
         judgements.extend(found or [Check(Rule.SIGNATURE, _held(record, evidence, history))])
     for (_key, checkpoint), record in evidence.continued.items():
-        found = list(_judge_record(record, evidence, _open(record, evidence, history)))
+        found = list(_judge_record(record, evidence, _open(record, evidence, history), history))
         judgements.extend(
             found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, evidence, history)}")]
         )
@@ -116,9 +118,27 @@ def judge_retirement(retirement: Retirement, evidence: Evidence, history: Histor
     ]
 
 
+def judge_moves(environment: str, evidence: Evidence, history: History, read: Read) -> Iterator[Finding]:
+    """Whether each signed move of an environment's pointer is later than the one before, so that none was appended again.
+
+    What nobody signed is no move, and another environment is another matter.
+    """
+    before: Release | Retirement | None = None
+    for entry in evidence.entries:
+        body = entry.body
+        if not isinstance(body, Release | Retirement) or body.environment != environment:
+            continue
+        if not is_signed(body, history.authority(entry.sequence), history.moment(entry.sequence, body.moved), read):
+            continue
+        if before is not None and body.moved <= before.moved:
+            message = f"a {body.kind} of {environment} moved {body.moved} follows one of {before.moved}"
+            yield Finding(Rule.LEDGER, sequence_path(entry.sequence), message)
+        before = body
+
+
 def record_holds(record: Record, evidence: Evidence, history: History) -> bool:
     """Whether a record is what its commit asks for, and signed; its artifacts' bytes are another matter."""
-    return next(_judge_record(record, evidence, _open(record, evidence, history)), None) is None
+    return next(_judge_record(record, evidence, _open(record, evidence, history), history), None) is None
 
 
 def judge_gate(gate: Record, weights: str, evidence: Evidence) -> list[Judgement]:
@@ -158,8 +178,11 @@ def _held(record: Record, evidence: Evidence, history: History) -> str:
     return f"{record.step_id} (commit {record.commit[:12]}) is signed by {role.value}"
 
 
-def _judge_record(record: Record, evidence: Evidence, opened: _Opened) -> Iterator[Finding]:
+def _judge_record(record: Record, evidence: Evidence, opened: _Opened, history: History) -> Iterator[Finding]:
     name = record.step_id
+    outdated = history.outdated(evidence.sequence(record), record)
+    if outdated is not None:
+        yield Finding(Rule.SIGNATURE, name, outdated)
     if step_key(record.step, record.step_version, record.parameters, record.inputs) != record.key:
         yield Finding(Rule.IDENTITY, name, f"its key {record.key} is not the digest of its step, parameters and inputs")
     step = evidence.graphs.get(record.commit, {}).get(name)

@@ -8,7 +8,8 @@
 4. Weights that a gate's record is about are those that its reports are about.
 5. Every record whose statements name a lock has the lock's text in the ledger.
 
-A release with statements 1 was made before there were summaries: it says so itself, signed, and has none.
+A release with statements 1 was made before there were summaries: it says so itself, signed, and has none. Under a delegation
+that says otherwise it may not say so.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,9 +27,10 @@ from forge.ledger.entry import Entry
 
 def judge_summary(release: Release, evidence: Evidence, history: History) -> list[Finding | Check]:
     """Whether a release's verification summary holds (rules 1 to 3)."""
-    if release.statements == 1:
-        return []
     place = f"release of {release.environment}"
+    if release.statements == 1:
+        outdated = history.outdated(evidence.sequence(release), release)
+        return [Finding(Rule.SIGNATURE, place, f"{outdated}: it has no verification summary")] if outdated is not None else []
     weights = _given(release, evidence).get("weights")
     if weights is None:
         return [Finding(Rule.RELEASE, place, "its release step is not recorded, so its summary is about nothing")]
@@ -87,7 +89,7 @@ def _named(release: Release, evidence: Evidence) -> Iterator[Entry | Finding]:
     """The entries that a release rests on, in its order."""
     place = f"release of {release.environment}"
     entries = {str(entry.digest): entry for entry in evidence.entries}
-    own = max((entry.sequence for entry in evidence.entries if entry.body == release), default=0)
+    own = evidence.sequence(release)
     last = 0
     for digest in release.rests_on:
         entry = entries.get(digest)

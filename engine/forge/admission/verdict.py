@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from forge.errors import printable
+
 
 class Rule(StrEnum):
     """What is checked; every finding names the rule that it breaks."""
@@ -93,7 +95,7 @@ class Finding:
 def told(findings: Sequence[Finding], mark: str = "") -> str:
     """The findings, a line each, and after them what mends them, once for each rule."""
     rules = dict.fromkeys(finding.rule for finding in findings)
-    lines = [f"  {mark}{finding}" for finding in findings]
+    lines = [f"  {mark}{printable(str(finding))}" for finding in findings]
     return "\n".join([*lines, *(f"  remedy [{rule}]: {REMEDIES[rule]}" for rule in rules)])
 
 

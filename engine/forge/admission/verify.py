@@ -18,7 +18,7 @@ from forge.admission.evidence import (
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans
-from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
+from forge.admission.rules import Judgement, judge, judge_gate, judge_moves, judge_retirement, record_holds
 from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.thresholds import judge_thresholds
 from forge.admission.timestamps import Body, judge_timestamps, unjudged
@@ -30,7 +30,7 @@ from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
-from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.contract.weights import bytes_looked_at, why_refused
 from forge.errors import LedgerError, RefusedError, TrustError, UsageError
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Snapshot
@@ -111,12 +111,13 @@ def examine(
         evidence.attestations |= {str(digest_of_bytes(data)): data for data in candidate.attestations}
         evidence.locate(candidate.entries)
     collect_delegations(snapshot, evidence)
-    history = read_history(evidence.entries, evidence.attestations, root, timestamps)
+    history = read_history(evidence.entries, evidence.attestations, root, timestamps, evidence.reader(snapshot), now)
     past = _Past(evidence.entries)
     retirement = past.retirement(subject)
     if retirement is not None:
         collect_retirement(snapshot, evidence, retirement)
         judged = [*history.findings, *judge_retirement(retirement, evidence, history)]
+        judged += judge_moves(retirement.environment or "", evidence, history, evidence.reader(snapshot))
         judged += judge_timestamps([retirement], evidence, history)
         findings = tuple(item for item in judged if isinstance(item, Finding))
         if findings:
@@ -133,11 +134,12 @@ def examine(
     judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
     judgements += _judge_records(evidence, snapshot, store, history)
     if release is not None:
+        judgements += judge_moves(release.environment, evidence, history, evidence.reader(snapshot))
         judgements += judge_summary(release, evidence, history)
         judgements += judge_governance(release, evidence, history, now or datetime.datetime.now(datetime.UTC))
     judgements += judge_plans(done, evidence.entries, evidence.attestations, evidence.plan_authors, history)
     judgements += judge_timestamps(bodies, evidence, history)
-    collect_withdrawals(repository, snapshot, evidence)
+    collect_withdrawals(repository, snapshot, evidence, history)
     found, withdrawn = judge_withdrawals(evidence, history, roots, release)
     judgements += found
     collect_reproductions(repository, snapshot, evidence)
@@ -166,19 +168,19 @@ def withdrawn_from(
 ) -> tuple[WithdrawnSubject, ...]:
     """What is withdrawn of all that a release (the digest of its artifact) descends from; no bytes are read.
 
-    For an agent that serves it: a store that is away must not keep a service up. Raises TrustError for a ledger at fault.
+    For an agent that serves it: neither a store that is away nor a ledger that is at fault elsewhere must keep a service up. So
+    what cannot be read is passed over; what is told is signed all the same.
     """
     evidence = collect_ledger(repository, snapshot)
-    if evidence.findings:
-        raise TrustError("the ledger does not hold:\n" + "\n".join(f"  {finding}" for finding in evidence.findings))
     collect_delegations(snapshot, evidence)
-    history = read_history(evidence.entries, evidence.attestations, root, timestamps)
+    history = read_history(evidence.entries, evidence.attestations, root, timestamps, evidence.reader(snapshot))
     past = _Past(evidence.entries)
     moves = [move for move in past.releases if move.release == release]
     roots = [record for record in past.records if record.products.get("release") == release]
     collect(repository, snapshot, None, evidence, roots, moves[-1] if moves else None)
-    collect_withdrawals(repository, snapshot, evidence)
-    return judge_withdrawals(evidence, history, roots, moves[-1] if moves else None)[1]
+    collect_withdrawals(repository, snapshot, evidence, history)
+    honest = [record for record in roots if record_holds(record, evidence, history)]  # anybody can say what made a release
+    return judge_withdrawals(evidence, history, honest or roots, moves[-1] if moves else None)[1]
 
 
 class _Past:
@@ -265,7 +267,7 @@ def _judge_weights(evidence: Evidence, store: Store, history: History) -> Iterab
             continue
         place, manifest = f"{record.step_id} weights", evidence.manifests[digest]
         for file in manifest.files:
-            refusal = why_refused(file.path, file.size, store.head(digest, file.path, HEAD_BYTES))
+            refusal = why_refused(file.path, file.size, store.head(digest, file.path, bytes_looked_at(file.path, file.size)))
             if refusal is not None:
                 yield Finding(Rule.FORMAT, place, refusal)
         name = record.attestations.get("weights-signature")

@@ -45,9 +45,13 @@ class Standing:
 def standing(evidence: Evidence, history: History) -> Standing:
     """Which withdrawals are in force, and which entries say so without right."""
     by_subject: dict[str, list[tuple[int, Withdrawal]]] = {}
+    newest: dict[str, str] = {}
     for entry in evidence.entries:
-        if isinstance(entry.body, Withdrawal):
-            by_subject.setdefault(entry.body.subject, []).append((entry.sequence, entry.body))
+        body = entry.body
+        if isinstance(body, Withdrawal):
+            if body.supersedes == newest.get(body.subject):  # else it was appended again, which is the ledger's fault
+                by_subject.setdefault(body.subject, []).append((entry.sequence, body))
+            newest[body.subject] = entry.digest
     in_force: dict[str, tuple[int, Withdrawal]] = {}
     faulty: dict[str, Finding] = {}
     for subject, rows in by_subject.items():

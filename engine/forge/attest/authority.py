@@ -140,11 +140,6 @@ def public_key(pem: str) -> PublicKey:
     return PublicKey(keyid=key.keyid, keytype=key.keytype, scheme=key.scheme, public=key.keyval["public"])
 
 
-def later_of(*moments: str) -> str:
-    """The latest of some moments, each RFC 3339 with its offset."""
-    return max(moments, key=_instant)
-
-
 def is_before(one: str, other: str) -> bool:
     """Whether a moment comes before another."""
     return _instant(one) < _instant(other)

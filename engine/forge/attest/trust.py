@@ -72,6 +72,14 @@ def read_trust_root(folder: Path) -> TrustRoot:
         raise TrustError(f"{path}: not a trust root: {error}") from error
 
 
+def pinned_root(folder: Path) -> str | None:
+    """The digest of the pinned root; None where none is that can be read, as on a machine that only plans."""
+    try:
+        return read_trust_root(folder).digest
+    except TrustError:
+        return None
+
+
 def write_trust_root(folder: Path, root: TrustRoot) -> None:
     """Pin a root: from now on every verdict of this configuration rests on it."""
     temporary = folder / f"{TRUST_FILE}.{os.getpid()}.tmp"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from forge.cli.place import own_folder, reader_of, repository_of, scope_of, tree_of
-from forge.errors import SpecError, UsageError, printable
+from forge.errors import SpecError, UsageError, printable, printable_lines
 
 if TYPE_CHECKING:
     from forge.cli.place import Reader
@@ -187,7 +187,7 @@ def _explained(place: "Place", now: "Look", name: str, planned: "Tree", output: 
 
     past = PastOf(place.repository, now.snapshot, planned, blame_of(place))
     told = explain(now.plan, name, place.desired, now.snapshot, past)
-    return to_json(told) if output is PlanFormat.JSON else to_text(told)
+    return to_json(told) if output is PlanFormat.JSON else printable_lines(to_text(told))
 
 
 def _warn(desired: "Desired", *, aloud: bool) -> list[str]:

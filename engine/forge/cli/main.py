@@ -14,7 +14,7 @@ import typer
 
 from forge import __version__
 from forge.cli import assess, build, data, impact, log, operate, report, reproduce, runs, serving, trust
-from forge.errors import ForgeError
+from forge.errors import ForgeError, printable_lines
 
 _GIT_ENVIRONMENT = (
     "GIT_DIR",
@@ -104,7 +104,7 @@ def run() -> None:
         sys.exit(130)
     except ForgeError as error:
         sys.stdout.flush()
-        print(error, file=sys.stderr)
+        print(printable_lines(str(error)), file=sys.stderr)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         print(f"{error}: this command needs the whole installation (make setup PROFILE=cpu)", file=sys.stderr)

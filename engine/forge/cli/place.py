@@ -137,7 +137,7 @@ def store_of(repository: "Repository", settings: "Settings") -> "Store":
 
 def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
     """Everything that holds state, for planning and applying; an empty store in memory where the real one is not to be read."""
-    from forge.attest.trust import config_folder
+    from forge.attest.trust import config_folder, pinned_root
     from forge.ledger.leases import Leases
     from forge.ledger.ledger import Ledger
     from forge.reconcile.holder import Holders, this_holder
@@ -145,7 +145,7 @@ def place_of(repository: "Repository", desired: "Desired", *, without_store: boo
     from forge.store.store import Store
 
     settings = desired.settings
-    ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote)
+    ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote, root=pinned_root(config_folder()))
     return Place(
         repository=repository,
         desired=desired,

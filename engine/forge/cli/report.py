@@ -32,7 +32,7 @@ def report(
     root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
-        snapshot = Ledger(repository, settings.ledger.ref).snapshot()
+        snapshot = Ledger(repository, settings.ledger.ref, root=root.digest).snapshot()
         place = Place(repository, snapshot, store_of(repository, settings), root, timestamps)
         made = _write(subject, place, out) if out is not None else _compare(subject, place, check or Path())
     answer = "may serve" if made.verdict.holds else "MAY NOT SERVE"

@@ -11,7 +11,7 @@ import typer
 
 from forge.cli.build import DataFormat
 from forge.cli.place import repository_of, settings_at_head, work_folder
-from forge.errors import UsageError
+from forge.errors import UsageError, printable
 
 if TYPE_CHECKING:
     from forge.executors.runs import Run
@@ -62,7 +62,10 @@ def logs(
             found = find_runs(_known_here(repository), found.id)[0]
             _print(tail.read())
     if output is DataFormat.TEXT:
-        typer.echo(f"{found.id} {found.step_id}: {found.state.value}{': ' + found.message if found.message else ''}", err=True)
+        typer.echo(
+            f"{found.id} {found.step_id}: {found.state.value}{': ' + printable(found.message) if found.message else ''}",
+            err=True,
+        )
     if follow and found.state in (RunState.FAILED, RunState.INTERRUPTED):
         raise typer.Exit(1)
 

@@ -40,7 +40,7 @@ def verify(
     root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
-        snapshot = Ledger(repository, settings.ledger.ref).snapshot()
+        snapshot = Ledger(repository, settings.ledger.ref, root=root.digest).snapshot()
         verdict = check(subject, repository, snapshot, store_of(repository, settings), root, timestamps=timestamps)
     typer.echo(json.dumps(to_data(verdict), indent=2) if output is DataFormat.JSON else to_text(verdict), nl=False)
     if not verdict.holds:

@@ -5,7 +5,8 @@ Rules of the state machine:
 - An append only adds paths. Sequence numbers have no gap, and each entry names the digest of the one before.
 - One step key has one authoritative record, the newest; a second record for a key says which one it supersedes.
 - The last head that this clone has seen is remembered outside the refs, and so is the last that the remote showed; a head that
-  does not descend from it, or that removes or changes a path of it, is refused.
+  does not descend from it, or that removes or changes a path of it, is refused. So is one under another name that leaves out
+  what was seen under the same trust root.
 - Leases end in the transaction that records what they were taken for. A stale lease's result is not recorded.
 - With a remote the remote's ref is the ledger: an append builds on what was fetched, and this clone's ref follows the push.
 - Objects reach the disk before the ref that names them (core.fsync).
@@ -21,7 +22,7 @@ from forge.errors import LedgerError
 from forge.faults import reached
 from forge.ledger.batch import TEMPORARY_REFS, Batch, Draft, build, write_commit
 from forge.ledger.entry import Entry
-from forge.ledger.head import check_advance, head_here, read_text, seen_file, write_text
+from forge.ledger.head import check_advance, head_here, hold_to_root, read_text, seen_file, write_text
 from forge.ledger.index import Index
 from forge.ledger.lease import Lease, StaleLeaseError
 from forge.ledger.leases import holding
@@ -44,11 +45,19 @@ class Ledger:
     """The ledger of a repository, or the one that it shares through a remote."""
 
     def __init__(
-        self, repository: Repository, ref: str, remote: str | None = None, clock: Callable[[], float] = time.time
+        self,
+        repository: Repository,
+        ref: str,
+        remote: str | None = None,
+        clock: Callable[[], float] = time.time,
+        root: str | None = None,
     ) -> None:
+        """``root``: the digest of the trust root that is pinned: what was seen under it binds, whatever ref is named."""
         self.repository = repository
         self.ref = ref
         self.remote = RemoteRefs(repository, remote) if remote else None
+        self.root = root
+        """May be set anew: an agent reads the pinned root at each look."""
         self.most_attempts = 0
         """The most attempts that any append needed so far: how fair the competition with other writers is."""
         self._clock = clock
@@ -70,7 +79,7 @@ class Ledger:
 
     def snapshot(self) -> Snapshot:
         """The ledger as this clone has it; raises LedgerError when its head is no advance over the last one seen here."""
-        return Snapshot(self.repository, head_here(self.repository, self.ref), self._index)
+        return Snapshot(self.repository, head_here(self.repository, self.ref, self.root), self._index)
 
     def fetch(self) -> Snapshot:
         """The ledger as the remote has it now; without a remote, as it is here.
@@ -83,6 +92,22 @@ class Ledger:
         self.remote.refresh()
         with fair_lock(self.repository.state_folder, self._name):
             return self._adopt(self.remote)[0]
+
+    def claimed(self) -> Snapshot | None:
+        """The newest head that is an advance over the last one seen, whatever faults what is new in it has; None without any.
+
+        For nobody who builds on it. Nothing is fetched, adopted or remembered.
+        """
+        commit = head_here(self.repository, self.ref, self.root)
+        theirs = self.remote.target(self.ref) if self.remote is not None else None
+        if theirs is not None and not self._is_part(theirs, commit):
+            try:
+                if commit is not None:
+                    check_advance(self.repository, commit, theirs, self.ref, "")
+                commit = theirs
+            except LedgerError:
+                return None
+        return Snapshot(self.repository, commit, self._index) if commit is not None else None
 
     def append(self, drafts: Sequence[Draft], ended: Sequence[Lease] = ()) -> list[Entry]:
         """Append a batch in one commit and end leases in the same transaction; returns its entries.
@@ -171,6 +196,7 @@ class Ledger:
             here += moves
         LocalRefs(self.repository).move([*here, *self._no_temporary_refs()])
         reached("ledger.move.after")
+        self._hold(commit)
         write_text(self._seen_file, commit)
         return batch.entries
 
@@ -180,26 +206,35 @@ class Ledger:
 
     def _adopt(self, remote: RemoteRefs) -> tuple[Snapshot, str | None]:
         """Move this clone's ref to what was fetched, if that is an advance; returns the head to build on and the remote's."""
-        snapshot, theirs = self.snapshot(), remote.target(self.ref)
+        snapshot = Snapshot(self.repository, head_here(self.repository, self.ref), self._index)
+        theirs = remote.target(self.ref)
         seen = read_text(self._remote_seen_file)
         where = f"{self.ref} of remote {remote.name!r}"
         if seen and seen != theirs:
             lease = f"--force-with-lease={self.ref}:{theirs or ''}"
             check_advance(self.repository, seen, theirs, where, f"git push {lease} {remote.name} {seen}:{self.ref}")
         if theirs is None:
+            self._hold(snapshot.commit)
             return snapshot, None
         if snapshot.commit != theirs and not self._is_part(theirs, snapshot.commit):
             if snapshot.commit is not None:
                 remedy = f"compare `git log {self.ref}` with `git log {theirs}` and keep the true one"
                 check_advance(self.repository, snapshot.commit, theirs, where, remedy)
+            self._hold(theirs)
             advanced = Snapshot(self.repository, theirs, self._index)
             advanced.check()
             LocalRefs(self.repository).move([Move(self.ref, snapshot.commit, theirs), *self._no_temporary_refs()])
             write_text(self._seen_file, theirs)
             snapshot = advanced
+        else:
+            self._hold(snapshot.commit)
         if seen != theirs:
             write_text(self._remote_seen_file, theirs)
         return snapshot, theirs
+
+    def _hold(self, commit: str | None) -> None:
+        if self.root is not None:
+            hold_to_root(self.repository, self.ref, commit, self.root)
 
     def _is_part(self, commit: str, head: str | None) -> bool:
         return head is not None and (commit == head or self.repository.is_ancestor(commit, head))

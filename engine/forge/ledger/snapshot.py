@@ -96,6 +96,10 @@ class Snapshot:
         """Every move of an environment's pointer, oldest first."""
         return tuple(self._body(sequence, Release) for sequence, kind in self._moves(environment) if kind == "release")
 
+    def moves(self, environment: str) -> list[Entry]:
+        """Every entry that moves an environment's pointer, signed or not, oldest first."""
+        return [self.entry_at(sequence_path(sequence)) for sequence, _ in self._moves(environment)]
+
     def last_move(self, environment: str) -> Release | Retirement | None:
         """What moved an environment's pointer last: a release, or the retirement of what it named."""
         moves = self._moves(environment)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from forge.errors import printable
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.compute import ACTIVE_FLOPS_FORMULA, FLOPS_FORMULA
 
@@ -62,7 +63,7 @@ def to_text(plan: Plan) -> str:
     lines.extend(["", *totals(plan)])
     lines.extend(needs_approval(plan))
     lines.extend(f"REFUSED: {refusal}" for refusal in plan.refusals)
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(map(printable, lines)).rstrip() + "\n"
 
 
 def needs_approval(plan: Plan) -> Iterable[str]:

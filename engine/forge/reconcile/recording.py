@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forge.admission.history import delegated
+from forge.admission.lifting import unfounded_lifts
+from forge.admission.signed import is_signed
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_signer_for
 from forge.attest.layout import chain_links, chain_of
@@ -20,6 +23,7 @@ from forge.attest.statements import (
     verification_summary,
     withdrawal_statement,
 )
+from forge.attest.trust import read_trust_root
 from forge.attest.weights import sign_weights
 from forge.canonical import digest_of_bytes
 from forge.contract.checkpoints import name_of_checkpoint
@@ -28,10 +32,10 @@ from forge.contract.manifest import Manifest
 from forge.contract.messages import Continued, StepResult
 from forge.contract.record import Attempt, Protection, Record, Release, Renaming, Retirement, Spent, Withdrawal
 from forge.contract.verdict import VERDICT_FILE
-from forge.contract.weights import HEAD_BYTES, why_refused
+from forge.contract.weights import bytes_looked_at, why_refused
 from forge.errors import LedgerError, RefusedError
 from forge.executors.local import StepFailedError
-from forge.ledger.entry import Entry, key_folder
+from forge.ledger.entry import Entry, key_folder, withdrawal_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.cost import price, spent
@@ -184,24 +188,39 @@ def note_draft(place: Place, action: Action) -> Draft:
 
 def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
     """A signed withdrawal, or a signed end of one; raises RefusedError for a commit that never knew what it would lift."""
-    known = place.ledger.snapshot().withdrawal_entry(item.subject)
-    before = known.body if known is not None and isinstance(known.body, Withdrawal) else None
-    if item.lifted and (before is None or not place.repository.is_ancestor(before.commit, commit)):
-        since = before.commit if before is not None else "of another clone"
-        raise RefusedError(
-            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: it does not descend from commit {since[:12]}, "
-            "which made it, so it never knew of it. Apply a commit that does (rebase or merge), and remove the entry there"
-        )
+    snapshot = place.ledger.snapshot()
+    noted = snapshot.entries_in(withdrawal_folder(item.subject))
     withdrawal = Withdrawal(
         subject=item.subject,
         reason=item.reason,
         serving="refuse" if item.serving == "refuse" else "stop",
         lifted=item.lifted,
-        supersedes=known.digest if known is not None else None,
+        supersedes=noted[-1].digest if noted else None,
         commit=commit,
         moved=_now(place),
     )
+    fault = _why_not_lifted(place, snapshot, noted, withdrawal) if item.lifted else None
+    if fault is not None:
+        raise RefusedError(
+            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: {fault.replace(f'commit {commit}', 'it', 1)}. "
+            "Apply a commit that does (rebase or merge), and remove the entry there"
+        )
     return _signed_note(place, withdrawal, "withdrawal", withdrawal_statement(withdrawal))
+
+
+def _why_not_lifted(place: Place, snapshot: Snapshot, noted: Sequence[Entry], lift: Withdrawal) -> str | None:
+    """What a verifier would say against it."""
+    history = delegated(snapshot, read_trust_root(place.config))
+    number = snapshot.head[0] + 1
+    entries = [*noted, Entry(sequence=number, previous=snapshot.head[1], body=lift)]
+
+    def signed(entry: Entry) -> bool:
+        body = entry.body
+        if not isinstance(body, Withdrawal):
+            return False
+        return body is lift or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
+
+    return unfounded_lifts(place.repository, entries, signed, history).get(number)
 
 
 def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:
@@ -241,7 +260,7 @@ def _check_formats(step: Step, folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             with path.open("rb") as file:
-                head = file.read(HEAD_BYTES)
+                head = file.read(bytes_looked_at(path.name, path.stat().st_size))
             refusal = why_refused(path.relative_to(folder).as_posix(), path.stat().st_size, head)
             if refusal is not None:
                 raise RefusedError(f"{step.id}: {refusal}: nothing of this run is recorded; export the weights as safetensors")
@@ -310,15 +329,23 @@ def _attest(place: Place, step: Step, record: Record, manifests: Mapping[str, Ma
 def _time_of_move(place: Place, snapshot: Snapshot, environment: str) -> str:
     """Now, or just after the environment's last move where the clock of whoever made that is ahead of this one.
 
-    A verifier takes a move that is not later than the one before it for an old one, appended again.
+    A verifier takes a move that is not later than the signed one before it for an old one, appended again.
     """
-    last = snapshot.last_move(environment)
+    history = delegated(snapshot, read_trust_root(place.config))
+    moves = [(entry.sequence, entry.body) for entry in snapshot.moves(environment)]
+    signed = (
+        body
+        for sequence, body in reversed(moves)
+        if isinstance(body, Release | Retirement)
+        and is_signed(body, history.authority(sequence), body.moved, snapshot.attestation)
+    )
+    last = next(signed, None)
     if last is None:
         return _now(place)
     try:
         earliest = datetime.datetime.fromisoformat(last.moved) + datetime.timedelta(milliseconds=1)
         return max(place.now(), earliest).isoformat(timespec="milliseconds")
-    except (ValueError, TypeError, OverflowError) as error:  # no time, a time of no zone, the end of time
+    except OverflowError as error:  # the end of time
         raise LedgerError(
             f"the last move of {environment} says that it was made {last.moved!r}, after which nothing can be: it was not made "
             f"by Forge; `forge verify release/{environment}` says who signed it"

@@ -80,7 +80,7 @@ def read_audit(folders: Iterable[Path], faults: list[str]) -> Iterator[Line]:
                     continue
                 try:
                     yield _line(json.loads(text))
-                except (ValueError, KeyError, TypeError) as error:
+                except (ValueError, KeyError, TypeError, RecursionError) as error:
                     faults.append(f"{path}:{number}: not a line of an audit log that this engine reads: {error}")
 
 

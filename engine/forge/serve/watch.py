@@ -20,10 +20,12 @@ from forge.admission.verdict import WithdrawnSubject
 from forge.admission.verify import RetiredError, withdrawn_from
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import TrustRoot, read_trust_root
+from forge.canonical import digest_of_json
 from forge.contract.record import Release
 from forge.errors import ForgeError, LedgerError, RefusedError
 from forge.ledger.entry import DELEGATIONS
 from forge.ledger.ledger import Ledger, Snapshot
+from forge.ledger.remote import UnreachableError
 from forge.repo.repository import Repository
 from forge.serve.binding import Binding, bind
 from forge.serve.pull import admit, lay_out
@@ -106,8 +108,8 @@ class _Mark:
 
     move: Release | None
     root: str
-    withdrawals: tuple[tuple[str, str, str, str], ...]
-    """Subject, way of serving, reason and commit of each that is in force."""
+    withdrawals: str | None
+    """Digest of the newest entry about each subject, those that lift among them: who signed which, admission tells."""
 
 
 class Lookout:
@@ -148,17 +150,27 @@ class Lookout:
         after a while, for a store may be mended; until then each look raises the same error.
         """
         self.has_read = False
-        repository, ledger = self._connect()
-        snapshot = ledger.snapshot() if offline else ledger.fetch()
         root = read_trust_root(self._source.config)
+        repository, ledger = self._connect()
+        ledger.root = root.digest
+        try:
+            return self._look_at(repository, ledger, root, offline=offline)
+        except LedgerError as error:
+            if self.has_read or isinstance(error, UnreachableError):
+                raise
+            withdrawn = self._withdrawn_all_the_same(repository, ledger, root)
+            if withdrawn is None:
+                raise
+            return withdrawn
+
+    def _look_at(
+        self, repository: Repository, ledger: Ledger, root: TrustRoot, *, offline: bool
+    ) -> Moved | Retired | Withdrawn | None:
+        snapshot = ledger.snapshot() if offline else ledger.fetch()
         delegation = snapshot.newest(DELEGATIONS)
         trust = f"{root.digest} {delegation.digest if delegation else None}"
-        in_force = sorted(
-            (item.subject, item.serving, item.reason, item.commit)
-            for item in snapshot.withdrawals().values()
-            if not item.lifted
-        )
-        mark = _Mark(snapshot.release(self._source.environment), trust, tuple(in_force))
+        noted = {subject: body.model_dump(mode="json") for subject, body in snapshot.withdrawals().items()}
+        mark = _Mark(snapshot.release(self._source.environment), trust, digest_of_json(noted) if noted else None)
         self.wanted = mark.move.release if mark.move else None
         withdrawn = self._withdrawn(repository, snapshot, root, mark)
         self.has_read = True
@@ -214,6 +226,19 @@ class Lookout:
         found = withdrawn_from(served.release_digest, repository, snapshot, root, timestamps) if mark.withdrawals else ()
         before, self._told, self._asked = self._told, found, question
         return None if found == before else Withdrawn(served.release_digest, found)
+
+    def _withdrawn_all_the_same(self, repository: Repository, ledger: Ledger, root: TrustRoot) -> Withdrawn | None:
+        """What is withdrawn by a ledger of which some entry cannot be read: whoever can write one may not keep a service up."""
+        served, claimed = self._served(), ledger.claimed()
+        if served is None or claimed is None:
+            return None
+        timestamps = read_timestamp_authority(self._source.config)
+        found = withdrawn_from(served.release_digest, repository, claimed, root, timestamps)
+        if not found or found == self._told:
+            return None
+        self._handled = self._asked = None
+        self._told = found
+        return Withdrawn(served.release_digest, found)
 
     def _verify(self, repository: Repository, snapshot: Snapshot) -> Moved | Retired:
         source = self._source

@@ -56,16 +56,22 @@ def _public_key(value: str) -> str:
 
 
 def _ssh_key(value: str) -> str:
+    """One line, and one way of writing each key: it is written into files that ssh-keygen reads, and tells people apart."""
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_public_key
 
     words = value.split()
     if len(words) < 2 or words[0] != "ssh-ed25519":
         raise ValueError("expected a line such as `ssh-ed25519 AAAA..`, as in ~/.ssh/id_ed25519.pub")
+    if not value.strip().isprintable():
+        raise ValueError("more than one line, or a control character: expected a line such as `ssh-ed25519 AAAA.. COMMENT`")
     try:
-        load_ssh_public_key(" ".join(words[:2]).encode())
+        key = load_ssh_public_key(" ".join(words[:2]).encode())
+        written = key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
     except (ValueError, UnsupportedAlgorithm) as error:
         raise ValueError("not a public key of OpenSSH") from error
+    if written.split() != words[:2]:
+        raise ValueError(f"not as OpenSSH writes this key: expected `{written}`")
     return value
 
 
@@ -271,7 +277,7 @@ class PeopleSpec(Part):
         owners: dict[str, str] = {}
         for person in self.people:
             for key in person.keys:
-                material = key.public.split()[1]
+                material = key.public.split()[1]  # a key is written in one way only (``_ssh_key``)
                 if owners.setdefault(material, person.name) != person.name:
                     raise ValueError(f"{owners[material]} and {person.name} have the same key: whose is it?")
         return self

@@ -232,12 +232,12 @@ class Store:
         file = next((file for file in self.manifest(digest).files if file.path == path), None)
         if file is None:
             raise StoreError(f"artifact {digest} has no file {path}")
-        data = b""
+        data = bytearray()
         for chunk in self._chunks_in(digest, file.sha256):
             data += chunk
             if len(data) >= size:
                 break
-        return data[:size]
+        return bytes(data[:size])
 
     def _chunks_in(self, artifact: str, blob: str) -> Iterator[bytes]:
         """A blob's bytes as part of an artifact: one that is gone damages the artifact."""

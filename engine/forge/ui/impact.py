@@ -36,7 +36,8 @@ def to_data(impact: Impact, withdrawal: Withdrawal | None, unread: Sequence[str]
 
 def to_text(impact: Impact, withdrawal: Withdrawal | None, unread: Sequence[str], faults: Sequence[str]) -> str:
     """The list for a terminal."""
-    return "\n".join(_lines(impact, withdrawal, unread, faults)) + "\n"
+    lines = [line for part in _lines(impact, withdrawal, unread, faults) for line in part.split("\n")]
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _lines(impact: Impact, withdrawal: Withdrawal | None, unread: Sequence[str], faults: Sequence[str]) -> Iterator[str]:
@@ -46,7 +47,7 @@ def _lines(impact: Impact, withdrawal: Withdrawal | None, unread: Sequence[str],
     else:
         yield "not withdrawn"
     for cause in impact.causes:
-        yield f"  named at {cause.step_id}: {printable(cause.place)}"
+        yield f"  named at {printable(cause.step_id)}: {printable(cause.place)}"
     for kind, heading in _HEADINGS.items():
         yield from _section(heading, [_made(step) for step in impact.of_kind(kind)])
     yield from _section(

@@ -42,7 +42,7 @@ def to_text(runs: list[Run]) -> str:
     rows = [("RUN", "STEP", "STATE", "STARTED (UTC)", "TOOK", "LAST"), *map(_row, runs)]
     widths = [max(len(row[column]) for row in rows) for column in range(5)]
     lines = ("  ".join([*map(str.ljust, row[:5], widths), row[5]]).rstrip() for row in rows)
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def line_of(event: Event) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from forge.admission.status import StatusReading
+from forge.errors import printable
 from forge.ledger.ledger import Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.reconcile.place import Look
@@ -49,7 +50,7 @@ def to_text(data: dict[str, Any]) -> str:
         agent = data["agents"].get(name)
         if agent is not None:
             lines.append(f"    {agent['said']}")
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _agent(reading: StatusReading) -> dict[str, Any]:

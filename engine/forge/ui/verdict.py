@@ -3,17 +3,18 @@
 from typing import Any
 
 from forge.admission.verdict import Verdict, told
+from forge.errors import printable
 
 
 def to_text(verdict: Verdict) -> str:
-    """The answer first, then what held and what did not."""
+    """The answer first, then what held and what did not, a line each whatever the ledger's entries say."""
     answer = "holds" if verdict.holds else f"DOES NOT HOLD ({len(verdict.findings)} findings)"
-    lines = [f"{verdict.subject}: the chain {answer}", f"rests on: {verdict.trust}"]
+    lines = [f"{printable(verdict.subject)}: the chain {answer}", f"rests on: {printable(verdict.trust)}"]
     if verdict.release:
         lines.append(f"released as {verdict.release}")
     lines.append("")
     lines += [told(verdict.findings, "FAIL ")] if verdict.findings else []
-    lines += [f"  ok   [{check.rule}] {check.message}" for check in verdict.checks]
+    lines += [f"  ok   [{check.rule}] {printable(check.message)}" for check in verdict.checks]
     return "\n".join(lines) + "\n"
 
 
