@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from forge.admission.approvals import Authors, authors_of, separates_authors
+from forge.admission.approvals import Authors
 from forge.admission.history import History, claimed_moment
-from forge.admission.moves import release_before
+from forge.admission.moves import Moves
 from forge.admission.objects import read_objects
 from forge.admission.plans import Done, authors_at
 from forge.admission.verdict import Finding, Rule
@@ -73,7 +73,7 @@ class Evidence:
     plan_authors: dict[int, Authors | None] = field(default_factory=dict)
     """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
     previous: Release | None = None
-    """What the environment of a release served before, as its releaser signed it."""
+    """The last release of the environment before, that had the approvals it needed."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
@@ -175,14 +175,13 @@ def collect(
 
 
 def collect_governance(
-    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, release: Release
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, release: Release, moves: Moves
 ) -> None:
     """Add what the supply chain asks beside the chain itself: approvals, the commits' authors, where the pointer comes from."""
     sequence = evidence.sequence(release)
     authority = history.authority(sequence)
-    earlier = release_before(evidence.entries, release.environment, sequence, snapshot.attestation, history)
-    evidence.previous = earlier
     if authority.charter is None:
+        evidence.previous = moves.served(release.environment, sequence)
         return
     for entry in evidence.entries:
         if isinstance(entry.body, Approval) and entry.digest in release.approvals:
@@ -193,27 +192,27 @@ def collect_governance(
             tree = CommitTree(repository, repository.resolve_commit(delegation.commit))
             evidence.retention_days = settings_of(tree).retention.days
     try:
+        earlier = moves.served(release.environment, sequence)
         if earlier is not None and not repository.is_ancestor(earlier.commit, release.commit):
             evidence.goes_back_from = earlier.commit
-        if separates_authors(authority) and release.approvals:
-            before = [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
-            evidence.authors = authors_of(repository, release.commit, before, authority)
+        evidence.previous = moves.approved(release.environment, sequence)
+        if release.approvals:
+            evidence.authors = moves.authors(release, sequence)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
 
 
 def collect_plans(
-    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done]
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done], moves: Moves
 ) -> None:
     """Add the approvals of plans that some records and a release name, and who wrote what those plans bring."""
     named = {digest for each in done for digest in each.body.plan_approvals}
-    moves = [entry for entry in evidence.entries if isinstance(entry.body, Release)] if named else []
     for entry in evidence.entries if named else ():
         if not isinstance(entry.body, Approval) or entry.digest not in named:
             continue
         _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
         try:
-            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, snapshot.attestation, history, entry)
+            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, history, entry)
         except (RepoError, TrustError) as error:
             evidence.findings.append(Finding(Rule.COMMIT, entry.body.commit, str(error)))
 

@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from forge.admission.earlier import earlier_moves
 from forge.admission.evidence import (
     Evidence,
     collect,
@@ -124,12 +125,13 @@ def examine(
         raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, past)
     collect(repository, snapshot, store, evidence, roots, release)
+    moves = earlier_moves(repository, snapshot, evidence, history)
     if release is not None:
-        collect_governance(repository, snapshot, evidence, history, release)
+        collect_governance(repository, snapshot, evidence, history, release, moves)
     done = [Done(body, evidence.sequence(body)) for body in (*evidence.records.values(), *evidence.continued.values())]
     done += [Done(release, evidence.sequence(release))] if release is not None else []
     bodies: list[Body] = [each.body for each in done]
-    collect_plans(repository, snapshot, evidence, history, done)
+    collect_plans(repository, snapshot, evidence, history, done, moves)
     judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
     judgements += _judge_records(evidence, snapshot, store, history)
     if release is not None:

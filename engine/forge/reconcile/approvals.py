@@ -1,11 +1,11 @@
 """The approvals in the ledger, each judged as of now: what planning and `forge apply FILE` count."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History, read_history
-from forge.admission.moves import release_before, signed_releases
+from forge.admission.moves import Moves, signed_releases
 from forge.admission.plans import authors_at
 from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
@@ -40,12 +40,11 @@ def plan_approvals(place: Place, snapshot: Snapshot, digest: str) -> tuple[Given
     if not entries:
         return ()
     attestations, history = read_trusted(place, snapshot, trust_of(snapshot), entries)
-    folders = [f"{RELEASES}/{environment}" for environment in snapshot.environments()]
-    moves = sorted((entry for folder in folders for entry in snapshot.entries_in(folder)), key=lambda entry: entry.sequence)
+    moves = _moves(place, snapshot, history, snapshot.environments())
     sequence = snapshot.head[0] + 1
     found = []
     for entry in entries:
-        authors = authors_at(place.repository, moves, snapshot.attestation, history, entry)
+        authors = authors_at(place.repository, moves, history, entry)
         (given,) = judge_approvals([entry], attestations, history, sequence, authors)
         if given.refusal is None and isinstance(entry.body, Approval) and APPROVED_PLAN not in entry.body.attestations:
             given = replace(given, refusal="an older engine gave it, which did not keep the plan: approve it again")
@@ -71,8 +70,7 @@ def _judged(
         return ()
     attestations, history = read_trusted(place, snapshot, trust, entries)
     sequence = snapshot.head[0] + 1
-    moves = snapshot.entries_in(f"{RELEASES}/{environment}")
-    release = release_before(moves, environment, sequence, snapshot.attestation, history)
+    release = _moves(place, snapshot, history, [environment]).approved(environment, sequence)
     authors = _authors(place, history, sequence, [release.commit] if release else [])
     return tuple(judge_approvals(entries, attestations, history, sequence, authors))
 
@@ -101,6 +99,12 @@ def _authors(place: Place, history: History, sequence: int, before: Sequence[str
     if not separates_authors(authority) or place.desired.commit is None:
         return None
     delegation = history.delegation(sequence)
-    return authors_of(
-        place.repository, place.desired.commit, [*before, *([delegation.commit] if delegation else [])], authority
-    )
+    commits = [*before, *([delegation.commit] if delegation else [])]
+    return authors_of(place.repository, place.desired.commit, commits, authority)
+
+
+def _moves(place: Place, snapshot: Snapshot, history: History, environments: Iterable[str]) -> Moves:
+    """The releases of some environments; whether the records behind them hold is asked when the pointer moves."""
+    folders = [folder for name in environments for folder in (f"{RELEASES}/{name}", f"{APPROVALS}/release/{name}")]
+    entries = sorted((entry for folder in folders for entry in snapshot.entries_in(folder)), key=lambda entry: entry.sequence)
+    return Moves(place.repository, entries, snapshot.attestation, history, snapshot.record)
