@@ -13,7 +13,7 @@ import pytest
 from tests.admission.test_attacks import bodies_of, entries_of, rewrite, signed_move
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import git, new_repository, run_forge
-from tests.governed import Governed, commit_as, make_governed, write_approved
+from tests.governed import Governed, commit_as, govern, make_governed, write_approved
 
 from forge.admission.moves import _Line
 from forge.contract.record import Approval, Release
@@ -141,3 +141,20 @@ def test_an_old_approval_of_anothers_does_not_carry_a_release_that_the_commit_do
     refused = run_forge(released, governed.config, "apply", code=None)
     assert refused.returncode in (1, 4)
     assert "who wrote a change may not approve it" in refused.stderr
+
+
+def test_a_supply_chain_that_the_root_signs_in_between_makes_no_change_older(released: Path, governed: Governed) -> None:
+    """Somebody else commits a routine change of the supply chain on top, and the root signs it."""
+    change_policy(released)
+    commit_as(released, governed, "ana", "shorter answers")
+    assert "who wrote a change may not approve it" in run_forge(released, governed.config, "apply", code=1).stderr
+    chain = governed.supply_chain()
+    chain["roles"]["agent"]["keys"][0]["valid_until"] = "2098-01-01T00:00:00Z"
+    govern(released, chain, governed.people())
+    commit_as(released, governed, "cleo", "when the agent's key ends")
+    run_forge(released, governed.config, "keys", "delegate")
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    assert "who wrote a change may not approve it" in run_forge(released, governed.config, "apply", code=1).stderr
+    run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ben"))
+    run_forge(released, governed.config, "apply")
+    assert not findings(released, governed)

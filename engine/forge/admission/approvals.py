@@ -1,7 +1,9 @@
 """Which approvals count: signed by an approver's own key, valid then, and by nobody whose other duty excludes it.
 
-Authors are who signed the commits between what the environment serves (or the commit whose supply chain the root signed) and
-what is to be released, so that nobody can approve their own change by having somebody else commit on top of it.
+Authors are who signed the commits between the environment's last approved release and what is to be released (all that lead
+to it, where there was none), so that nobody can approve their own change by having somebody else commit on top of it. That the
+root signs a supply chain in between says nothing about a change. Commits that led to the first supply chain which keeps authors
+and approvers apart need not be signed, for nobody asked for it then; who signed one of them is an author as ever.
 """
 
 from collections import deque
@@ -30,22 +32,31 @@ class Authors:
     people: frozenset[str]
     unknown: tuple[str, ...]
     """Commits that nobody whom People lists has signed."""
+    commits: tuple[str, ...] = ()
+    """All that were judged, by name."""
 
 
-def authors_of(repository: Repository, commit: str, before: Sequence[str], authority: Authority) -> Authors:
+def authors_of(
+    repository: Repository, commit: str, before: Sequence[str], authority: Authority, since: str | None = None
+) -> Authors:
     """Who signed the commits that lead to ``commit`` and to none of ``before``, the commit itself always among them.
 
-    Raises TrustError where the history cannot be read.
+    Of those that lead to ``since`` the unsigned are left out. Raises TrustError where the history cannot be read.
     """
     people: set[str] = set()
     unknown = []
-    for name in commits_between(repository, commit, before):
+    names = commits_between(repository, commit, before)
+    for name in names:
         person = author_of(repository, name, authority)
         if person is None:
             unknown.append(name)
         else:
             people.add(person)
-    return Authors(frozenset(people), tuple(unknown))
+    if unknown and since is not None:
+        excused = {*commits_between(repository, since, before)} - {commit}
+        names = [name for name in names if name not in unknown or name not in excused]
+        unknown = [name for name in unknown if name not in excused]
+    return Authors(frozenset(people), tuple(unknown), tuple(names))
 
 
 def commits_between(repository: Repository, commit: str, before: Sequence[str]) -> list[str]:
@@ -88,7 +99,7 @@ def _check_complete(repository: Repository, names: Set[str], before: Sequence[st
     for parent, name in open_ends.items():
         raise TrustError(
             f"commit {parent[:12]}, a parent of {name[:12]}, is neither among the commits that are judged nor part of what was "
-            "released or delegated before: the history here is cut off or was altered (`git fsck`, `git fetch --unshallow`)"
+            "released before: the history here is cut off or was altered (`git fsck`, `git fetch --unshallow`)"
         )
 
 

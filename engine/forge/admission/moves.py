@@ -85,16 +85,15 @@ class Moves:
     def authors(self, release: Release, sequence: int) -> Authors | None:
         """Who wrote what a release brings; None where authors and approvers are not kept apart.
 
-        The change reaches from the environment's last approved release, or from the supply chain in force, to the commit.
+        The change reaches from the environment's last approved release to the commit, whoever delegated in between.
         Raises TrustError where the history cannot be read.
         """
         authority = self._history.authority(sequence)
         if not separates_authors(authority):
             return None
         before = self.approved(release.environment, sequence)
-        delegation = self._history.delegation(sequence)
-        commits = [*([before.commit] if before else []), *([delegation.commit] if delegation else [])]
-        return authors_of(self._repository, release.commit, commits, authority)
+        since = self._history.authors_since()
+        return authors_of(self._repository, release.commit, [before.commit] if before else [], authority, since)
 
     def _forward(self, environment: str) -> list[tuple[Entry, Release]]:
         if environment not in self._went_forward:

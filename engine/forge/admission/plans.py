@@ -57,9 +57,8 @@ def authors_at(repository: Repository, moves: Moves, history: History, approval:
     authority = history.authority(approval.sequence)
     if not separates_authors(authority) or not isinstance(approval.body, Approval):
         return None
-    delegation = history.delegation(approval.sequence)
-    before = [*moves.approved_commits(approval.sequence), *([delegation.commit] if delegation else [])]
-    return authors_of(repository, approval.body.commit, before, authority)
+    before = moves.approved_commits(approval.sequence)
+    return authors_of(repository, approval.body.commit, before, authority, history.authors_since())
 
 
 def judge_plans(

@@ -98,9 +98,7 @@ def _authors(place: Place, history: History, sequence: int, before: Sequence[str
     authority: Authority = history.authority(sequence)
     if not separates_authors(authority) or place.desired.commit is None:
         return None
-    delegation = history.delegation(sequence)
-    commits = [*before, *([delegation.commit] if delegation else [])]
-    return authors_of(place.repository, place.desired.commit, commits, authority)
+    return authors_of(place.repository, place.desired.commit, before, authority, history.authors_since())
 
 
 def _moves(place: Place, snapshot: Snapshot, history: History, environments: Iterable[str]) -> Moves:
