@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from tests.admission.test_attacks import bodies_of, rewrite
 from tests.conftest import git, new_repository, run_forge, write_small
-from tests.governed import Governed, commit_as, govern, make_governed
+from tests.governed import Governed, commit_as, govern, make_governed, write_key
 
 from forge.admission.verdict import Rule, Verdict
 from forge.admission.verify import verify
@@ -237,6 +238,37 @@ def test_an_approval_that_does_not_count_releases_nothing(
     assert told in run_forge(released, governed.config, "apply", code=1).stderr
     run_forge(released, governed.config, "approve", "release/local", "--key", str(governed.ssh / "ben"))
     run_forge(released, governed.config, "apply", code=1 if author is None else 0)
+
+
+def test_who_trained_does_not_approve_once_the_trainers_key_is_replaced(
+    released: Path, governed: Governed, tmp_path: Path
+) -> None:
+    """The approval that she gave before it was known whose key it is does not count either."""
+    chain = governed.supply_chain(separation_of_duties=[["author", "approver"], ["trainer", "approver"]])
+    steps, weights = chain["roles"]["trainer"]["keys"]
+    steps["holder"] = "ana"
+    weights["holder"] = "ana"
+    govern(released, chain, governed.people())
+    change_policy(released)
+    commit_as(released, governed, "cleo", "the trainer's key is ana's")
+    run_forge(released, governed.config, "keys", "delegate")
+    assert "who holds a key of the trainer may not approve" in run_forge(released, governed.config, "apply", code=1).stderr
+    config = tmp_path / "config"
+    shutil.copytree(governed.config, config)
+    (config / "keys" / "trainer.pem").unlink()
+    write_key(config, "trainer", ed25519.Ed25519PrivateKey.generate())
+    public = (config / "public" / "trainer.pem").read_text()
+    new = {"name": "trainer-2", "public": public, "valid_from": "2020-01-01T00:00:00Z", "holder": "cleo"}
+    chain["roles"]["trainer"]["keys"] = [new, {**weights, "holder": "cleo"}]
+    govern(released, chain, governed.people())
+    commit_as(released, governed, "cleo", "another trainer")
+    run_forge(released, config, "keys", "delegate")
+    assert "as trainer may not approve what came of it" in run_forge(released, config, "apply", code=1).stderr
+    run_forge(released, config, "approve", "release/local", "--key", str(governed.ssh / "ana"))
+    assert "needs 1, has 0" in run_forge(released, config, "apply", code=1).stderr
+    run_forge(released, config, "approve", "release/local", "--key", str(governed.ssh / "ben"))
+    run_forge(released, config, "apply")
+    assert verdict_of(released, config).holds
 
 
 def test_who_is_no_approver_cannot_approve(released: Path, governed: Governed) -> None:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from forge.admission.duties import groups_of, kept_from_approving
 from forge.admission.history import History
 from forge.admission.stamps import moment_of
 from forge.attest.approval import approved_by, unpack
@@ -120,6 +121,7 @@ def judge_approvals(
     history: History,
     sequence: int,
     authors: Authors | None,
+    parts: Mapping[str, str] | None = None,
 ) -> list[Given]:
     """Every approval with the reason why it does not count, if there is one, as things stand at a place of the ledger.
 
@@ -129,10 +131,11 @@ def judge_approvals(
         history: who was trusted when.
         sequence: the place of what is approved; only approvals before it are looked at.
         authors: who wrote it; None where authors and approvers are not kept apart.
+        parts: by person, what they signed of it as a role that is kept from approving (``duties.parts_taken``).
     """
     authority = history.authority(sequence)
     return [
-        _judge(entry, entry.body, attestations, history, authority, authors)
+        _judge(entry, entry.body, attestations, history, authority, authors, parts or {})
         for entry in approvals
         if isinstance(entry.body, Approval) and entry.sequence < sequence
     ]
@@ -140,7 +143,7 @@ def judge_approvals(
 
 def separates_authors(authority: Authority) -> bool:
     """Whether an author may not approve."""
-    return any({"author", "approver"} <= set(group) for group in _groups(authority))
+    return any({"author", "approver"} <= set(group) for group in groups_of(authority))
 
 
 def _judge(
@@ -150,6 +153,7 @@ def _judge(
     history: History,
     authority: Authority,
     authors: Authors | None,
+    parts: Mapping[str, str],
 ) -> Given:
     refusal = _refusal(entry, body, attestations, history, authority)
     if refusal is None and authors is not None:
@@ -158,10 +162,12 @@ def _judge(
         elif body.person in authors.people:
             refusal = "who wrote a change may not approve it"
     if refusal is None:
-        duties = {duty for group in _groups(authority) if "approver" in group for duty in group}
-        held = [role.value for role in Role if role.value in duties and body.person in authority.holders(role).values()]
+        apart = kept_from_approving(authority)
+        held = [role.value for role in Role if role.value in apart and body.person in authority.holders(role).values()]
         if held:
             refusal = f"who holds a key of the {held[0]} may not approve"
+        elif body.person in parts:
+            refusal = f"who signed {parts[body.person]} may not approve what came of it"
     return Given(body.subject, body.digest, body.verdict, body.person, entry.digest, refusal)
 
 
@@ -209,7 +215,3 @@ def author_of(repository: Repository, name: str, authority: Authority) -> str | 
         raise TrustError(f"commit {name} cannot be read: {error}") from error
     key = commit_signer(found.data) if found is not None else None
     return authority.person_of(key, None) if key is not None else None
-
-
-def _groups(authority: Authority) -> Sequence[Sequence[str]]:
-    return authority.charter.supply_chain.separation_of_duties if authority.charter is not None else ()

@@ -6,6 +6,7 @@ read here any more does not hold: then more commits are judged for their authors
 
 from collections.abc import Callable
 
+from forge.admission.duties import Behind
 from forge.admission.evidence import Evidence, collect, collect_plans
 from forge.admission.history import History
 from forge.admission.moves import Moves
@@ -30,7 +31,7 @@ def earlier_moves(repository: Repository, snapshot: Snapshot, evidence: Evidence
     def holds(entry: Entry) -> bool:
         return _holds(entry, repository, snapshot, evidence, history, moves, records.get)
 
-    moves = Moves(repository, evidence.entries, read, history, records.get, holds)
+    moves = Moves(repository, evidence.entries, read, history, records.get, Behind(evidence.entries), holds)
     return moves
 
 

@@ -68,6 +68,8 @@ class Evidence:
     """By commit: its SupplyChain and People; None where it has no SupplyChain."""
     authors: Authors | None = None
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """By person: what they signed of the release as a role that is kept from approving."""
     retention_days: float | None = None
     """How long the commit of the delegation in force at a release keeps records; None where that commit is not here."""
     plan_authors: dict[int, Authors | None] = field(default_factory=dict)
@@ -198,6 +200,7 @@ def collect_governance(
         evidence.previous = moves.approved(release.environment, sequence)
         if release.approvals:
             evidence.authors = moves.authors(release, sequence)
+            evidence.parts = moves.parts(release, sequence)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
 

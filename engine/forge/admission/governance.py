@@ -119,7 +119,7 @@ def _judge_approvals(
         return
     named = [entry for entry in evidence.entries if entry.digest in release.approvals]
     sequence = evidence.sequence(release)
-    given = judge_approvals(named, evidence.attestations, history, sequence, evidence.authors)
+    given = judge_approvals(named, evidence.attestations, history, sequence, evidence.authors, evidence.parts)
     weights, verdict = record.inputs.get("weights", ""), record.inputs.get("verdict")
     found = tally(given, f"release/{release.environment}", weights, verdict, needed)
     if found.suffices:

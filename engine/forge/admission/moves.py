@@ -16,6 +16,7 @@ A release that only went forward still says where the pointer stood: a commit on
 from collections.abc import Callable, Iterable, Sequence
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
+from forge.admission.duties import Read, parts_taken
 from forge.admission.history import History
 from forge.attest.envelope import unseal
 from forge.attest.statements import release_statement
@@ -25,9 +26,6 @@ from forge.errors import LedgerError, TrustError
 from forge.ledger.entry import Entry
 from forge.plan.approvals import tally
 from forge.repo.repository import Repository
-
-Read = Callable[[str], bytes]
-"""An attestation by its digest; raises LedgerError where the ledger does not have it."""
 
 
 class Moves:
@@ -39,8 +37,11 @@ class Moves:
         read: an attestation by its digest.
         history: who was trusted when.
         record: the record of a step key.
+        behind: the entries of the records that made what a record was made of, and of their reproductions.
         holds: whether a release's commit asks for what it releases, by records that hold, under plans that were approved
-            where that was asked. Left out where a move is looked at before it is made: it is verified then.
+            where that was asked.
+
+    The last two are left out where a move is looked at before it is made: it is verified then.
     """
 
     def __init__(
@@ -50,9 +51,11 @@ class Moves:
         read: Read,
         history: History,
         record: Callable[[str], Record | None],
+        behind: Callable[[Record], Sequence[Entry]] = lambda _: (),
         holds: Callable[[Entry], bool] = lambda _: True,
     ) -> None:
-        self._repository, self._read, self._history, self._record, self._holds = repository, read, history, record, holds
+        self._repository, self._read, self._history = repository, read, history
+        self._record, self._behind, self._holds = record, behind, holds
         self._releases: dict[str, list[Entry]] = {}
         self._approvals: dict[str, Entry] = {}
         for entry in entries:
@@ -95,6 +98,11 @@ class Moves:
         since = self._history.authors_since()
         return authors_of(self._repository, release.commit, [before.commit] if before else [], authority, since)
 
+    def parts(self, release: Release, sequence: int) -> dict[str, str]:
+        """By person: what they signed of the release as a role that is kept from approving."""
+        record = self._record(release.key)
+        return parts_taken(self._behind(record), self._read, self._history, sequence) if record is not None else {}
+
     def _forward(self, environment: str) -> list[tuple[Entry, Release]]:
         if environment not in self._went_forward:
             kept: list[tuple[Entry, Release]] = []
@@ -131,7 +139,8 @@ class Moves:
             return False
         named = [self._approvals[digest] for digest in release.approvals if digest in self._approvals]
         authors = self.authors(release, entry.sequence) if needed else None
-        given = judge_approvals(named, self._attestations(named), self._history, entry.sequence, authors)
+        parts = parts_taken(self._behind(record), self._read, self._history, entry.sequence)
+        given = judge_approvals(named, self._attestations(named), self._history, entry.sequence, authors, parts)
         subject = f"release/{release.environment}"
         found = tally(given, subject, record.inputs.get("weights", ""), record.inputs.get("verdict"), needed)
         if not found.suffices:

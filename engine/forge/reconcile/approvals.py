@@ -4,18 +4,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
+from forge.admission.duties import kept_from_approving, parts_taken
 from forge.admission.history import History, read_history
 from forge.admission.moves import Moves, signed_releases
 from forge.admission.plans import authors_at
 from forge.attest.approval import APPROVED_PLAN
 from forge.attest.authority import Authority
+from forge.attest.layout import recorded_behind
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
+from forge.contract.kinds import StepKind
 from forge.contract.record import Approval, Delegation, Record, Release, Reproduction, RootChange
 from forge.errors import LedgerError, TrustError
-from forge.ledger.entry import APPROVALS, DELEGATIONS, RELEASES, ROOTS, Entry
+from forge.ledger.entry import APPROVALS, DELEGATIONS, RELEASES, ROOTS, Entry, key_folder, reproduction_folder
 from forge.ledger.ledger import Snapshot
 from forge.plan.approvals import Given
+from forge.plan.graph import build_graph
 from forge.plan.upkeep import environments_with_approvals
 from forge.reconcile.place import Place
 
@@ -72,7 +76,9 @@ def _judged(
     sequence = snapshot.head[0] + 1
     release = _moves(place, snapshot, history, [environment]).approved(environment, sequence)
     authors = _authors(place, history, sequence, [release.commit] if release else [])
-    return tuple(judge_approvals(entries, attestations, history, sequence, authors))
+    behind = _behind(place, snapshot, environment) if kept_from_approving(history.authority(sequence)) else []
+    parts = parts_taken(behind, snapshot.attestation, history, sequence)
+    return tuple(judge_approvals(entries, attestations, history, sequence, authors, parts))
 
 
 def read_trusted(
@@ -92,6 +98,18 @@ def read_trusted(
     if history.findings:
         raise TrustError("\n".join(str(finding) for finding in history.findings))
     return attestations, history
+
+
+def _behind(place: Place, snapshot: Snapshot, environment: str) -> list[Entry]:
+    """The entries of what is recorded of an environment's next release, and of its reproductions."""
+    graph = build_graph(place.desired)
+    found: list[Entry] = []
+    for step in graph.values():
+        if step.kind is StepKind.RELEASE and step.environment == environment:
+            for done in recorded_behind(step, graph, snapshot.record).values():
+                found += snapshot.entries_in(key_folder(done.record.key))
+                found += snapshot.entries_in(reproduction_folder(done.record.key))
+    return found
 
 
 def _authors(place: Place, history: History, sequence: int, before: Sequence[str]) -> Authors | None:

@@ -91,7 +91,8 @@ def approvals(facts: Facts) -> tuple[int, tuple[GivenApproval, ...]]:
     charter = facts.authority.charter
     needed = charter.supply_chain.release.approvals.get(release.environment, 0) if charter else 0
     entries = [entry for entry in evidence.entries if entry.digest in release.approvals]
-    given = judge_approvals(entries, evidence.attestations, history, evidence.sequence(release), evidence.authors)
+    place = evidence.sequence(release)
+    given = judge_approvals(entries, evidence.attestations, history, place, evidence.authors, evidence.parts)
     refusals = {item.entry: item.refusal for item in given}
     return needed, tuple(
         GivenApproval(
