@@ -335,6 +335,27 @@ def test_the_script_refuses_an_archive_that_leads_elsewhere(name: str, reviewer:
     assert not (folder / "bundle").exists()
 
 
+def test_a_chain_of_any_length_is_judged(bundle: Path, governed: Governed, reviewer: Any) -> None:
+    """xargs starts the program several times where the list is long, and never between a bundle and its key."""
+    keys, _, _, *_ = commands(bundle / "README.md")
+    assert reviewer(bundle, keys, root_of(governed)).returncode == 0
+    place = bundle / "work" / "sigstore.list"
+    lines = place.read_text().splitlines()
+    (bundle / "attestations" / ("long" * 40)).mkdir()  # and of any length of name
+    path, key = lines[0].split()
+    far = shutil.copy(bundle / path, bundle / "attestations" / ("long" * 40))
+    place.write_text(f"{Path(far).relative_to(bundle)} {key}\n" * 1499 + f"{lines[1]}\n")
+    (sigstore,) = [block for block in commands(bundle / "README.md") if "verify.mjs" in block]
+    done = reviewer(bundle, sigstore)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+    assert done.stdout.count("ok ") == 1500
+    change_payload(bundle / lines[1].split()[0], lambda data: data.replace(b"a", b"b", 1))
+    done = reviewer(bundle, sigstore)
+    assert done.returncode != 0
+    assert done.stdout.count("ok ") == 1499
+    assert f"refused {lines[1].split()[0]}" in done.stdout
+
+
 PROGRAM = 'import {writeFileSync} from "node:fs"; writeFileSync(process.env.HOME + "/ran", "");'
 INTRUDERS = {
     "bundle/node_modules/@sigstore/verify/package.json": '{"name": "@sigstore/verify", "type": "module", "exports": "./i.mjs"}',

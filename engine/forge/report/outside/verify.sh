@@ -62,7 +62,7 @@ while read -r pae signature key file; do openssl pkeyutl -verify -rawin -pubin -
 ) || refuse "openssl"
 
 echo "== @sigstore/verify"
-xargs node verify.mjs < work/sigstore.list || refuse "@sigstore/verify"
+xargs -n 200 node verify.mjs < work/sigstore.list || refuse "@sigstore/verify"
 
 echo "== openssl ts"
 (
