@@ -45,6 +45,16 @@ from forge.repo.tree import CommitTree
 from forge.store.store import Store
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation of a release's weights, or a gate's verdict on one, as its role signed it."""
+
+    sequence: int
+    record: Record
+    decision: str | None = None
+    """Of a gate: ``GO`` or ``NO-GO``; None where its statements do not tell."""
+
+
 @dataclass
 class Evidence:
     """Everything that was loaded, and everything that could not be."""
@@ -78,6 +88,8 @@ class Evidence:
     """The last release of the environment before, that had the approvals it needed."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
+    measured: tuple[Measured, ...] = ()
+    """What was measured of a release's weights before it, and decided on it, in the ledger's order."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
     """By number of an entry that lifts a withdrawal: why its commit does not say so."""
     findings: list[Finding] = field(default_factory=list)
@@ -168,12 +180,12 @@ def collect(
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
         if store is not None:
             _collect_bytes(store, record, evidence)
-        _collect_graph(repository, record.commit, evidence)
+        collect_graph(repository, record.commit, evidence)
     for record in list(evidence.records.values()):
         _collect_continued(repository, snapshot, record, evidence)
     if release is not None:
         _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
-        _collect_graph(repository, release.commit, evidence)
+        collect_graph(repository, release.commit, evidence)
 
 
 def collect_governance(
@@ -240,7 +252,7 @@ def collect_reproductions(repository: Repository, snapshot: Snapshot, evidence: 
     reproduced = {entry.body.record for entry in evidence.entries if isinstance(entry.body, Reproduction)}
     for entry in evidence.entries if reproduced else ():
         if isinstance(entry.body, Record) and entry.body.key in evidence.records and entry.digest in reproduced:
-            _collect_graph(repository, entry.body.commit, evidence)
+            collect_graph(repository, entry.body.commit, evidence)
 
 
 def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:
@@ -380,10 +392,11 @@ def _collect_continued(repository: Repository, snapshot: Snapshot, record: Recor
             return
         record = evidence.continued[place] = named[-1]
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
-        _collect_graph(repository, record.commit, evidence)
+        collect_graph(repository, record.commit, evidence)
 
 
-def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:
+def collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:
+    """Add the steps that a commit asks for."""
     if commit not in evidence.graphs:
         try:
             desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(commit)))

@@ -19,6 +19,7 @@ from forge.admission.evidence import (
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans
+from forge.admission.registration import collect_measured
 from forge.admission.rules import Judgement, judge, judge_gate, judge_retirement
 from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.thresholds import judge_thresholds
@@ -128,6 +129,7 @@ def examine(
     moves = earlier_moves(repository, snapshot, evidence, history)
     if release is not None:
         collect_governance(repository, snapshot, evidence, history, release, moves)
+        collect_measured(repository, snapshot, evidence, history, release)
     done = [Done(body, evidence.sequence(body)) for body in (*evidence.records.values(), *evidence.continued.values())]
     done += [Done(release, evidence.sequence(release))] if release is not None else []
     bodies: list[Body] = [each.body for each in done]

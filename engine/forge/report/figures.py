@@ -15,7 +15,17 @@ from forge.contract.record import Approval, Record, Reproduction
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
 from forge.errors import RepoError, TrustError
 from forge.report.facts import Facts, specs_of
-from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement, ReproducedBy
+from forge.report.model import (
+    ChainStep,
+    Changes,
+    CommitRow,
+    Evidence,
+    FieldChange,
+    GivenApproval,
+    MeasuredBefore,
+    Measurement,
+    ReproducedBy,
+)
 
 _LONGEST = 200
 _MOST_ROWS = 500
@@ -83,6 +93,14 @@ def measurements(facts: Facts) -> tuple[Measurement, ...]:
     for (suite, task, metric, _), (check, gate) in bounds.items():  # a bound that nothing measured: a NO-GO
         rows.append(_measurement(facts, None, (suite, task, metric), check["value"], {}, check, gate))
     return tuple(rows)
+
+
+def measured_before(facts: Facts) -> tuple[MeasuredBefore, ...]:
+    """Every evaluation of the released weights, and every verdict on one, that its role signed."""
+    return tuple(
+        MeasuredBefore(item.sequence, item.record.step_id, item.record.commit, item.record.finished, item.decision)
+        for item in facts.examined.evidence.measured
+    )
 
 
 def approvals(facts: Facts) -> tuple[int, tuple[GivenApproval, ...]]:
