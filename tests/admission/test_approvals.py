@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 from tests.conftest import git, loose_object, new_repository
-from tests.governed import Governed, make_governed
+from tests.governed import Governed, commit_as, make_governed
 
-from forge.admission.approvals import Authors, commits_between, judge_approvals
+from forge.admission.approvals import Authors, authors_of, commits_between, judge_approvals
 from forge.admission.history import read_history
 from forge.attest.approval import approval_statement, pack
+from forge.attest.authority import Authority
 from forge.attest.delegation import delegation_payloads
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
@@ -171,3 +172,20 @@ def test_an_author_is_not_hidden_by_an_altered_commit_graph(tmp_path: Path) -> N
     assert git(folder, "rev-list", on_top, f"^{delegated}") == on_top, "git believes it"
     with Repository(folder) as repository:
         assert commits_between(repository, on_top, [delegated]) == sorted([written, on_top])
+
+
+def test_only_commits_from_before_authors_were_kept_apart_may_be_unsigned(governed: Governed, tmp_path: Path) -> None:
+    """Who signed one of them is an author as ever."""
+    folder = new_repository(tmp_path / "repository")
+    names = [commit_as(folder, governed, person) for person in (None, "ana", "cleo", None, "ben")]
+    charter = Charter(
+        supply_chain=SupplyChainSpec.model_validate(governed.supply_chain()),
+        people=PeopleSpec.model_validate(governed.people()),
+    )
+    authority = Authority(read_trust_root(governed.config), charter, charter)
+    with Repository(folder) as repository:
+        found = authors_of(repository, names[-1], [], authority, names[2])
+        assert found.people == {"ana", "ben", "cleo"}
+        assert found.unknown == (names[3],)
+        assert sorted(found.commits) == sorted(names[1:])
+        assert names[0] in authors_of(repository, names[-1], [], authority).unknown

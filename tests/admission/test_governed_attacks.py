@@ -44,10 +44,10 @@ def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
 
 
 @pytest.fixture(scope="module")
-def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed) -> Path:
+def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
     """Written and signed by cleo, delegated by the root, approved by ana, released."""
     folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
-    write_approved(folder, governed)
+    write_approved(folder, governed, applied)
     run_forge(folder, governed.config, "apply")
     return folder
 

@@ -1,6 +1,7 @@
 """Done when: a reviewer without Forge follows the bundle's README, command by command, and reaches Forge's verdict."""
 
 import base64
+import gzip
 import io
 import json
 import re
@@ -332,6 +333,89 @@ def test_the_script_refuses_an_archive_that_leads_elsewhere(name: str, reviewer:
     assert done.returncode == 1
     assert "in the archive" in done.stdout
     assert not (folder / "bundle").exists()
+
+
+def test_a_chain_of_any_length_is_judged(bundle: Path, governed: Governed, reviewer: Any) -> None:
+    """xargs starts the program several times where the list is long, and never between a bundle and its key."""
+    keys, _, _, *_ = commands(bundle / "README.md")
+    assert reviewer(bundle, keys, root_of(governed)).returncode == 0
+    place = bundle / "work" / "sigstore.list"
+    lines = place.read_text().splitlines()
+    (bundle / "attestations" / ("long" * 40)).mkdir()  # and of any length of name
+    path, key = lines[0].split()
+    far = shutil.copy(bundle / path, bundle / "attestations" / ("long" * 40))
+    place.write_text(f"{Path(far).relative_to(bundle)} {key}\n" * 1499 + f"{lines[1]}\n")
+    (sigstore,) = [block for block in commands(bundle / "README.md") if "verify.mjs" in block]
+    done = reviewer(bundle, sigstore)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+    assert done.stdout.count("ok ") == 1500
+    change_payload(bundle / lines[1].split()[0], lambda data: data.replace(b"a", b"b", 1))
+    done = reviewer(bundle, sigstore)
+    assert done.returncode != 0
+    assert done.stdout.count("ok ") == 1499
+    assert f"refused {lines[1].split()[0]}" in done.stdout
+
+
+PROGRAM = 'import {writeFileSync} from "node:fs"; writeFileSync(process.env.HOME + "/ran", "");'
+INTRUDERS = {
+    "bundle/node_modules/@sigstore/verify/package.json": '{"name": "@sigstore/verify", "type": "module", "exports": "./i.mjs"}',
+    "bundle/node_modules/@sigstore/verify/i.mjs": PROGRAM + "export class Verifier { verify() {} }",
+    "bundle/.npmrc": "registry=http://127.0.0.1:1/\n",
+    "bundle/.git/config": "[core]\n\tfsmonitor = touch ran\n",
+    "bundle/node": "#!/bin/sh\ntouch $HOME/ran\n",
+    "bundle/attestations/.node_modules/a.json": "{}",
+    "bundle/artifacts/00/.npmrc": "",
+    "bundle/work/openssl.list": "",
+    "bundle/check.mjs": PROGRAM,
+}
+"""Files that would be run, or obeyed, by the programs that verify.sh calls; the last one stands there twice."""
+
+
+@pytest.mark.parametrize("name", INTRUDERS)
+@pytest.mark.parametrize("installed", [True, False], ids=["npm packages at hand", "none"])
+def test_nothing_else_of_the_archive_is_used(
+    released: Path, governed: Governed, reviewer: Any, tmp_path: Path, name: str, installed: bool
+) -> None:
+    """Every other byte of it is Forge's own: the programs in it are those that one compares."""
+    folder = tmp_path / "received"
+    folder.mkdir()
+    shutil.copy(released.parent / "report" / "verify.sh", folder)
+    plain = gzip.decompress((released.parent / "report" / "bundle.tar.gz").read_bytes())
+    held = io.BytesIO(plain)
+    with tarfile.open(fileobj=held, mode="a") as archive:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(INTRUDERS[name].encode()), 0o755
+        archive.addfile(member, io.BytesIO(INTRUDERS[name].encode()))
+    (folder / "bundle.tar.gz").write_bytes(gzip.compress(held.getvalue()))
+    if installed:
+        (folder / "node_modules").symlink_to(FOLDER / "node_modules")
+    done = reviewer(folder, f"sh verify.sh {root_of(governed)} bundle.tar.gz")
+    assert done.returncode == 1
+    assert name in done.stdout.splitlines()
+    assert "in the archive" in done.stdout
+    assert not (folder / "bundle").exists()
+    assert not (tmp_path / "desk" / "home" / "ran").exists()
+
+
+def test_a_path_that_leads_into_the_bundle_is_refused(governed: Governed, reviewer: Any, tmp_path: Path) -> None:
+    (tmp_path / "verify.sh").write_bytes(tool("verify.sh"))
+    for path in (".:$PATH", "$PATH:", "$PATH::/usr/bin", "bin:$PATH"):
+        done = reviewer(tmp_path, f'PATH="{path}" sh verify.sh {root_of(governed)} bundle.tar.gz')
+        assert done.returncode == 1
+        assert "PATH has an entry that is relative" in done.stdout
+
+
+def test_in_an_unpacked_folder_the_npm_packages_that_lie_there_are_not_used(
+    bundle: Path, governed: Governed, reviewer: Any
+) -> None:
+    (bundle / "node_modules").unlink()
+    (bundle / "node_modules").mkdir()
+    (bundle / ".npmrc").write_text("")
+    done = reviewer(bundle, f"sh verify.sh {root_of(governed)}")
+    assert done.returncode == 1
+    assert "bundle/.npmrc" in done.stdout.splitlines()
+    assert "files here that no bundle has" in done.stdout
+    assert not (bundle / "node_modules").exists()
 
 
 def test_the_same_ledger_gives_the_same_report(released: Path, governed: Governed, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """Which approvals count: signed by an approver's own key, valid then, and by nobody whose other duty excludes it.
 
-Authors are who signed the commits between what the environment serves (or the commit whose supply chain the root signed) and
-what is to be released, so that nobody can approve their own change by having somebody else commit on top of it.
+Authors are who signed the commits between the environment's last approved release and what is to be released (all that lead
+to it, where there was none), so that nobody can approve their own change by having somebody else commit on top of it. That the
+root signs a supply chain in between says nothing about a change. Commits that led to the first supply chain which keeps authors
+and approvers apart need not be signed, for nobody asked for it then; who signed one of them is an author as ever.
 """
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from forge.admission.duties import groups_of, kept_from_approving
 from forge.admission.history import History
 from forge.admission.stamps import moment_of
 from forge.attest.approval import approved_by, unpack
@@ -30,22 +33,31 @@ class Authors:
     people: frozenset[str]
     unknown: tuple[str, ...]
     """Commits that nobody whom People lists has signed."""
+    commits: tuple[str, ...] = ()
+    """All that were judged, by name."""
 
 
-def authors_of(repository: Repository, commit: str, before: Sequence[str], authority: Authority) -> Authors:
+def authors_of(
+    repository: Repository, commit: str, before: Sequence[str], authority: Authority, since: str | None = None
+) -> Authors:
     """Who signed the commits that lead to ``commit`` and to none of ``before``, the commit itself always among them.
 
-    Raises TrustError where the history cannot be read.
+    Of those that lead to ``since`` the unsigned are left out. Raises TrustError where the history cannot be read.
     """
     people: set[str] = set()
     unknown = []
-    for name in commits_between(repository, commit, before):
+    names = commits_between(repository, commit, before)
+    for name in names:
         person = author_of(repository, name, authority)
         if person is None:
             unknown.append(name)
         else:
             people.add(person)
-    return Authors(frozenset(people), tuple(unknown))
+    if unknown and since is not None:
+        excused = {*commits_between(repository, since, before)} - {commit}
+        names = [name for name in names if name not in unknown or name not in excused]
+        unknown = [name for name in unknown if name not in excused]
+    return Authors(frozenset(people), tuple(unknown), tuple(names))
 
 
 def commits_between(repository: Repository, commit: str, before: Sequence[str]) -> list[str]:
@@ -88,7 +100,7 @@ def _check_complete(repository: Repository, names: Set[str], before: Sequence[st
     for parent, name in open_ends.items():
         raise TrustError(
             f"commit {parent[:12]}, a parent of {name[:12]}, is neither among the commits that are judged nor part of what was "
-            "released or delegated before: the history here is cut off or was altered (`git fsck`, `git fetch --unshallow`)"
+            "released before: the history here is cut off or was altered (`git fsck`, `git fetch --unshallow`)"
         )
 
 
@@ -109,6 +121,7 @@ def judge_approvals(
     history: History,
     sequence: int,
     authors: Authors | None,
+    parts: Mapping[str, str] | None = None,
 ) -> list[Given]:
     """Every approval with the reason why it does not count, if there is one, as things stand at a place of the ledger.
 
@@ -118,10 +131,11 @@ def judge_approvals(
         history: who was trusted when.
         sequence: the place of what is approved; only approvals before it are looked at.
         authors: who wrote it; None where authors and approvers are not kept apart.
+        parts: by person, what they signed of it as a role that is kept from approving (``duties.parts_taken``).
     """
     authority = history.authority(sequence)
     return [
-        _judge(entry, entry.body, attestations, history, authority, authors)
+        _judge(entry, entry.body, attestations, history, authority, authors, parts or {})
         for entry in approvals
         if isinstance(entry.body, Approval) and entry.sequence < sequence
     ]
@@ -129,7 +143,7 @@ def judge_approvals(
 
 def separates_authors(authority: Authority) -> bool:
     """Whether an author may not approve."""
-    return any({"author", "approver"} <= set(group) for group in _groups(authority))
+    return any({"author", "approver"} <= set(group) for group in groups_of(authority))
 
 
 def _judge(
@@ -139,6 +153,7 @@ def _judge(
     history: History,
     authority: Authority,
     authors: Authors | None,
+    parts: Mapping[str, str],
 ) -> Given:
     refusal = _refusal(entry, body, attestations, history, authority)
     if refusal is None and authors is not None:
@@ -147,10 +162,12 @@ def _judge(
         elif body.person in authors.people:
             refusal = "who wrote a change may not approve it"
     if refusal is None:
-        duties = {duty for group in _groups(authority) if "approver" in group for duty in group}
-        held = [role.value for role in Role if role.value in duties and body.person in authority.holders(role).values()]
+        apart = kept_from_approving(authority)
+        held = [role.value for role in Role if role.value in apart and body.person in authority.holders(role).values()]
         if held:
             refusal = f"who holds a key of the {held[0]} may not approve"
+        elif body.person in parts:
+            refusal = f"who signed {parts[body.person]} may not approve what came of it"
     return Given(body.subject, body.digest, body.verdict, body.person, entry.digest, refusal)
 
 
@@ -198,7 +215,3 @@ def author_of(repository: Repository, name: str, authority: Authority) -> str | 
         raise TrustError(f"commit {name} cannot be read: {error}") from error
     key = commit_signer(found.data) if found is not None else None
     return authority.person_of(key, None) if key is not None else None
-
-
-def _groups(authority: Authority) -> Sequence[Sequence[str]]:
-    return authority.charter.supply_chain.separation_of_duties if authority.charter is not None else ()

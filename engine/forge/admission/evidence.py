@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from forge.admission.approvals import Authors, authors_of, separates_authors
+from forge.admission.approvals import Authors
 from forge.admission.history import History, claimed_moment
 from forge.admission.lifting import unfounded_lifts
-from forge.admission.moves import release_before
+from forge.admission.moves import Moves
 from forge.admission.objects import LedgerObjects, read_objects
 from forge.admission.plans import Done, authors_at
 from forge.admission.signed import Read, is_signed
@@ -47,6 +47,16 @@ from forge.repo.tree import CommitTree
 from forge.store.store import Store
 
 
+@dataclass(frozen=True)
+class Measured:
+    """An evaluation of a release's weights, or a gate's verdict on one, as its role signed it."""
+
+    sequence: int
+    record: Record
+    decision: str | None = None
+    """Of a gate: ``GO`` or ``NO-GO``; None where its statements do not tell."""
+
+
 @dataclass
 class Evidence:
     """Everything that was loaded, and everything that could not be."""
@@ -70,14 +80,18 @@ class Evidence:
     """By commit: its SupplyChain and People; None where it has no SupplyChain."""
     authors: Authors | None = None
     """Who signed the commits that a release brings, where authors and approvers are kept apart."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """By person: what they signed of the release as a role that is kept from approving."""
     retention_days: float | None = None
     """How long the commit of the delegation in force at a release keeps records; None where that commit is not here."""
     plan_authors: dict[int, Authors | None] = field(default_factory=dict)
     """By number of an approval's entry: who wrote what the plan brings, where authors and approvers are kept apart."""
     previous: Release | None = None
-    """What the environment of a release served before, as its releaser signed it."""
+    """The last release of the environment before, that had the approvals it needed."""
     goes_back_from: str | None = None
     """The commit that the environment served before, where the release's commit does not descend from it."""
+    measured: tuple[Measured, ...] = ()
+    """What was measured of a release's weights before it, and decided on it, in the ledger's order."""
     unfounded_lifts: dict[int, str] = field(default_factory=dict)
     """By number of an entry that lifts a withdrawal: why its commit does not say so."""
     former_names: dict[str, set[str]] = field(default_factory=dict)
@@ -183,23 +197,22 @@ def collect(
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
         if store is not None:
             _collect_bytes(store, record, evidence)
-        _collect_graph(repository, record.commit, evidence)
+        collect_graph(repository, record.commit, evidence)
     for record in list(evidence.records.values()):
         _collect_continued(repository, snapshot, record, evidence)
     if release is not None:
         _collect_attestations(snapshot, release.attestations, f"release of {release.environment}", evidence)
-        _collect_graph(repository, release.commit, evidence)
+        collect_graph(repository, release.commit, evidence)
 
 
 def collect_governance(
-    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, release: Release
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, release: Release, moves: Moves
 ) -> None:
     """Add what the supply chain asks beside the chain itself: approvals, the commits' authors, where the pointer comes from."""
     sequence = evidence.sequence(release)
     authority = history.authority(sequence)
-    earlier = release_before(evidence.entries, release.environment, sequence, snapshot.attestation, history)
-    evidence.previous = earlier
     if authority.charter is None:
+        evidence.previous = moves.served(release.environment, sequence)
         return
     for entry in evidence.entries:
         if isinstance(entry.body, Approval) and entry.digest in release.approvals:
@@ -210,27 +223,28 @@ def collect_governance(
             tree = CommitTree(repository, repository.resolve_commit(delegation.commit))
             evidence.retention_days = settings_of(tree).retention.days
     try:
+        earlier = moves.served(release.environment, sequence)
         if earlier is not None and not repository.is_ancestor(earlier.commit, release.commit):
             evidence.goes_back_from = earlier.commit
-        if separates_authors(authority) and release.approvals:
-            before = [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
-            evidence.authors = authors_of(repository, release.commit, before, authority)
+        evidence.previous = moves.approved(release.environment, sequence)
+        if release.approvals:
+            evidence.authors = moves.authors(release, sequence)
+            evidence.parts = moves.parts(release, sequence)
     except (RepoError, TrustError) as error:
         evidence.findings.append(Finding(Rule.COMMIT, release.commit, str(error)))
 
 
 def collect_plans(
-    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done]
+    repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History, done: Iterable[Done], moves: Moves
 ) -> None:
     """Add the approvals of plans that some records and a release name, and who wrote what those plans bring."""
     named = {digest for each in done for digest in each.body.plan_approvals}
-    moves = [entry for entry in evidence.entries if isinstance(entry.body, Release)] if named else []
     for entry in evidence.entries if named else ():
         if not isinstance(entry.body, Approval) or entry.digest not in named:
             continue
         _collect_attestations(snapshot, entry.body.attestations, sequence_path(entry.sequence), evidence)
         try:
-            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, snapshot.attestation, history, entry)
+            evidence.plan_authors[entry.sequence] = authors_at(repository, moves, history, entry)
         except (RepoError, TrustError) as error:
             evidence.findings.append(Finding(Rule.COMMIT, entry.body.commit, str(error)))
 
@@ -255,7 +269,7 @@ def collect_reproductions(repository: Repository, snapshot: Snapshot, evidence: 
     reproduced = {entry.body.record for entry in evidence.entries if isinstance(entry.body, Reproduction)}
     for entry in evidence.entries if reproduced else ():
         if isinstance(entry.body, Record) and entry.body.key in evidence.records and entry.digest in reproduced:
-            _collect_graph(repository, entry.body.commit, evidence)
+            collect_graph(repository, entry.body.commit, evidence)
 
 
 def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Evidence, history: History) -> None:
@@ -401,10 +415,11 @@ def _collect_continued(repository: Repository, snapshot: Snapshot, record: Recor
             return
         record = evidence.continued[place] = named[-1]
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
-        _collect_graph(repository, record.commit, evidence)
+        collect_graph(repository, record.commit, evidence)
 
 
-def _collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:
+def collect_graph(repository: Repository, commit: str, evidence: Evidence) -> None:
+    """Add the steps that a commit asks for."""
     if commit not in evidence.graphs:
         try:
             desired: Desired = read_desired(CommitTree(repository, repository.resolve_commit(commit)))

@@ -5,16 +5,16 @@
 2. Layout: the chain has a shape that is listed, and the links that were signed for it are those of its records.
 3. Approvals: enough people approved these weights, with this verdict, for this environment.
 4. Order: the pointer moves to a commit that descends from the one before; rolling back is a commit too.
-5. Pre-registration: the thresholds stood in the commit that the evaluation was run for, for the same environment: a lax
-   gate of another one is nobody's promise about this one.
+5. Pre-registration: the thresholds stood there before these weights were first measured (``registration``).
 """
 
 import datetime
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from forge.admission.approvals import judge_approvals
 from forge.admission.evidence import Evidence
 from forge.admission.history import History
+from forge.admission.registration import judge_registration, tell_measured
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.authority import Authority
 from forge.attest.delegation import expires_too_soon
@@ -23,10 +23,9 @@ from forge.attest.layout import chain_links, chain_of, shape_of
 from forge.canonical import digest_of_json
 from forge.contract.charter import Charter
 from forge.contract.kinds import StepKind
-from forge.contract.record import Delegation, Record, Release
+from forge.contract.record import Delegation, Release
 from forge.errors import TrustError
 from forge.plan.approvals import tally
-from forge.plan.graph import Step
 
 Judgement = Finding | Check
 
@@ -48,7 +47,8 @@ def judge_governance(release: Release, evidence: Evidence, history: History, now
         *_judge_layout(place, release, evidence, history, authority),
         *_judge_approvals(place, release, evidence, history, authority),
         *_judge_order(place, release, evidence),
-        *(_judge_registration(release, evidence) if authority.charter.supply_chain.release.preregistered else ()),
+        *(judge_registration(release, evidence) if authority.charter.supply_chain.release.preregistered else ()),
+        *tell_measured(evidence),
     ]
 
 
@@ -119,7 +119,7 @@ def _judge_approvals(
         return
     named = [entry for entry in evidence.entries if entry.digest in release.approvals]
     sequence = evidence.sequence(release)
-    given = judge_approvals(named, evidence.attestations, history, sequence, evidence.authors)
+    given = judge_approvals(named, evidence.attestations, history, sequence, evidence.authors, evidence.parts)
     weights, verdict = record.inputs.get("weights", ""), record.inputs.get("verdict")
     found = tally(given, f"release/{release.environment}", weights, verdict, needed)
     if found.suffices:
@@ -138,45 +138,3 @@ def _judge_order(place: str, release: Release, evidence: Evidence) -> Iterator[J
             "to roll back, revert in a commit"
         )
         yield Finding(Rule.ORDER, place, message)
-
-
-def _judge_registration(release: Release, evidence: Evidence) -> Iterator[Judgement]:
-    """Each gate of a chain against the commit of each evaluation that it reads."""
-    for gate in evidence.records.values():
-        if gate.step is not StepKind.GATE:
-            continue
-        for index, rules in enumerate(gate.parameters.get("gates", [])):
-            report = gate.inputs.get(f"report-{index}")
-            runs = [
-                each
-                for each in evidence.records.values()
-                if each.step is StepKind.EVALUATE and report in each.products.values()
-            ]
-            if any(rules in _registered(release, run, evidence) for run in runs):
-                yield Check(Rule.PREREGISTERED, f"the thresholds for {rules.get('suite')} stood there before it was measured")
-                continue
-            commits = ", ".join(sorted({run.commit[:12] for run in runs})) or "no recorded evaluation"
-            elsewhere = any(rules in _gates(step) for run in runs for step in evidence.graphs.get(run.commit, {}).values())
-            why = "only another environment has them there" if elsewhere else "set after the figures were known"
-            message = (
-                f"its thresholds for {rules.get('suite')} do not stand at the environment {release.environment} in the "
-                f"commit that the evaluation was run for ({commits}): {why}. `forge apply --force "
-                f"{runs[0].step_id if runs else 'evaluate/..'}` measures again"
-            )
-            yield Finding(Rule.PREREGISTERED, gate.step_id, message)
-
-
-def _registered(release: Release, run: Record, evidence: Evidence) -> Sequence[object]:
-    """What the commit of an evaluation asks of the release's environment; where it knows none of that name, of any.
-
-    The gate's record does not tell the deployment (those with equal gates share one), and a name is easily claimed.
-    """
-    steps = evidence.graphs.get(run.commit, {})
-    deployed = [step for step in steps.values() if step.kind is StepKind.RELEASE and step.environment == release.environment]
-    gates = [steps[f"{StepKind.GATE}/{step.name}"] for step in deployed] or list(steps.values())
-    return [rules for gate in gates for rules in _gates(gate)]
-
-
-def _gates(step: Step) -> Sequence[object]:
-    found: Sequence[object] = step.parameters.get("gates", []) if step.kind is StepKind.GATE else ()
-    return found

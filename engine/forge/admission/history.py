@@ -108,6 +108,13 @@ class History:
             f"delegation {delegation.version} is signed by statements {delegation.statements}"
         )
 
+    def authors_since(self) -> str | None:
+        """The commit of the first supply chain that keeps authors and approvers apart: since then commits have to be signed."""
+        for _, charter, delegation in self.charters:
+            if any({"author", "approver"} <= set(group) for group in charter.supply_chain.separation_of_duties):
+                return delegation.commit
+        return None
+
     def moment(self, sequence: int, claimed: str) -> str:
         """When an entry was signed at the earliest."""
         with self._guard:

@@ -4,7 +4,7 @@
    covers that. A delegation with statements 1 was signed when nothing named them: what is made under it need not.
 2. The approvals are entries of the ledger before it, all of one plan, of the same commit, which holds this very step.
 3. Enough of them count: signed by approvers, each with a key that was valid then, none of them an author of what the plan
-   brings: of the commits since the releases and the supply chain that stood in the ledger when the approval was given.
+   brings: of the commits since the approved releases that stood in the ledger when the approval was given.
 4. An approved plan is carried out once: no earlier record of the step, or move of the environment, names the same approval.
 
 Which plans need approvals may hang on their cost (``above_cost``), and a plan that needed none is not kept. So what is asked
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.history import History
-from forge.admission.moves import Read, served_before
+from forge.admission.moves import Moves
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.approval import APPROVED_PLAN
 from forge.contract.kinds import StepKind
@@ -45,23 +45,20 @@ class Done:
         return self.body.step_id if isinstance(self.body, Record) else f"{StepKind.RELEASE}/{self.body.deployment}"
 
 
-def authors_at(repository: Repository, moves: Sequence[Entry], read: Read, history: History, approval: Entry) -> Authors | None:
+def authors_at(repository: Repository, moves: Moves, history: History, approval: Entry) -> Authors | None:
     """Who wrote what a plan brings, as of its approval; None where authors and approvers are not kept apart.
 
     Args:
         repository: where the commits are.
-        moves: the ledger's releases, in order.
-        read: an attestation by its digest.
+        moves: the ledger's releases.
         history: who was trusted when.
         approval: the entry; what stood in the ledger before it is no change of this plan.
     """
     authority = history.authority(approval.sequence)
     if not separates_authors(authority) or not isinstance(approval.body, Approval):
         return None
-    delegation = history.delegation(approval.sequence)
-    served = served_before(moves, approval.sequence, read, history)
-    before = sorted({*served, *([delegation.commit] if delegation else [])})
-    return authors_of(repository, approval.body.commit, before, authority)
+    before = moves.approved_commits(approval.sequence)
+    return authors_of(repository, approval.body.commit, before, authority, history.authors_since())
 
 
 def judge_plans(

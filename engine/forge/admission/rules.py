@@ -68,7 +68,7 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
     size = sum(manifest.size for manifest in evidence.manifests.values())
     judgements.append(Check(Rule.BYTES, f"{whole} artifacts hashed from their bytes ({size:,} bytes)"))
     if release is not None:
-        found = list(_judge_release(release, evidence, history))
+        found = list(judge_move(release, evidence, history))
         judgements.extend(
             found or [Check(Rule.RELEASE, f"{release.environment} serves {release.release}, as its releaser signed")]
         )
@@ -300,7 +300,8 @@ def _judge_attestations(record: Record, step: Step, evidence: Evidence, opened: 
             yield Finding(Rule.STATEMENT, place, "what was signed is not what the record and its artifacts say")
 
 
-def _judge_release(release: Release, evidence: Evidence, history: History) -> Iterator[Finding]:
+def judge_move(release: Release, evidence: Evidence, history: History) -> Iterator[Finding]:
+    """Whether a release is signed, and what its commit asks for; its document is judged where it was read."""
     place = f"release of {release.environment}"
     sealed = evidence.attestations.get(release.attestations.get("release", ""))
     if sealed is None:

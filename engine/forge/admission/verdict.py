@@ -40,7 +40,7 @@ class Rule(StrEnum):
     APPROVAL = "approval"
     """As many people approved this model for this environment as the supply chain asks for, none of them its author."""
     PREREGISTERED = "pre-registered"
-    """The thresholds of the gate stood in the commit that the evaluation was run for."""
+    """The thresholds of the gate stood there before these weights were first measured; none was loosened since."""
     ORDER = "order"
     """An environment's pointer moves forward in Git: to a commit that descends from the one before."""
     TIMESTAMP = "timestamp"
@@ -66,7 +66,7 @@ REMEDIES: Mapping[Rule, str] = {
     Rule.THRESHOLD: "who holds another key of the role runs `forge reproduce STEP`, then `forge apply`; with "
     "`--force release/DEPLOYMENT` where it was released already",
     Rule.APPROVAL: "somebody who may approve it and did not write it runs `forge approve`, then `forge apply`",
-    Rule.PREREGISTERED: "`forge apply --force evaluate/MODEL.SUITE` measures again, under today's thresholds",
+    Rule.PREREGISTERED: "keep the thresholds that stood there when these weights were first measured, or train another model",
     Rule.ORDER: "to go back, `git revert` in a commit on top, and apply that",
     Rule.TIMESTAMP: "pin the authority (`forge keys pin-timestamps`), or sign and stamp anew: `forge apply --force STEP`",
     Rule.WITHDRAWN: "make it of something else, or take the entry out of Withdrawals in a later commit, and apply that",

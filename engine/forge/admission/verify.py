@@ -4,6 +4,7 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from forge.admission.earlier import earlier_moves
 from forge.admission.evidence import (
     Evidence,
     collect,
@@ -18,6 +19,7 @@ from forge.admission.evidence import (
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans
+from forge.admission.registration import collect_measured
 from forge.admission.rules import Judgement, judge, judge_gate, judge_moves, judge_retirement, record_holds
 from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.thresholds import judge_thresholds
@@ -125,12 +127,14 @@ def examine(
         raise RetiredError(retirement)
     roots, weights, release = _resolve(subject, past)
     collect(repository, snapshot, store, evidence, roots, release)
+    moves = earlier_moves(repository, snapshot, evidence, history)
     if release is not None:
-        collect_governance(repository, snapshot, evidence, history, release)
+        collect_governance(repository, snapshot, evidence, history, release, moves)
+        collect_measured(repository, snapshot, evidence, history, release)
     done = [Done(body, evidence.sequence(body)) for body in (*evidence.records.values(), *evidence.continued.values())]
     done += [Done(release, evidence.sequence(release))] if release is not None else []
     bodies: list[Body] = [each.body for each in done]
-    collect_plans(repository, snapshot, evidence, history, done)
+    collect_plans(repository, snapshot, evidence, history, done, moves)
     judgements = [*history.findings, *history.checks(), *judge(evidence, history, release)]
     judgements += _judge_records(evidence, snapshot, store, history)
     if release is not None:

@@ -99,14 +99,17 @@ def keys_delegate(
     ref: Annotated[str, typer.Option(help="The commit whose SupplyChain and People are signed.")] = "HEAD",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before signing (never asked without a terminal).")] = False,
 ) -> None:
-    """Sign a commit's supply chain as the root: from then on it says who may do what, and what a release needs."""
-    from forge.reconcile.rooting import delegate, proposed_charter
+    """Sign a commit's supply chain as the root: from then on it says who may do what, and what a release needs.
+
+    Shown before: every key with its fingerprint and validity, and what changes from the one that the root signed last.
+    """
+    from forge.reconcile.rooting import charter_in_force, delegate, proposed_charter
     from forge.ui.charter import to_text
 
     with reader_of(context) as reader:
         place = reader.place(ref, writes=True)
         charter = proposed_charter(place)
-        typer.echo(to_text(charter), nl=False)
+        typer.echo(to_text(charter, charter_in_force(place)), nl=False)
         if not yes and sys.stdin.isatty() and sys.stdout.isatty():
             typer.confirm("Sign this as the root?", abort=True)
         signed = delegate(place)

@@ -28,6 +28,11 @@ def proposed_charter(place: Place) -> Charter:
     return Charter.from_document(dict(place.desired.charter))
 
 
+def charter_in_force(place: Place) -> Charter | None:
+    """The supply chain that the root signed last; raises TrustError where something that it signed does not hold."""
+    return current_authority(place.ledger.snapshot(), read_trust_root(place.config)).charter
+
+
 def delegate(place: Place) -> Delegation:
     """Sign the commit's supply chain and its layouts as the root, and append that to the ledger; one in force is left as it is.
 

@@ -10,7 +10,7 @@ Invariant: the same ledger gives the same bytes. Nothing in the archive is a lin
 import gzip
 import io
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -96,22 +96,14 @@ def pack(folder: Path) -> bytes:
     return gzip.compress(plain.getvalue(), mtime=0)
 
 
-def commits_before(examined: Examination, release: Release) -> list[str]:
-    """Where the commits end that a release brings: what its environment served before, and what the root signed."""
-    sequence = examined.evidence.sequence(release)
-    earlier = examined.evidence.previous
-    delegation = examined.history.delegation(sequence)
-    return [*([earlier.commit] if earlier else []), *([delegation.commit] if delegation else [])]
-
-
 def commits_of(examined: Examination, repository: Repository, release: Release) -> Iterator[tuple[str, bytes]]:
-    """The raw commit objects that a release brings; the released commit alone where nothing bounds them.
+    """The raw commit objects that a release brings: those whose authors were judged, where authors may not approve.
 
-    What cannot be read is left out: it is a finding of the verdict where it matters.
+    Elsewhere the commits since the release before; the released commit alone where there was none. What cannot be read is left
+    out: it is a finding of the verdict where it matters.
     """
-    before = commits_before(examined, release)
     try:
-        names = commits_between(repository, release.commit, before) if before else [release.commit]
+        names = _commits(examined, repository, release)
     except TrustError:
         names = [release.commit]
     for name in names:
@@ -121,6 +113,13 @@ def commits_of(examined: Examination, repository: Repository, release: Release) 
             continue
         if found is not None and found.kind == "commit":
             yield name, found.data
+
+
+def _commits(examined: Examination, repository: Repository, release: Release) -> Sequence[str]:
+    authors, earlier = examined.evidence.authors, examined.evidence.previous
+    if authors is not None:
+        return authors.commits
+    return commits_between(repository, release.commit, [earlier.commit]) if earlier else [release.commit]
 
 
 def _trust(examined: Examination, root: TrustRoot, sequence: int) -> Iterator[tuple[str, bytes]]:

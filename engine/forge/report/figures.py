@@ -15,7 +15,17 @@ from forge.contract.record import Approval, Record, Reproduction
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
 from forge.errors import RepoError, TrustError
 from forge.report.facts import Facts, specs_of
-from forge.report.model import ChainStep, Changes, CommitRow, Evidence, FieldChange, GivenApproval, Measurement, ReproducedBy
+from forge.report.model import (
+    ChainStep,
+    Changes,
+    CommitRow,
+    Evidence,
+    FieldChange,
+    GivenApproval,
+    MeasuredBefore,
+    Measurement,
+    ReproducedBy,
+)
 
 _LONGEST = 200
 _MOST_ROWS = 500
@@ -85,13 +95,22 @@ def measurements(facts: Facts) -> tuple[Measurement, ...]:
     return tuple(rows)
 
 
+def measured_before(facts: Facts) -> tuple[MeasuredBefore, ...]:
+    """Every evaluation of the released weights, and every verdict on one, that its role signed."""
+    return tuple(
+        MeasuredBefore(item.sequence, item.record.step_id, item.record.commit, item.record.finished, item.decision)
+        for item in facts.examined.evidence.measured
+    )
+
+
 def approvals(facts: Facts) -> tuple[int, tuple[GivenApproval, ...]]:
     """How many are needed, and those that the release names."""
     release, evidence, history = facts.release, facts.examined.evidence, facts.examined.history
     charter = facts.authority.charter
     needed = charter.supply_chain.release.approvals.get(release.environment, 0) if charter else 0
     entries = [entry for entry in evidence.entries if entry.digest in release.approvals]
-    given = judge_approvals(entries, evidence.attestations, history, evidence.sequence(release), evidence.authors)
+    place = evidence.sequence(release)
+    given = judge_approvals(entries, evidence.attestations, history, place, evidence.authors, evidence.parts)
     refusals = {item.entry: item.refusal for item in given}
     return needed, tuple(
         GivenApproval(

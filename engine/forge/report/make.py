@@ -13,7 +13,7 @@ from forge.repo.repository import Repository
 from forge.report.act import act_sections, unknown_annotations
 from forge.report.bundle import write_bundle
 from forge.report.facts import read_facts_of
-from forge.report.figures import approvals, chain, changes, measurements
+from forge.report.figures import approvals, chain, changes, measured_before, measurements
 from forge.report.model import Report
 from forge.report.sheets import data_sheets, training
 from forge.store.store import Store
@@ -69,6 +69,7 @@ def make_report(subject: str, place: Place, folder: Path) -> Report:
         data=sheets,
         training=training(facts),
         measurements=measured,
+        measured_before=measured_before(facts),
         approvals_needed=needed,
         approvals=given,
         changes=changes(facts),

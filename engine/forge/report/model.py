@@ -142,6 +142,19 @@ class Measurement:
 
 
 @dataclass(frozen=True)
+class MeasuredBefore:
+    """An evaluation of the released weights, or a gate's verdict on one, before the release; whichever it rests on."""
+
+    entry: int
+    """Number of the ledger's entry."""
+    step: str
+    commit: str
+    finished: str
+    decision: str | None
+    """A gate's ``GO`` or ``NO-GO``; None for an evaluation, and where the gate's statements do not tell."""
+
+
+@dataclass(frozen=True)
 class GivenApproval:
     """An approval that the release names."""
 
@@ -215,6 +228,8 @@ class Report:
     data: tuple[DataSheet, ...]
     training: tuple[Section, ...]
     measurements: tuple[Measurement, ...]
+    measured_before: tuple[MeasuredBefore, ...]
+    """Every evaluation of these weights and every verdict on one, in the ledger's order."""
     approvals_needed: int
     approvals: tuple[GivenApproval, ...]
     changes: Changes

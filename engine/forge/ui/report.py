@@ -74,7 +74,7 @@ def to_page(report: Report) -> bytes:
                 "Training",
                 [facts_of(section) for section in report.training],
             ),
-            _part("evaluations", "Evaluations", _evaluations(report.measurements)),
+            _part("evaluations", "Evaluations", _evaluations(report.measurements), _measured_before(report)),
             _part("approvals", "Approvals", _approvals(report)),
             _part("changes", "Changes since the release before", _changes(report)),
             _part("withdrawals", "Withdrawals that touch it", _withdrawals(report)),
@@ -281,6 +281,28 @@ def _evaluations(measured: Sequence[Measurement]) -> Content:
     return [
         el("p", ON_INTERVALS),
         table(("Task", "#Value", "#95% interval", "Threshold", "Drawn, and proved by"), rows),
+    ]
+
+
+def _measured_before(report: Report) -> Content:
+    """Whoever measures often enough passes at last, so that is told; the one way from evaluation to verdict is not."""
+    gates = sum(item.step.startswith("gate/") for item in report.measured_before)
+    if max(gates, len(report.measured_before) - gates) < 2:
+        return None
+    rows = [
+        el(
+            "tr",
+            el("th", item.step, scope="row"),
+            el("td", item.decision or ("not told" if item.step.startswith("gate/") else "measured")),
+            el("td", item.finished),
+            el("td", el("span", item.commit[:12], class_="digest short")),
+            el("td", str(item.entry), class_="number"),
+        )
+        for item in report.measured_before
+    ]
+    return [
+        el("h3", "Measured and decided before, about these very weights"),
+        table(("Step", "Outcome", "When", "Commit", "#Entry"), rows),
     ]
 
 

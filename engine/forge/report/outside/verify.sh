@@ -1,10 +1,21 @@
 #!/bin/sh
 # The commands of README.md in their order, and the verdict. Exit status 0: the chain holds; 1: it does not.
-#   sh verify.sh sha256:DIGEST                 in the unpacked folder
-#   sh verify.sh sha256:DIGEST BUNDLE.tar.gz   unpacks it into ./bundle first, unless something in it is odd
+#   sh verify.sh sha256:DIGEST                 in the unpacked folder; the npm packages are installed anew
+#   sh verify.sh sha256:DIGEST BUNDLE.tar.gz   unpacks it into a new folder ./bundle first, unless something in it is odd; a
+#                                              folder node_modules beside it, which you installed, is taken instead of npm ci
 # DIGEST is the trust root's, which you were given by somebody you trust. Where there are time stamps, TSA_PEM in the environment
 # names a file with the certificates of the time-stamping authority that you trust.
+#
+# Nothing of the archive is run but check.mjs and verify.mjs, and nothing in it can stand in for a program, a library or a setting:
+# it may hold the files of the list below and no other, and what would make programs look elsewhere is taken out of the environment.
 set -u
+unset NODE_OPTIONS NODE_PATH GIT_DIR GIT_WORK_TREE GIT_CONFIG_PARAMETERS GIT_CONFIG_COUNT PYTHONPATH PYTHONHOME
+export LC_ALL=C
+
+N='[A-Za-z0-9_][A-Za-z0-9._@+-]*'
+NAMES='^bundle/(README\.md|verify\.sh|(check|verify)\.mjs|package(-lock)?\.json|index\.json|weights\.sha256'
+NAMES="$NAMES|(trust|records|attestations)/$N\.json|keys/$N\.pem|locks/$N\.txt|commits/$N\.commit|approvals/$N"
+NAMES="$NAMES|in-toto/root\.layout|in-toto/links/$N\.link|artifacts/[0-9a-f]+(/[^/.][^/]*)+)"'$'
 
 refuse() {
   echo "VERDICT the chain DOES NOT HOLD: refused by: $1"
@@ -16,13 +27,27 @@ case "${1:-}" in
   *) echo "usage: sh verify.sh sha256:DIGEST [BUNDLE.tar.gz]"; exit 2 ;;
 esac
 
+case ":$PATH:" in
+  *::* | *:[!/]*) refuse "PATH has an entry that is relative: a file of the bundle could be run for a program" ;;
+esac
+
+case "${TSA_PEM:-/}" in
+  /*) ;;
+  *) TSA_PEM=$PWD/$TSA_PEM; export TSA_PEM ;;
+esac
+
 if [ "$#" -gt 1 ]; then
-  test ! -e bundle || refuse "there is something named bundle here already"
+  { test ! -e bundle && test ! -L bundle; } || refuse "there is something named bundle here already"
   tar -tvzf "$2" | awk '$1 !~ /^-/ || $0 ~ / -> | link to / { print "refused: " $0; bad = 1 } END { exit bad }' || refuse "links in the archive"
   tar -tzf "$2" | awk '$0 !~ /^bundle\// || $0 ~ /(^|\/)\.\.(\/|$)/ { print "refused: " $0; bad = 1 } END { exit bad }' || refuse "paths in the archive"
+  if tar -tzf "$2" | grep -Ev "$NAMES"; then refuse "files in the archive that no bundle has (above)"; fi
+  if tar -tzf "$2" | sort | uniq -d | grep .; then refuse "files in the archive twice (above)"; fi
   tar -xzf "$2" --no-same-owner || refuse "tar"
-  if [ -d node_modules ]; then cp -R node_modules bundle/; fi
+  if [ -d node_modules ]; then cp -R node_modules bundle/ || refuse "node_modules"; fi
   cd bundle || exit 1
+else
+  rm -rf node_modules work # where they come from cannot be told
+  if find . ! -type d | sed 's,^\.,bundle,' | grep -Ev "$NAMES"; then refuse "files here that no bundle has (above)"; fi
 fi
 if [ ! -d node_modules ]; then
   npm ci --ignore-scripts || refuse "npm ci"
@@ -37,7 +62,7 @@ while read -r pae signature key file; do openssl pkeyutl -verify -rawin -pubin -
 ) || refuse "openssl"
 
 echo "== @sigstore/verify"
-xargs node verify.mjs < work/sigstore.list || refuse "@sigstore/verify"
+xargs -n 200 node verify.mjs < work/sigstore.list || refuse "@sigstore/verify"
 
 echo "== openssl ts"
 (
