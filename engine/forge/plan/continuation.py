@@ -1,13 +1,15 @@
-"""What a training can go on from: checkpoints of recorded runs that are on its way to the last digit (``spec.extend``)."""
+"""What a training can go on from: checkpoints of earlier runs that are on its way to the last digit (``spec.extend``)."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from forge.contract.checkpoints import BYPRODUCT, branch_point_of, newest_checkpoint, position_of
 from forge.contract.record import Record
-from forge.plan.action import Continuation
+from forge.plan.action import Action, Continuation
 from forge.plan.graph import Step, version_of
 from forge.plan.live import Live, Running
+from forge.plan.reason import Reason, ReasonKind
 from forge.plan.withdrawn import Descent
 from forge.spec.extend import shared_steps, steps_before_decay, why_not_extended
 from forge.spec.training import LargeTraining
@@ -31,6 +33,63 @@ class Place:
     live: Live
     descent: Descent | None
     threads: int
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The run that a training is the exact continuation of, or why there is none where one would be expected."""
+
+    run: Continuation | None
+    reasons: tuple[Reason, ...]
+    tokens: int = 0
+    """Those that need not be trained on again, as far as they are known."""
+
+
+def find_earlier(
+    step: Step,
+    action: Action,
+    ids: Iterable[str],
+    histories: Mapping[str, Iterable[Record]],
+    other: Running | None,
+    place: Place,
+) -> Earlier:
+    """What a training goes on from: a run at work that ends for it, one that stopped on this machine, or a recorded one.
+
+    Args:
+        step: the training.
+        action: what is known of it so far.
+        ids: the step's id, and those that it had before.
+        histories: by id of the step itself, and then of those that it branches from: the newest record under each name.
+        other: the run at work.
+        place: what is there.
+    """
+    inputs = action.inputs
+    if other is not None and continues(other, step, inputs) and left_by([other], step) is not None:
+        told = f"what the run under the key {other.key[:19]} has reached on this machine when it ends"
+        return Earlier(Continuation(other.key, None), (Reason(ReasonKind.CONTINUES, told, commit=other.commit),))
+    stopped = [run for name in ids for run in place.live.stopped.get(name, ())]
+    stopped = [run for run in stopped if run.key != action.key and continues(run, step, inputs)]
+    left = left_by(stopped, step)
+    if left is not None:
+        told = f"step {left.step} of the run that stopped under the key {left.run.key[:19]} on this machine"
+        reason = Reason(ReasonKind.CONTINUES, told, commit=left.run.commit)
+        return Earlier(Continuation(left.run.key, None), (reason,), left.tokens)
+    reasons = [Reason(ReasonKind.FROM_SCRATCH, nothing_left(run, step)) for run in stopped[:1]]
+    for name, records in histories.items():
+        said: list[str] = []
+        for record in records:
+            found = kept_by(record, step, inputs, place)
+            if isinstance(found, Kept):
+                reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
+                return Earlier(found.run, (reason,), found.tokens)
+            if found is None:
+                continue
+            if name != step.id:
+                said.append(f"{record.step_id}, which it branches from: {found}")
+            elif _tokens(record.parameters) != _tokens(step.parameters):
+                said.append(found)
+        reasons += [Reason(ReasonKind.FROM_SCRATCH, text) for text in said[:1]]
+    return Earlier(None, tuple(reasons))
 
 
 def continues(run: Running, step: Step, inputs: Mapping[str, str]) -> bool:
@@ -103,3 +162,8 @@ def _other_machine(record: Record, step: Step, threads: int) -> str | None:
         if record.environment.get(name, value) != value:
             return f"it ran with {record.environment[name]} {name}, and this run has {value}: the last digits would differ"
     return None
+
+
+def _tokens(parameters: Mapping[str, Any]) -> Any:
+    training = parameters.get("training")
+    return training.get("tokens") if isinstance(training, Mapping) else None

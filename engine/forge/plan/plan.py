@@ -16,12 +16,12 @@ from typing import Any
 
 from forge.contract.kinds import StepKind
 from forge.contract.record import Made, Pointer, Record, Release
-from forge.plan.action import SETTLED, Action, ActionKind, Continuation, Plan
+from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
 from forge.plan.blame import Blame, owner_of, same_policy
 from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_policy
-from forge.plan.continuation import Kept, Place, continues, kept_by, left_by, nothing_left
+from forge.plan.continuation import Place, find_earlier
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
@@ -230,9 +230,8 @@ class _Planner:
         at_work = self.live.running.get(key)
         if at_work is not None:
             reasons = (Reason(ReasonKind.IN_FLIGHT, at_work.holder, commit=at_work.commit), *reasons)
-            return self._extended(
-                self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate), step
-            )
+            action = self._action(self._run_kind(step, latest), step, reasons, key, inputs, estimate=estimate)
+            return self._extended(action, step)
         coming = [name for name in step.after if self.actions[name].does_something]
         if coming:  # it may keep a checkpoint for this one
             return self._without_key(step, coming, [])
@@ -250,46 +249,13 @@ class _Planner:
         """A training from the checkpoint of an earlier run, where there is one; also while it is at work: it began with it."""
         if step.kind is not StepKind.TRAIN or step.id in self.force:
             return action
-        earlier, added, kept = self._continuation(step, action.key or "", action.inputs, other)
-        action = replace(action, reasons=(*action.reasons, *added))
-        if earlier is None:
-            return action
-        return replace(action, kind=ActionKind.EXTEND, estimate=_rest_of(action.estimate, kept), continues=earlier)
-
-    def _continuation(
-        self, step: Step, key: str, inputs: Mapping[str, str], other: Running | None
-    ) -> tuple[Continuation | None, tuple[Reason, ...], int]:
-        """The earlier run that this one is the exact continuation of, or why a grown budget or a branch cannot use one.
-
-        The last are the tokens that need not be trained on again, as far as they are known.
-        """
-        if other is not None and continues(other, step, inputs) and left_by([other], step) is not None:
-            told = f"what the run under the key {other.key[:19]} has reached on this machine when it ends"
-            return Continuation(other.key, None), (Reason(ReasonKind.CONTINUES, told, commit=other.commit),), 0
-        stopped = [run for name in self._lineage.ids(step) for run in self.live.stopped.get(name, ())]
-        stopped = [run for run in stopped if run.key != key and continues(run, step, inputs)]
-        left = left_by(stopped, step)
-        if left is not None:
-            told = f"step {left.step} of the run that stopped under the key {left.run.key[:19]} on this machine"
-            reason = Reason(ReasonKind.CONTINUES, told, commit=left.run.commit)
-            return Continuation(left.run.key, None), (reason,), left.tokens
-        reasons = [Reason(ReasonKind.FROM_SCRATCH, nothing_left(run, step)) for run in stopped[:1]]
         place = Place(self.live, self._descent, self.desired.settings.executor.threads)
-        for name in (step.id, *step.after):
-            said: list[str] = []
-            for record in self._lineage.newest(self._steps[name]):
-                found = kept_by(record, step, inputs, place)
-                if isinstance(found, Kept):
-                    reason = Reason(ReasonKind.CONTINUES, f"{found.run.checkpoint}", commit=found.commit)
-                    return found.run, (reason,), found.tokens
-                if found is None:
-                    continue
-                if name != step.id:
-                    said.append(f"{record.step_id}, which it branches from: {found}")
-                elif _tokens(record.parameters) != _tokens(step.parameters):
-                    said.append(found)
-            reasons += [Reason(ReasonKind.FROM_SCRATCH, text) for text in said[:1]]
-        return None, tuple(reasons), 0
+        histories = {name: self._lineage.newest(self._steps[name]) for name in (step.id, *step.after)}
+        found = find_earlier(step, action, self._lineage.ids(step), histories, other, place)
+        action = replace(action, reasons=(*action.reasons, *found.reasons))
+        if found.run is None:
+            return action
+        return replace(action, kind=ActionKind.EXTEND, estimate=_rest_of(action.estimate, found.tokens), continues=found.run)
 
     def _if_approved(self, step: Step, action: Action) -> Action:
         """The release with the approvals that it rests on; blocked where there are too few."""
@@ -445,11 +411,6 @@ def _goes_back(moves: Sequence[Release]) -> bool:
     if next(reversed(asked_for)) != last.commit:
         return True
     return asked_for[last.commit] != last.release and any(move.release == last.release for move in earlier)
-
-
-def _tokens(parameters: Mapping[str, Any]) -> Any:
-    training = parameters.get("training")
-    return training.get("tokens") if isinstance(training, Mapping) else None
 
 
 def _rest_of(estimate: Estimate, kept: int) -> Estimate:

@@ -142,14 +142,17 @@ class BlameOf:
             return place
         moved = [] if commit == other else [each for each in self.repository.changes(commit, other) if each.status in "DM"]
         for each in moved[:_MOST_MOVED]:
-            found = self._in_file(commit, each.path, names) if each.path.endswith((".yaml", ".yml")) else None
+            found = self._in_file(commit, each.path, names, named=True) if each.path.endswith((".yaml", ".yml")) else None
             if found is not None and found.resource is not None:
                 return found
         return place
 
-    def _in_file(self, commit: str, path: str, names: set[str]) -> _Place | None:
+    def _in_file(self, commit: str, path: str, names: set[str], *, named: bool = False) -> _Place | None:
+        """A resource in a file of a commit; ``named``: a file whose text does not hold its name is not parsed."""
         blob = self.repository.read_object(f"{commit}:{path}")
         if blob is None or blob.kind != "blob":
+            return None
+        if named and not any(name.partition("/")[2].encode() in blob.data for name in names):
             return None
         if blob.name not in self._files:
             self._files[blob.name] = _read(path, blob.data)
