@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from tests.admission.test_attacks import REF, bodies_of, entries_of, pulled, record_of, refused, rewrite, store_of, verdict_of
-from tests.conftest import commit_all, git, run_forge
+from tests.conftest import DEPLOYMENT, MODEL, commit_all, git, run_forge
 
 from forge.admission.verdict import Rule
 from forge.admission.verify import withdrawn_from
@@ -18,7 +18,7 @@ from forge.attest.statements import withdrawal_statement
 from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import Role
-from forge.contract.record import Release, Withdrawal
+from forge.contract.record import Release, Renaming, Withdrawal
 from forge.ledger.ledger import Draft, Ledger
 from forge.repo.repository import Repository
 from forge.serve.pull import WithdrawnError
@@ -61,6 +61,30 @@ def body_of(folder: Path, subject: str, **change: object) -> Withdrawal:
         "subject": subject, "reason": "why", "serving": "stop", "lifted": False, "commit": git(folder, "rev-parse", "HEAD"),
         "supersedes": known[-1].digest if known else None, "moved": "2999-01-01T00:00:00.000+00:00", **change,
     })  # fmt: skip
+
+
+def test_a_withdrawal_reaches_what_was_made_after_the_previous_name_was_taken_out(
+    copy_of_applied: Path, config_home: Path
+) -> None:
+    """The ledger remembers the renaming, and the commit that it names says so; a forged note's commit does not."""
+    folder = copy_of_applied
+    (folder / "models" / "deployment.yaml").write_text(DEPLOYMENT.replace("Model/small", "Model/mid"))
+    for metadata, seed in (("{name: mid, previous_name: small}", "seed: 5"), ("{name: mid}", "seed: 6")):
+        (folder / "models" / "model.yaml").write_text(MODEL.replace("{name: small}", metadata).replace("seed: 5", seed))
+        commit_all(folder)
+        run_forge(folder, config_home, "apply")
+    with Repository(folder) as repository:
+        head = git(folder, "rev-parse", "HEAD")
+        forged = Renaming(subject="DataRecipe/small", previous="DataRecipe/other", commit=head)
+        Ledger(repository, REF).append([Draft(forged)])
+    withdraw(folder, "DataRecipe/other")
+    run_forge(folder, config_home, "apply", code=None)
+    assert "the chain holds" in run_forge(folder, config_home, "verify", "release/local").stdout
+    withdraw(folder, "Model/small")
+    run_forge(folder, config_home, "apply", code=1)
+    said = run_forge(folder, config_home, "verify", "release/local", code=4)
+    assert "[withdrawn]" in said.stdout + said.stderr
+    assert "Model/small" in said.stdout + said.stderr
 
 
 def test_a_commit_withdraws_and_another_lifts(copy_of_applied: Path, config_home: Path) -> None:

@@ -10,7 +10,7 @@ out that nothing has to be done (early cutoff). Rules:
 5. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,14 +24,16 @@ from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_
 from forge.plan.continuation import Place, find_earlier
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
+from forge.plan.drift import was_moved
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
 from forge.plan.lineage import Lineage
 from forge.plan.live import Live, Running
+from forge.plan.notes import about_resources
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.rebuilt import if_rebuilt_alike
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
-from forge.plan.upkeep import about_resources, approvals_needed, plan_approvals_needed, refusals_of
+from forge.plan.upkeep import approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.resource import Model
 
@@ -206,7 +208,7 @@ class _Planner:
         before = [move for move in moves if move.release == digest]
         serves = pointer.release if pointer else None
         kind, why, commit = self._release_kind(step, inputs), ReasonKind.POINTER, pointer.commit if pointer else None
-        if any(move.commit == self.desired.commit for move in before) or (before and pointer and self._was_moved(moves)):
+        if any(move.commit == self.desired.commit for move in before) or (before and pointer and was_moved(moves, self.live)):
             kind, why = ActionKind.ROLL_BACK, ReasonKind.DRIFTED
         elif before:
             kind, why, commit = ActionKind.ROLL_BACK, ReasonKind.RELEASED_BEFORE, before[-1].commit
@@ -215,10 +217,6 @@ class _Planner:
             moved_for = f"commit {pointer.commit[:12]} at {pointer.moved}"
             reasons.append(Reason(ReasonKind.MOVED_BY, moved_for, commit=pointer.commit))
         return self._action(kind, step, tuple(reasons), key, inputs, made.products)
-
-    def _was_moved(self, moves: Sequence[Release]) -> bool:
-        """Whether the pointer's last move is none that the planned commit follows from."""
-        return self.live.is_elsewhere(moves[-1].commit) or _goes_back(moves)
 
     def _make(self, step: Step, key: str, inputs: Mapping[str, str]) -> Action:
         """The key is new: the step runs, from a checkpoint where that gives the same bytes."""
@@ -396,21 +394,6 @@ def _environment(step: Step) -> str:
     if step.environment is None:
         raise TypeError(f"{step.id} is no release")
     return step.environment
-
-
-def _goes_back(moves: Sequence[Release]) -> bool:
-    """Whether the last move followed no newer commit.
-
-    It names a commit that others had followed, or serves again what the commit that it names had moved away from.
-    The ledger alone says so: that a move was for a commit of another branch, Git has to tell (``Live.is_elsewhere``).
-    """
-    asked_for: dict[str, str] = {}
-    for move in moves:
-        asked_for.setdefault(move.commit, move.release)
-    *earlier, last = moves
-    if next(reversed(asked_for)) != last.commit:
-        return True
-    return asked_for[last.commit] != last.release and any(move.release == last.release for move in earlier)
 
 
 def _rest_of(estimate: Estimate, kept: int) -> Estimate:
