@@ -166,13 +166,6 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_html_that_is_nested_too_deep_has_no_text_and_with_too_many_tags_is_refused(tmp_path: Path) -> None:
-    nested = "<html><body>" + "<div>" * 20_000 + TEXT + "</div>" * 20_000
-    assert one(tmp_path, "00000.html", nested) == {"0/00000.html": ""}  # counted as empty, as a page without content is
-    with pytest.raises(StepError, match="HTML with more than 200000 tags"):
-        one(tmp_path, "00000.html", "<p>" * 200_001)
-
-
 def table(folder: Path, name: str = "00000.parquet", **columns: Any) -> Path:
     folder.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / name, row_group_size=3)
