@@ -18,7 +18,7 @@ from tests.steps.conftest import MakeRun
 
 from forge.errors import StepError
 from forge.steps import curate
-from forge.steps.curate import documents, formats, parquet
+from forge.steps.curate import documents, docx_text, formats, parquet
 
 TEXT = "A paragraph of a page that somebody wrote, long enough to be taken for its content by those who look for it. " * 3
 HTML = (
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_what_it_says_is_named(name: str, data: bytes, messag
 
 
 def test_a_word_document_that_unfolds_without_end_is_refused_before_it_does(tmp_path: Path) -> None:
-    bomb = word(replaced={"word/styles.xml": b" " * (formats.MAX_UNFOLDED_BYTES + 1)})
+    bomb = word(replaced={"word/styles.xml": b" " * (docx_text.MAX_UNFOLDED_BYTES + 1)})
     assert len(bomb) < 1_000_000
     with pytest.raises(StepError, match="a DOCX that unfolds to "):
         one(tmp_path, "00000.docx", bomb)

@@ -2,23 +2,21 @@
 
 Invariant: a file gives its text or stops the step with one message that names it; nothing is fetched, and nothing outside of
 the file is read. Text, Markdown and source code stay as they are; of HTML the main content is taken (trafilatura), of PDF
-the text of its pages (pypdf; a scanned page has none), of DOCX the paragraphs and tables (python-docx). The bytes that a
-file may unfold to are bounded before anything is unfolded.
+the text of its pages (pypdf; a scanned page has none), of DOCX the paragraphs, tables and text boxes (``docx_text``). The
+bytes that a file may unfold to are bounded before anything is unfolded.
 """
 
 import logging
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from forge.errors import StepError
 from forge.spec.formats import LANGUAGES
+from forge.steps.curate.docx_text import read_docx
 from forge.steps.curate.html import read_html
 from forge.steps.curate.malformed import MALFORMED, said
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_UNFOLDED_BYTES = 256 * 1024 * 1024
-"""Of all parts of a DOCX together."""
 
 
 def text_of(path: Path, place: str) -> str:
@@ -60,33 +58,6 @@ def _pdf(path: Path, place: str) -> str:
     return "\n\n".join(page.strip("\n") for page in pages)
 
 
-def _docx(path: Path, place: str) -> str:
-    import docx
-    from docx.opc.exceptions import OpcError
-    from lxml.etree import LxmlError
-
-    try:
-        with zipfile.ZipFile(path) as parts:
-            unfolded = sum(part.file_size for part in parts.infolist())
-        if unfolded > MAX_UNFOLDED_BYTES:
-            raise StepError(f"{place}: a DOCX that unfolds to {unfolded} bytes, more than {MAX_UNFOLDED_BYTES}: take it out")
-        return "\n\n".join(_blocks(docx.Document(str(path))))
-    except (*MALFORMED, OpcError, LxmlError) as error:
-        raise StepError(
-            f"{place}: a DOCX that cannot be read: {said(error)}; save it anew without a password, or take it out"
-        ) from error
-
-
-def _blocks(container: object) -> Iterator[str]:
-    """Paragraphs, and tables a row a line, in the order of the document."""
-    for item in container.iter_inner_content():  # type: ignore[attr-defined]
-        if hasattr(item, "rows"):
-            rows = [" | ".join(cell.text.strip() for cell in row.cells) for row in item.rows]
-            yield "\n".join(rows)
-        elif item.text.strip():
-            yield item.text
-
-
 READERS: dict[str, Callable[[Path, str], str]] = {
     ".txt": _plain,
     ".md": _plain,
@@ -94,7 +65,7 @@ READERS: dict[str, Callable[[Path, str], str]] = {
     ".html": read_html,
     ".htm": read_html,
     ".pdf": _pdf,
-    ".docx": _docx,
+    ".docx": read_docx,
     **{f".{ending}": _plain for ending in LANGUAGES},
 }
 """Suffix -> how to read it."""
