@@ -1,5 +1,6 @@
 """Word documents: whatever a reader sees is read, once."""
 
+import zipfile
 from pathlib import Path
 
 import docx
@@ -10,6 +11,7 @@ from docx.oxml import parse_xml
 from docx.oxml.ns import nsdecls
 
 from forge.errors import StepError
+from forge.steps.curate import docx_text
 from forge.steps.curate.formats import text_of
 
 RUN = "<w:r><w:t>{}</w:t></w:r>"
@@ -85,6 +87,18 @@ def test_a_plain_document_is_what_python_docx_reads(tmp_path: Path) -> None:
     run.add_break(WD_BREAK.PAGE)
     document.add_paragraph("five", style="List Bullet")
     assert read(tmp_path, document) == "\n\n".join(paragraph.text for paragraph in document.paragraphs)
+
+
+def test_more_tags_than_memory_holds_are_refused_before_a_tree_is_made(tmp_path: Path) -> None:
+    document = docx.Document()
+    document.save(str(tmp_path / "old.docx"))
+    body = f"<w:document {nsdecls('w')}><w:body>{'<w:p/>' * docx_text.MAX_MARKS}</w:body></w:document>"
+    with zipfile.ZipFile(tmp_path / "old.docx") as old, zipfile.ZipFile(tmp_path / "b.docx", "w", zipfile.ZIP_DEFLATED) as new:
+        for part in old.namelist():
+            new.writestr(part, body if part == "word/document.xml" else old.read(part))
+    assert (tmp_path / "b.docx").stat().st_size < 100_000
+    with pytest.raises(StepError, match=r"b\.docx: a DOCX with more than 2000000 tags and attributes"):
+        text_of(tmp_path / "b.docx", "b.docx")
 
 
 def test_a_file_within_the_text_is_refused_and_not_lost(tmp_path: Path) -> None:

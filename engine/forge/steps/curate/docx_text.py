@@ -20,6 +20,8 @@ from forge.steps.curate.malformed import MALFORMED, said
 
 MAX_UNFOLDED_BYTES = 256 * 1024 * 1024
 """Of all parts together."""
+MAX_MARKS = 2_000_000
+"""Tags and attributes of all parts together, of which some 200 bytes of memory are made each: `<w:p/>` packs a thousandfold."""
 _WORD = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _ALTERNATIVES = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
 
@@ -50,9 +52,7 @@ def read_docx(path: Path, place: str) -> str:
 
     try:
         with zipfile.ZipFile(path) as parts:
-            unfolded = sum(part.file_size for part in parts.infolist())
-        if unfolded > MAX_UNFOLDED_BYTES:
-            raise StepError(f"{place}: a DOCX that unfolds to {unfolded} bytes, more than {MAX_UNFOLDED_BYTES}: take it out")
+            _bound(parts, place)
         body = docx.Document(str(path)).element.body
         if next(body.iter(_WORD + "altChunk"), None) is not None:
             raise StepError(f"{place}: a DOCX that holds another file in its text (altChunk): open it in Word and save it anew")
@@ -61,6 +61,21 @@ def read_docx(path: Path, place: str) -> str:
         raise StepError(
             f"{place}: a DOCX that cannot be read: {said(error)}; save it anew without a password, or take it out"
         ) from error
+
+
+def _bound(parts: zipfile.ZipFile, place: str) -> None:
+    """Raises StepError for a document too large to be held, before any tree is made of it."""
+    unfolded = sum(part.file_size for part in parts.infolist())
+    if unfolded > MAX_UNFOLDED_BYTES:
+        raise StepError(f"{place}: a DOCX that unfolds to {unfolded} bytes, more than {MAX_UNFOLDED_BYTES}: take it out")
+    marks = 0
+    for part in parts.infolist():
+        if part.filename.endswith((".xml", ".rels")):
+            with parts.open(part) as file:
+                while chunk := file.read(1 << 20):
+                    marks += chunk.count(b"<") + chunk.count(b"=")
+                    if marks > MAX_MARKS:
+                        raise StepError(f"{place}: a DOCX with more than {MAX_MARKS} tags and attributes: split the document")
 
 
 def _blocks(container: Any) -> Iterator[str]:
