@@ -11,7 +11,7 @@ from hashlib import blake2b
 from json import loads
 from typing import Generic, NamedTuple, TypeVar
 
-from forge.contract.survey import UNDETERMINED, LanguageShare, Sample, Survey
+from forge.contract.survey import UNDETERMINED, LanguageShare, Sample, SuiteCoverage, Survey
 from forge.errors import StepError
 from forge.spec.data_recipe import Pii
 from forge.steps.curate.language import load_model
@@ -106,6 +106,8 @@ class SurveyTaker:
 
     def __init__(self, sources: int) -> None:
         self.samples = Samples()
+        self.suites: dict[str, SuiteCoverage] = {}
+        """What was looked for of each suite."""
         self._lengths: list[Counter[int]] = [Counter() for _ in range(sources)]
         self._kept: Draw[str] = Draw(MOST_LOOKED_AT)
 
@@ -141,6 +143,7 @@ class SurveyTaker:
             languages=languages,
             languages_fault=fault,
             personal_data=dict(sorted(found.items())),
+            suites=self.suites,
         )
 
 
