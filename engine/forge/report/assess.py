@@ -244,7 +244,8 @@ def _about_personal_data(counts: Sequence[PersonalCount], survey: Survey | None)
         if row.left:
             looked = f"in the first {survey.characters:,} characters of {survey.documents:,} documents" if survey else ""
             message = f"{row.left:,} {row.type} {looked} are not replaced"
-            yield Finding(Rule.PERSONAL_DATA, False, message, f"write `{row.type}: true` under `pii`")
+            remedy = "write `edition: 2`, which finds more" if row.is_replaced else f"write `{row.type}: true` under `pii`"
+            yield Finding(Rule.PERSONAL_DATA, False, message, remedy)
     unknown = [row.type for row in counts if row.left is None and not row.is_replaced]
     if unknown:
         message = f"nobody looked for {', '.join(unknown)}"

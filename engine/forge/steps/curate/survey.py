@@ -30,6 +30,8 @@ _LEAST_SCORE = 0.5
 _UNSHOWN = ("license", "contaminated")
 """Rules of whose documents no text is kept."""
 _EVERYTHING = Pii.model_validate(dict.fromkeys(PII_TYPES, True))
+_EDITION = 2
+"""Whatever the recipe's is: a by-product shapes nothing, and should show as little as can be."""
 _Item = TypeVar("_Item")
 
 
@@ -127,7 +129,7 @@ class SurveyTaker:
         texts = self._kept.items()
         found = Counter[str]()
         for text in texts:
-            redact(text, _EVERYTHING, found)
+            redact(text, _EVERYTHING, found, _EDITION)
         fault = ""
         languages: dict[str, LanguageShare] | None = None
         try:
@@ -158,7 +160,7 @@ def _sample(seen: _Seen) -> Sample:
 
 def _excerpt(head: str, most: int) -> str:
     """The beginning, redacted; of a text that was cut off nothing that a value which was cut in two may have left."""
-    redacted = redact(head, _EVERYTHING, Counter())
+    redacted = redact(head, _EVERYTHING, Counter(), _EDITION)
     safe = len(redacted) if len(head) < _REACH else max(0, len(redacted) - _LONGEST_VALUE)
     return redacted[: min(most, safe)]
 

@@ -74,7 +74,8 @@ class Worker:
             )
             for source in parameters["sources"]
         ]
-        self._compares_redacted = self._joins_words = parameters.get("edition", 1) > 1
+        self._edition = parameters.get("edition", 1)
+        self._compares_redacted = self._joins_words = self._edition > 1
         self._allowed: list[str] | None = parameters.get("allow_licenses")
         self._sieve = Sieve(Filters.model_validate(parameters.get("filters", {})))
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
@@ -149,7 +150,7 @@ class Worker:
 
     def _redacted(self, text: str) -> _Redacted:
         personal = Counter[str]()
-        text, found = neutralise(redact(text, self._pii, personal))
+        text, found = neutralise(redact(text, self._pii, personal, self._edition))
         return _Redacted(text, found, personal)
 
     def _finish(self, document: Document, redacted: _Redacted, bands: list[bytes]) -> Finished:
