@@ -99,6 +99,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.allow_licenses": ["CC-BY-4.0", "MIT"],
         "spec.decontaminate_against": ["EvalSuite/a", "EvalSuite/b"],
         "spec.decontamination_ngram": 12,
+        "spec.edition": 2,
         LANGUAGE + "allow": ["de"],
         LANGUAGE + "min_score": 0.7,
         C4 + "remove_citations": False,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.report.material import material, recipe, report, source_report, survey, use
 
-from forge.contract.survey import LanguageShare
+from forge.contract.survey import LanguageShare, SuiteCoverage
 from forge.report.assess import REPEAT_DECAY, assess, worth
 from forge.report.readiness import Answer, Readiness, Rule, TokenCount
 
@@ -46,6 +46,13 @@ WARNED: list[tuple[Rule, dict[str, Any]]] = [
         {
             "spec": recipe(decontaminate_against=["EvalSuite/s"]),
             "report": report(source_report(kept=940, removed={"contaminated.s": 60})),
+        },
+    ),
+    (
+        Rule.CONTAMINATION,
+        {
+            "spec": recipe(decontaminate_against=["EvalSuite/s"]),
+            "survey": survey(suites={"s": SuiteCoverage(looked_for=8, too_short=1)}),
         },
     ),
     (Rule.LANGUAGE, {"survey": survey(languages=languages(en=80, de=20))}),

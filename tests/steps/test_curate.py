@@ -154,6 +154,17 @@ def test_duplicates_are_found_across_sources(make_run: MakeRun, tmp_path: Path) 
     assert set(everything(run.product("documents"))) == {"s0-1", "s0-2", "s0-3", "s0-4", "s1-5"}
 
 
+@pytest.mark.parametrize("dedup", [{"exact": True}, {"minhash": {"ngram": 3}}], ids=["exact", "minhash"])
+@pytest.mark.parametrize(("edition", "left"), [({}, ["d0", "d1"]), ({"edition": 2}, ["d0"])])
+def test_documents_that_are_equal_once_redacted_are_duplicates_in_the_second_edition(
+    edition: dict[str, int], left: list[str], dedup: dict[str, Any], make_run: MakeRun, tmp_path: Path
+) -> None:
+    texts = [f"the answer for {prose(1, words=3)} by {name}@corp.com was short" for name in ("anna.b.c.d.e", "bernd.x.y.z")]
+    found = curated_texts(make_run, tmp_path / "s", texts, dedup=dedup, pii={"emails": True}, **edition)
+    assert list(found) == left
+    assert len(set(found.values())) == 1
+
+
 def test_the_report_names_the_rule_that_removed_a_document(make_run: MakeRun, tmp_path: Path) -> None:
     texts = [prose(5, words=20), "#" * 80 + " the and " * 30, "same line here\n" * 40, "   \n"]
     run = make_run(

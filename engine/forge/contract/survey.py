@@ -6,6 +6,7 @@ documents that went for their licence, or because they repeat an evaluation suit
 keep, the other stays with the suite.
 """
 
+from operator import not_
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,15 @@ class LanguageShare(_Value):
     bytes: _Count
 
 
+class SuiteCoverage(_Value):
+    """How much of an evaluation suite the documents were cleaned of."""
+
+    looked_for: _Count
+    """Items of which a text was long enough to be looked for."""
+    too_short: _Count
+    """Items that nobody looked for: all their texts are shorter."""
+
+
 class Survey(_Value):
     """The by-product."""
 
@@ -62,6 +72,8 @@ class Survey(_Value):
     """Why it could not."""
     personal_data: dict[str, _Count]
     """Type -> what is still in the documents that were looked at, after the recipe's own redaction."""
+    suites: dict[str, SuiteCoverage] = Field(default={}, exclude_if=not_)
+    """By name; of those that the recipe is cleaned of."""
 
     def to_bytes(self) -> bytes:
         """The file."""

@@ -47,6 +47,8 @@ backends read. It drops them before it reads a document. No agent of ssh: keys t
 LOG_FILE = "step.log"
 """What the process wrote to stdout and stderr."""
 _PROCESS_FILE = "process.json"
+_LEAST_FREE_BYTES = 64 * 1024
+"""Of the disk that holds an attempt: with less, a step that ended without a word ended for want of it."""
 
 
 class Job:
@@ -169,10 +171,19 @@ def _outcome(space: Workspace, attempt: int, status: int | None) -> tuple[StepRe
         else:
             how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         lines = log.read_text(errors="replace").splitlines()[-8:]
+        if (free := _free_bytes(folder)) < _LEAST_FREE_BYTES:
+            full = f"the disk that holds {folder} is full ({free} bytes are free); free some space and apply again"
+            message = "\n".join([f"the step process {how} and could not say why: {full}", *lines])
+            raise StepFailedError(message, FailureCause.RESOURCE, attempt) from None
         message = "\n".join([f"the step process {how} without a word; its log ({log}) ends:", *lines])
         raise StepFailedError(message, FailureCause.INTERNAL, attempt) from None
     where = f" (log: {log})" if failure.cause is FailureCause.INTERNAL else ""
     raise StepFailedError(failure.message + where, failure.cause, attempt)
+
+
+def _free_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 def _environment(request: StepRequest, home: Path) -> dict[str, str]:

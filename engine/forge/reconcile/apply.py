@@ -27,7 +27,7 @@ from forge.ledger.lease import StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.ledger.remote import UnreachableError
 from forge.plan.action import Action, Plan
-from forge.plan.graph import FromCommit, Step, build_graph
+from forge.plan.graph import FromCommit, Step, build_graph, producers_of
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
 from forge.plan.withdrawn import is_withdrawn
@@ -36,6 +36,7 @@ from forge.reconcile.approved import Approved
 from forge.reconcile.at_work import AtWork, store_bundle
 from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
 from forge.reconcile.heartbeat import Heartbeats
+from forge.reconcile.naming import named_files
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
 from forge.reconcile.preflight import check_approved, check_plan
@@ -373,10 +374,8 @@ def _told(work: AtWork, error: local.StepFailedError) -> local.StepFailedError:
     """A step knows its inputs by number; whoever has to mend one needs its path in the repository."""
     rows: list[str] = []
     if error.cause is FailureCause.INPUT:
-        rows = [
-            f"\n  {name}/{path} is {origin}"
-            for name, source in sorted(work.step.inputs.items())
-            if isinstance(source, FromCommit)
-            for path, origin in source.bundle.sources.items()
-        ]
-    return local.StepFailedError(f"{work.action.id} failed: {error}{''.join(rows[:20])}", error.cause, error.attempt)
+        inputs = {name: source.bundle.sources for name, source in work.step.inputs.items() if isinstance(source, FromCommit)}
+        fetched = {name: place for name, place in producers_of(work.step).items() if name not in work.step.inputs}
+        rows = named_files(str(error), inputs, fetched)
+    told = "".join(f"\n  {row}" for row in rows)
+    return local.StepFailedError(f"{work.action.id} failed: {error}{told}", error.cause, error.attempt)

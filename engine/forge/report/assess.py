@@ -36,6 +36,7 @@ LEAST_VALIDATION_DOCUMENTS = 20
 MOST_REMOVED = 0.9
 MOST_REMOVED_OF_ALL = 0.5
 MOST_CONTAMINATED = 0.05
+MOST_TOO_SHORT = 0.1
 LEAST_LANGUAGE_SHARE, FEWEST_LANGUAGE_SHARE = 0.9, 0.5
 _DUPLICATES = ("url", "exact", "near")
 
@@ -159,8 +160,11 @@ def _personal(name: str, material: Material) -> PersonalCount:
 def _suites(material: Material) -> Iterator[SuiteCount]:
     cleaned = material.spec.decontaminate_against
     for suite in sorted({*cleaned, *material.evaluated}):
-        removed = material.report.removed.get(f"contaminated.{suite.removeprefix('EvalSuite/')}", 0)
-        yield SuiteCount(suite, suite in cleaned, removed, material.evaluated.get(suite, ()))
+        name = suite.removeprefix("EvalSuite/")
+        removed = material.report.removed.get(f"contaminated.{name}", 0)
+        found = None if material.survey is None else material.survey.suites.get(name)
+        items = (None, None) if found is None else (found.looked_for, found.too_short)
+        yield SuiteCount(suite, suite in cleaned, removed, material.evaluated.get(suite, ()), *items)
 
 
 def _about_existence(material: Material, train: Size) -> Iterator[Finding]:
@@ -240,7 +244,8 @@ def _about_personal_data(counts: Sequence[PersonalCount], survey: Survey | None)
         if row.left:
             looked = f"in the first {survey.characters:,} characters of {survey.documents:,} documents" if survey else ""
             message = f"{row.left:,} {row.type} {looked} are not replaced"
-            yield Finding(Rule.PERSONAL_DATA, False, message, f"write `{row.type}: true` under `pii`")
+            remedy = "write `edition: 2`, which finds more" if row.is_replaced else f"write `{row.type}: true` under `pii`"
+            yield Finding(Rule.PERSONAL_DATA, False, message, remedy)
     unknown = [row.type for row in counts if row.left is None and not row.is_replaced]
     if unknown:
         message = f"nobody looked for {', '.join(unknown)}"
@@ -252,6 +257,12 @@ def _about_suites(suites: Sequence[SuiteCount], read: Size, material: Material) 
         if row.models and not row.is_cleaned:
             message = f"{', '.join(row.models)} is evaluated on {row.suite}, and the documents are not cleaned of it"
             yield Finding(Rule.CONTAMINATION, False, message, f"list {row.suite} in `decontaminate_against`")
+        if row.too_short and row.looked_for is not None and row.too_short > MOST_TOO_SHORT * (row.looked_for + row.too_short):
+            message = (
+                f"{row.too_short:,} of {row.looked_for + row.too_short:,} items of {row.suite} are too short to be looked for"
+            )
+            remedy = "texts below 8 words are found everywhere: keep the suite's own files out of the sources by other means"
+            yield Finding(Rule.CONTAMINATION, False, message, remedy)
     removed = sum(row.removed for row in suites)
     if read.documents and removed / read.documents > MOST_CONTAMINATED:
         names = ", ".join(material.spec.decontaminate_against)

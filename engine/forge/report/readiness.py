@@ -151,6 +151,10 @@ class SuiteCount:
     is_cleaned: bool
     removed: int
     models: tuple[str, ...]
+    looked_for: int | None = None
+    """Items that documents were compared with; None where nobody counted."""
+    too_short: int | None = None
+    """Items that are too short to be looked for."""
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,8 @@ class DataRecipeSpec(Part):
     """A document goes that shares so many consecutive words with an item (Brown et al. 2020, appendix C), or all the words of
     a field of an item that has at least eight."""
     split: Annotated[Split, REBUILD]
+    edition: Annotated[Literal[1, 2], REBUILD] = 1
+    """By which rules it is curated (docs/data.md, "Editions"). 2: for new recipes; 1: as those before it were."""
     language: Annotated[Literal["en"], REBUILD] = "en"
     """Chooses the word splitter's rules and the stop words."""
 

@@ -12,6 +12,7 @@ import os
 import platform
 import sys
 import traceback
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -37,7 +38,10 @@ _MODULES = {
 _OF_TUNING = ("transformers", "trl", "peft", "accelerate")
 _OF_NANOTRON = ("transformers",)
 """nanotron names itself, by its files (``nanotron.wheel``)."""
-_TRANSIENT = {errno.ENOSPC, errno.EDQUOT, errno.ENOMEM, errno.EMFILE}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_TRANSIENT = _FULL | {errno.ENOMEM, errno.EMFILE}
+_RESERVED_BYTES = 16 * 1024
+"""Of the disk, for the last word of a step that fills it."""
 
 
 def process_request(argv: list[str], stop: StopRequest) -> int:
@@ -55,10 +59,13 @@ def process_request(argv: list[str], stop: StopRequest) -> int:
     if request.step_version != known:
         print(f"{path}: asks for {request.step} version {request.step_version}, this engine has {known}", file=sys.stderr)
         return 2
+    _reserve(path.parent / FAILURE_FILE)
     failure = _carry_out(request, path.parent, stop)
     if failure is None:
+        _temporary(path.parent / FAILURE_FILE).unlink(missing_ok=True)
         return 0
-    print(failure.message, file=sys.stderr)
+    with suppress(OSError):  # the log may be on a disk that is full
+        print(failure.message, file=sys.stderr)
     _write(path.parent / FAILURE_FILE, failure)
     return 1
 
@@ -79,7 +86,10 @@ def _carry_out(request: StepRequest, folder: Path, stop: StopRequest) -> StepFai
     except Exception as error:  # noqa: BLE001 (the process boundary: whatever went wrong becomes a message with its cause)
         cause = _cause_of(error)
         message = str(error) or type(error).__name__
-        if cause is not FailureCause.INPUT:
+        if (full := _full(error)) is not None:
+            message = f"{request.subject}: {_no_room(request, full)} ({message})"
+            cause = FailureCause.RESOURCE
+        elif cause is not FailureCause.INPUT:
             message = f"{type(error).__name__}: {message}"
         if cause is FailureCause.INTERNAL:
             traceback.print_exc()
@@ -130,6 +140,22 @@ def _stopped(request: StepRequest, message: str) -> StepFailure:
     )
 
 
+def _full(error: BaseException) -> OSError | None:
+    """The error that says that a disk is full, where one stands in the chain of causes."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno in _FULL:
+            return link
+        link = link.__cause__ or link.__context__
+    return None
+
+
+def _no_room(request: StepRequest, error: OSError) -> str:
+    folders = [str(error.filename)] if error.filename else [request.output, request.scratch]
+    place = " or ".join(dict.fromkeys(folders))
+    return f"the {request.step} step found no room left to write in {place}: free some space on that disk and apply again"
+
+
 def _cause_of(error: BaseException) -> FailureCause:
     """A step's own word counts; else look down the chain of causes for a machine that ran out of something."""
     link: BaseException | None = error
@@ -175,10 +201,23 @@ def _sync(folder: Path) -> None:
                 os.fsync(file.fileno())
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_suffix(".tmp")
+
+
+def _reserve(path: Path) -> None:
+    """Take the room that ``_write`` needs for this file, as far as there is any now."""
+    with suppress(OSError), _temporary(path).open("wb") as file:
+        file.write(bytes(_RESERVED_BYTES))
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def _write(path: Path, message: Message) -> None:
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(message.model_dump_json(indent=1) + "\n")
+    temporary = _temporary(path)
+    with temporary.open("r+b" if temporary.exists() else "wb") as file:  # over what was reserved, not beside it
+        file.write(message.model_dump_json(indent=1).encode() + b"\n")
+        file.truncate()
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

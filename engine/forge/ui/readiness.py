@@ -140,6 +140,7 @@ def _personal(readiness: Readiness) -> list[str]:
 def _suites(readiness: Readiness) -> list[str]:
     return [
         f"{row.suite}: {f'cleaned of it, {row.removed:,} documents removed' if row.is_cleaned else 'NOT cleaned of it'}"
+        + (f"; {row.looked_for:,} items looked for, {row.too_short:,} too short" if row.looked_for is not None else "")
         + (f"; {', '.join(row.models)} is evaluated on it" if row.models else "")
         for row in readiness.suites
     ]

@@ -199,12 +199,13 @@ def _suites(readiness: Readiness) -> Content:
             row.suite,
             tag("holds", "cleaned of it") if row.is_cleaned else tag("missing", "not cleaned of it"),
             ", ".join(row.models) or "no model that reads the recipe",
+            *("not counted" if count is None else f"{count:,}" for count in (row.looked_for, row.too_short)),
             f"{row.removed:,}",
-            numbers=1,
+            numbers=3,
         )
         for row in readiness.suites
     ]
-    return table(("Suite", "", "Evaluated on it", "#Documents removed"), rows)
+    return table(("Suite", "", "Evaluated on it", "#Items looked for", "#Items too short", "#Documents removed"), rows)
 
 
 def _languages(readiness: Readiness) -> Content:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.steps.conftest import MakeRun
 
+from forge.contract.survey import SuiteCoverage, Survey
 from forge.errors import StepError
 from forge.steps import curate
 from forge.steps.curate.contamination import Decontaminator
@@ -53,6 +54,41 @@ def test_a_short_text_counts_when_a_document_holds_all_of_it(tmp_path: Path) -> 
     folder = items(tmp_path, {"choices": [SHORT, "too short to tell"]})
     texts = [f"They say: {SHORT.lower()}. So it is.", "Nobody reads the manual before the machine", "too short to tell"]
     assert reasons(texts, ("one", folder)) == ["one", None, None]
+
+
+def test_items_that_nobody_looks_for_are_counted(make_run: MakeRun, tmp_path: Path) -> None:
+    rows = ({"q": ITEM, "a": "dpkg"}, {"q": "Which tool removes?", "a": "dpkg"}, {"choices": ["a", SHORT]}, {"number": 3})
+    folder = items(tmp_path / "suite", *rows)
+    assert Decontaminator([("one", folder)], 13).coverage == {"one": SuiteCoverage(looked_for=2, too_short=1)}
+    texts = [f"text number {number} about {letter}" for number, letter in enumerate(LETTERS)]
+    source = suite(tmp_path / "source", "00000.jsonl", "".join(json.dumps({"id": t, "text": t}) + "\n" for t in texts))
+    parameters = {"sources": [{}], "split": {"validation_fraction": 0.5}, "decontaminate_against": ["EvalSuite/one"]}
+    run = make_run("curate", parameters, {"source-0": source, "suite-0": folder})
+    metrics = curate.run(run)
+    assert (metrics["looked_for.one"], metrics["too_short.one"]) == (2, 1)
+    survey = Survey.model_validate_json((run.byproduct("survey") / "survey.json").read_bytes())
+    assert survey.suites == {"one": SuiteCoverage(looked_for=2, too_short=1)}
+
+
+@pytest.mark.parametrize(("edition", "left"), [({}, 27), ({"edition": 2}, 26)])
+def test_words_that_a_line_break_cuts_are_joined_in_the_second_edition(
+    edition: dict[str, int], left: int, make_run: MakeRun, tmp_path: Path
+) -> None:
+    folder = items(tmp_path / "suite", {"q": ITEM})
+    cut = ITEM.replace("manager", "mana-\n  ger").replace("archives", "ar-\nchives")
+    texts = [cut, *(f"text number {number} about {letter}" for number, letter in enumerate(LETTERS))]
+    source = suite(tmp_path / "source", "00000.jsonl", "".join(json.dumps({"id": t, "text": t}) + "\n" for t in texts))
+    parameters = {"sources": [{}], "split": {"validation_fraction": 0.5}, "decontaminate_against": ["EvalSuite/one"]}
+    run = make_run("curate", parameters | edition, {"source-0": source, "suite-0": folder})
+    metrics = curate.run(run)
+    assert int(metrics["documents_train"]) + int(metrics["documents_validation"]) == left
+
+
+def test_an_item_that_is_cut_is_found_in_a_document_that_is_not(tmp_path: Path) -> None:
+    folder = items(tmp_path, {"q": ITEM.replace("archives", "ar-\nchives")})
+    words = [normalised_words(ITEM)]
+    assert Decontaminator([("one", folder)], 17, joins=True).reasons(words) == ["one"]
+    assert Decontaminator([("one", folder)], 17).reasons(words) == [None]
 
 
 def test_an_item_that_ends_one_document_and_begins_the_next_is_in_neither(tmp_path: Path) -> None:

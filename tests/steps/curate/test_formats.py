@@ -18,7 +18,7 @@ from tests.steps.conftest import MakeRun
 
 from forge.errors import StepError
 from forge.steps import curate
-from forge.steps.curate import documents, formats, parquet
+from forge.steps.curate import documents, docx_text, formats, parquet
 
 TEXT = "A paragraph of a page that somebody wrote, long enough to be taken for its content by those who look for it. " * 3
 HTML = (
@@ -153,7 +153,7 @@ def test_a_file_that_is_not_what_it_says_is_named(name: str, data: bytes, messag
 
 
 def test_a_word_document_that_unfolds_without_end_is_refused_before_it_does(tmp_path: Path) -> None:
-    bomb = word(replaced={"word/styles.xml": b" " * (formats.MAX_UNFOLDED_BYTES + 1)})
+    bomb = word(replaced={"word/styles.xml": b" " * (docx_text.MAX_UNFOLDED_BYTES + 1)})
     assert len(bomb) < 1_000_000
     with pytest.raises(StepError, match="a DOCX that unfolds to "):
         one(tmp_path, "00000.docx", bomb)
@@ -166,13 +166,6 @@ def test_a_file_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
         read(tmp_path)
 
 
-def test_html_that_is_nested_too_deep_has_no_text_and_with_too_many_tags_is_refused(tmp_path: Path) -> None:
-    nested = "<html><body>" + "<div>" * 20_000 + TEXT + "</div>" * 20_000
-    assert one(tmp_path, "00000.html", nested) == {"0/00000.html": ""}  # counted as empty, as a page without content is
-    with pytest.raises(StepError, match="HTML with more than 200000 tags"):
-        one(tmp_path, "00000.html", "<p>" * 200_001)
-
-
 def table(folder: Path, name: str = "00000.parquet", **columns: Any) -> Path:
     folder.mkdir(exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(columns), folder / name, row_group_size=3)
@@ -181,6 +174,7 @@ def table(folder: Path, name: str = "00000.parquet", **columns: Any) -> Path:
 
 def test_rows_of_parquet_are_documents_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parquet, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(parquet, "_BLOCK_ROWS", 4)
     folder = table(tmp_path, id=list(range(8)), body=[f"text {number}" for number in range(8)], other=[[1]] * 8)
     assert list(read(folder, documents.SourceKeys(text="body")).items()) == [(str(n), f"text {n}") for n in range(8)]
 
@@ -202,6 +196,28 @@ def test_rows_of_parquet_are_documents_in_order(tmp_path: Path, monkeypatch: pyt
 def test_a_parquet_file_with_another_schema_is_named(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(StepError, match=re.escape(message)):
         read(table(tmp_path, **columns))
+
+
+def test_a_block_of_parquet_is_bounded_by_bytes(tmp_path: Path) -> None:
+    """Equal values are stored once: 256 rows of a text of 2 MB are a file of 2 kB, and were one block of 512 MB."""
+    text = "lorem ipsum dolor " * 110_000
+    pyarrow.parquet.write_table(
+        pyarrow.table({"id": list(map(str, range(256))), "text": [text] * 256}), tmp_path / "00000.parquet", compression="zstd"
+    )
+    assert (tmp_path / "00000.parquet").stat().st_size < 10_000
+    blocks = list(documents.read_blocks([tmp_path], [documents.SourceKeys()]))
+    assert [block.first for block in blocks] == list(range(1, 256, 8))
+    assert max(block.rows.nbytes for block in blocks) < 17_000_000
+
+
+def test_a_page_of_parquet_that_unfolds_without_end_is_refused(tmp_path: Path) -> None:
+    text = "lorem ipsum dolor " * 110_000
+    table = pyarrow.table({"id": list(map(str, range(160))), "text": [text] * 160})
+    pyarrow.parquet.write_table(table, tmp_path / "00000.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(
+        StepError, match=r"file 00000\.parquet: 'text' of row group 0 unfolds from [0-9]+ bytes to 3[0-9]{8}: take"
+    ):
+        read(tmp_path)
 
 
 def test_a_source_of_several_kinds_is_curated_alike_by_any_number_of_processes(

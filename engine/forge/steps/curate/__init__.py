@@ -55,6 +55,8 @@ def run(run: StepRun) -> Metrics:
         "documents_train": tally.splits["train"].documents,
         "documents_validation": tally.splits["validation"].documents,
         "bytes_train": tally.splits["train"].bytes,
+        **{f"looked_for.{suite}": found.looked_for for suite, found in survey.suites.items()},
+        **{f"too_short.{suite}": found.too_short for suite, found in survey.suites.items()},
     }
 
 
@@ -80,6 +82,7 @@ def _judge(
     documents_read = 0
     suites = [run.input(f"suite-{index}") for index in range(len(run.parameters.get("decontaminate_against", [])))]
     worker = Worker(run.parameters, suites)  # here, so that a fault of the recipe is told before anything is started
+    survey.suites = worker.coverage
     for block in judged(read_blocks(folders, worker.keys, names), worker, processes):
         tally.read[block.source] += block.read
         tally.removed[block.source].update(block.removed)

@@ -2,18 +2,20 @@
 
 Invariant: what is compared are words without case, signs and diacritics, numbers as 0; a document goes when it shares n
 consecutive words with any text of an item (a field of a row of the suite's data files), or all the words of a text that has
-fewer than n but at least eight. Shorter texts are found everywhere and say nothing. Neither the report nor a message shows
-what was found: items of a suite stay with the suite.
+fewer than n but at least eight. Shorter texts are found everywhere and say nothing: how many items have no other is counted.
+Neither the report nor a message shows what was found: items of a suite stay with the suite.
 """
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from forge.contract.survey import SuiteCoverage
 from forge.errors import StepError
 from forge.steps.curate.lexicon import Hashes, Lexicon
 from forge.steps.curate.signatures import normalised_words
@@ -21,15 +23,28 @@ from forge.steps.curate.signatures import normalised_words
 LEAST_WORDS = 8
 _FACTOR = np.uint64(0xC2B2AE3D27D4EB4F)
 _BATCH_ITEMS = 1024
+_CUT = re.compile(r"(?<=\w)[-\u2010][ \t]{0,8}\r?\n[ \t]{0,64}(?=\w)")
+
+
+def unhyphenated(text: str) -> str | None:
+    """The text with words joined that a hyphen and a line break cut in two; None where there are none."""
+    joined, found = _CUT.subn("", text)
+    return joined if found else None
 
 
 class Decontaminator:
     """The runs of words of some suites, ready to be looked for."""
 
-    def __init__(self, suites: list[tuple[str, Path]], ngram: int) -> None:
-        """``suites``: name and folder of each. Raises StepError for one that cannot be read or that nothing can be found of."""
+    def __init__(self, suites: list[tuple[str, Path]], ngram: int, *, joins: bool = False) -> None:
+        """``suites``: name and folder of each. Raises StepError for one that cannot be read or that nothing can be found of.
+
+        ``joins``: items are also looked for as they read once words that a line break cuts in two are joined.
+        """
+        self.coverage: dict[str, SuiteCoverage] = {}
+        """By suite."""
         self._lexicon = Lexicon()
         self._ngram = ngram
+        self._joins = joins
         self._suites = [(name, self._index(name, folder)) for name, folder in suites]
 
     def reasons(self, lists: list[list[str]]) -> list[str | None]:
@@ -52,14 +67,19 @@ class Decontaminator:
     def _index(self, name: str, folder: Path) -> dict[int, Hashes]:
         """Length -> sorted keys of the suite's runs of so many words."""
         keys: dict[int, list[Hashes]] = {}
-        for texts in _batches(_texts(name, folder)):
-            lists = [words for words in map(normalised_words, texts) if len(words) >= LEAST_WORDS]
+        looked_for = too_short = 0
+        for items in _batches(_items(name, folder)):
+            of_items = [self._long_enough(texts) for texts in items]
+            looked_for += sum(map(bool, of_items))
+            too_short += sum(not found for found in of_items)
+            lists = [words for found in of_items for words in found]
             long = [words for words in lists if len(words) >= self._ngram]
             for length, (found, _) in self._grams(long, {self._ngram}).items():
                 keys.setdefault(length, []).append(found)
             for length in {len(words) for words in lists if len(words) < self._ngram}:
                 whole = [words for words in lists if len(words) == length]
                 keys.setdefault(length, []).append(self._grams(whole, {length})[length][0])
+        self.coverage[name] = SuiteCoverage(looked_for=looked_for, too_short=too_short)
         index = {length: np.unique(np.concatenate(parts)) for length, parts in keys.items() if any(map(len, parts))}
         if not index:
             raise StepError(
@@ -67,6 +87,11 @@ class Decontaminator:
                 " take it out of `decontaminate_against`"
             )
         return index
+
+    def _long_enough(self, texts: list[str]) -> list[list[str]]:
+        """The words of an item's texts that are looked for."""
+        joined = [text for text in map(unhyphenated, texts) if text is not None] if self._joins else []
+        return [words for words in map(normalised_words, (*texts, *joined)) if len(words) >= LEAST_WORDS]
 
     def _grams(self, lists: list[list[str]], lengths: set[int]) -> dict[int, tuple[Hashes, Hashes]]:
         """For each length the keys of all runs of so many words, and the document of each."""
@@ -93,36 +118,39 @@ def _spread(hashes: Hashes) -> Hashes:
     return mixed
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    for text in texts:
-        batch.append(text)
+def _batches(items: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+    batch: list[list[str]] = []
+    for texts in items:
+        batch.append(texts)
         if len(batch) == _BATCH_ITEMS:
             yield batch
             batch = []
     yield batch
 
 
-def _texts(name: str, folder: Path) -> Iterator[str]:
-    """Every text of every row of the suite's data files, whichever task reads them."""
+def _items(name: str, folder: Path) -> Iterator[list[str]]:
+    """The texts of every row of the suite's data files that has any, whichever task reads them."""
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         read = _READERS.get(path.suffix)
         if read is not None:
             try:
                 for row in read(path):
-                    yield from _strings(row)
+                    if texts := list(_strings(row)):
+                        yield texts
             except (ValueError, RecursionError, csv.Error) as error:
                 place = path.relative_to(folder).as_posix()
                 raise StepError(f"EvalSuite/{name}, which documents are cleaned of: {place} cannot be read: {error}") from error
 
 
 def _json_rows(path: Path) -> Iterator[Any]:
-    """JSON lines, or one JSON value."""
+    """JSON lines, or one JSON value: of a list its elements."""
     text = path.read_text(encoding="utf-8")
     try:
-        yield json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError:
         yield from (json.loads(line) for line in text.splitlines() if line.strip())
+    else:
+        yield from value if isinstance(value, list) else [value]
 
 
 def _jsonl_rows(path: Path) -> Iterator[Any]:

@@ -55,7 +55,7 @@ class Block:
     lines: list[tuple[int, bytes]] = field(default_factory=list)
     """JSON lines with their numbers; none of them blank."""
     rows: Any = None
-    """A batch of rows of a parquet file."""
+    """Some rows of a parquet file, as a table."""
     first: int = 0
     """The number of the first row."""
     file: Path | None = None

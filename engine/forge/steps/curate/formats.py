@@ -2,30 +2,21 @@
 
 Invariant: a file gives its text or stops the step with one message that names it; nothing is fetched, and nothing outside of
 the file is read. Text, Markdown and source code stay as they are; of HTML the main content is taken (trafilatura), of PDF
-the text of its pages (pypdf; a scanned page has none), of DOCX the paragraphs and tables (python-docx). The bytes that a
-file may unfold to are bounded before anything is unfolded.
+the text of its pages (pypdf; a scanned page has none), of DOCX the paragraphs, tables and text boxes (``docx_text``). The
+bytes that a file may unfold to are bounded before anything is unfolded.
 """
 
 import logging
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from forge.errors import StepError
 from forge.spec.formats import LANGUAGES
+from forge.steps.curate.docx_text import read_docx
+from forge.steps.curate.html import read_html
+from forge.steps.curate.malformed import MALFORMED, said
 
 MAX_FILE_BYTES = 64 * 1024 * 1024
-MAX_UNFOLDED_BYTES = 256 * 1024 * 1024
-"""Of all parts of a DOCX together."""
-MAX_TAGS = 200_000
-"""Of an HTML file: reading takes more than linear time in them."""
-_MALFORMED = (
-    ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, OverflowError, RecursionError,
-    NotImplementedError, EOFError, zlib.error, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
-"""What the readers raise for files that are not what they say they are, besides errors of their own."""
 
 
 def text_of(path: Path, place: str) -> str:
@@ -47,22 +38,6 @@ def _plain(path: Path, place: str) -> str:
         raise StepError(f"{place}: not UTF-8: {error.reason} at byte {error.start}; convert it") from error
 
 
-def _html(path: Path, place: str) -> str:
-    import trafilatura
-
-    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-    data = path.read_bytes()
-    if not data.strip():
-        return ""
-    if data.count(b"<") > MAX_TAGS:
-        raise StepError(f"{place}: HTML with more than {MAX_TAGS} tags; split the document or take it out")
-    try:
-        found = trafilatura.extract(data, include_comments=False, favor_precision=True, deduplicate=False)
-    except _MALFORMED as error:
-        raise StepError(f"{place}: HTML that cannot be read: {_said(error)}; take the file out or convert it") from error
-    return found or ""
-
-
 def _pdf(path: Path, place: str) -> str:
     from pypdf import PdfReader
     from pypdf.errors import PyPdfError
@@ -78,50 +53,19 @@ def _pdf(path: Path, place: str) -> str:
                 size += len(pages[-1])
                 if size > MAX_FILE_BYTES:
                     raise StepError(f"{place}: the PDF holds more than {MAX_FILE_BYTES} characters; split the document")
-    except (*_MALFORMED, PyPdfError) as error:
-        raise StepError(f"{place}: a PDF that cannot be read: {_said(error)}; repair it or take it out") from error
+    except (*MALFORMED, PyPdfError) as error:
+        raise StepError(f"{place}: a PDF that cannot be read: {said(error)}; repair it or take it out") from error
     return "\n\n".join(page.strip("\n") for page in pages)
-
-
-def _docx(path: Path, place: str) -> str:
-    import docx
-    from docx.opc.exceptions import OpcError
-    from lxml.etree import LxmlError
-
-    try:
-        with zipfile.ZipFile(path) as parts:
-            unfolded = sum(part.file_size for part in parts.infolist())
-        if unfolded > MAX_UNFOLDED_BYTES:
-            raise StepError(f"{place}: a DOCX that unfolds to {unfolded} bytes, more than {MAX_UNFOLDED_BYTES}: take it out")
-        return "\n\n".join(_blocks(docx.Document(str(path))))
-    except (*_MALFORMED, OpcError, LxmlError) as error:
-        raise StepError(
-            f"{place}: a DOCX that cannot be read: {_said(error)}; save it anew without a password, or take it out"
-        ) from error
-
-
-def _blocks(container: object) -> Iterator[str]:
-    """Paragraphs, and tables a row a line, in the order of the document."""
-    for item in container.iter_inner_content():  # type: ignore[attr-defined]
-        if hasattr(item, "rows"):
-            rows = [" | ".join(cell.text.strip() for cell in row.cells) for row in item.rows]
-            yield "\n".join(rows)
-        elif item.text.strip():
-            yield item.text
-
-
-def _said(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200] or type(error).__name__
 
 
 READERS: dict[str, Callable[[Path, str], str]] = {
     ".txt": _plain,
     ".md": _plain,
     ".markdown": _plain,
-    ".html": _html,
-    ".htm": _html,
+    ".html": read_html,
+    ".htm": read_html,
     ".pdf": _pdf,
-    ".docx": _docx,
+    ".docx": read_docx,
     **{f".{ending}": _plain for ending in LANGUAGES},
 }
 """Suffix -> how to read it."""

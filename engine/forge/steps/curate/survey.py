@@ -11,7 +11,7 @@ from hashlib import blake2b
 from json import loads
 from typing import Generic, NamedTuple, TypeVar
 
-from forge.contract.survey import UNDETERMINED, LanguageShare, Sample, Survey
+from forge.contract.survey import UNDETERMINED, LanguageShare, Sample, SuiteCoverage, Survey
 from forge.errors import StepError
 from forge.spec.data_recipe import Pii
 from forge.steps.curate.language import load_model
@@ -30,6 +30,8 @@ _LEAST_SCORE = 0.5
 _UNSHOWN = ("license", "contaminated")
 """Rules of whose documents no text is kept."""
 _EVERYTHING = Pii.model_validate(dict.fromkeys(PII_TYPES, True))
+_EDITION = 2
+"""Whatever the recipe's is: a by-product shapes nothing, and should show as little as can be."""
 _Item = TypeVar("_Item")
 
 
@@ -106,6 +108,8 @@ class SurveyTaker:
 
     def __init__(self, sources: int) -> None:
         self.samples = Samples()
+        self.suites: dict[str, SuiteCoverage] = {}
+        """What was looked for of each suite."""
         self._lengths: list[Counter[int]] = [Counter() for _ in range(sources)]
         self._kept: Draw[str] = Draw(MOST_LOOKED_AT)
 
@@ -125,7 +129,7 @@ class SurveyTaker:
         texts = self._kept.items()
         found = Counter[str]()
         for text in texts:
-            redact(text, _EVERYTHING, found)
+            redact(text, _EVERYTHING, found, _EDITION)
         fault = ""
         languages: dict[str, LanguageShare] | None = None
         try:
@@ -141,6 +145,7 @@ class SurveyTaker:
             languages=languages,
             languages_fault=fault,
             personal_data=dict(sorted(found.items())),
+            suites=self.suites,
         )
 
 
@@ -155,7 +160,7 @@ def _sample(seen: _Seen) -> Sample:
 
 def _excerpt(head: str, most: int) -> str:
     """The beginning, redacted; of a text that was cut off nothing that a value which was cut in two may have left."""
-    redacted = redact(head, _EVERYTHING, Counter())
+    redacted = redact(head, _EVERYTHING, Counter(), _EDITION)
     safe = len(redacted) if len(head) < _REACH else max(0, len(redacted) - _LONGEST_VALUE)
     return redacted[: min(most, safe)]
 

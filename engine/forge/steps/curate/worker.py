@@ -11,12 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from forge.contract.control_tokens import neutralise
+from forge.contract.survey import SuiteCoverage
 from forge.spec.data_recipe import Dedup, Filters, Pii, Split
 from forge.spec.licenses import license_fault
-from forge.steps.curate.contamination import Decontaminator
+from forge.steps.curate.contamination import Decontaminator, unhyphenated
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.curate.report import Size
@@ -39,6 +40,14 @@ class Finished:
     """Replacements, in the order of ``PII_TYPES``."""
     fingerprints: tuple[bytes, ...]
     """One for each kind of duplicate that is looked for, in the order of ``duplicates.kinds``."""
+
+
+class _Redacted(NamedTuple):
+    """A text as it will be written, and what was replaced in it."""
+
+    text: str
+    control_tokens: int
+    personal: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +74,8 @@ class Worker:
             )
             for source in parameters["sources"]
         ]
+        self._edition = parameters.get("edition", 1)
+        self._compares_redacted = self._joins_words = self._edition > 1
         self._allowed: list[str] | None = parameters.get("allow_licenses")
         self._sieve = Sieve(Filters.model_validate(parameters.get("filters", {})))
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
@@ -72,7 +83,9 @@ class Worker:
         self._split = Split.model_validate(parameters["split"])
         named = [name.removeprefix("EvalSuite/") for name in parameters.get("decontaminate_against", [])]
         self._cleaner = (
-            Decontaminator(list(zip(named, suites, strict=True)), parameters.get("decontamination_ngram", 13))
+            Decontaminator(
+                list(zip(named, suites, strict=True)), parameters.get("decontamination_ngram", 13), joins=self._joins_words
+            )
             if named
             else None
         )
@@ -92,21 +105,36 @@ class Worker:
         if self.keys[block.source].license is not None:
             documents = self._licensed(documents, removed, drop)
         kept = self._sieve.sift(documents, removed, drop)
-        if self._signer is None and self._cleaner is None:
-            lists: list[list[str]] = [[]] * len(kept)
-        else:
-            lists = [normalised_words(document.text) for document in kept]
+        wanted = self._cleaner is not None or (self._signer is not None and not self._compares_redacted)
+        lists = [normalised_words(document.text) if wanted else [] for document in kept]
         if self._cleaner is not None:
-            reasons = self._cleaner.reasons(lists)
+            reasons = self._reasons(self._cleaner, kept, lists)
             for document, suite in zip(kept, reasons, strict=True):
                 if suite is not None:
                     removed[f"contaminated.{suite}"] += 1
                     drop(f"contaminated.{suite}", document)
             clean = [suite is None for suite in reasons]
             kept, lists = list(compress(kept, clean)), list(compress(lists, clean))
+        redacted = [self._redacted(document.text) for document in kept]
+        if self._signer is not None and self._compares_redacted:
+            lists = [normalised_words(own.text) for own in redacted]
         bands = [[]] * len(kept) if self._signer is None else self._signer.bands(lists)
-        finished = [self._finish(document, own) for document, own in zip(kept, bands, strict=True)]
+        finished = [self._finish(document, own, band) for document, own, band in zip(kept, redacted, bands, strict=True)]
         return Judged(block.source, read, removed, finished, samples)
+
+    @property
+    def coverage(self) -> dict[str, SuiteCoverage]:
+        """How much of each suite is looked for."""
+        return {} if self._cleaner is None else self._cleaner.coverage
+
+    def _reasons(self, cleaner: Decontaminator, documents: list[Document], lists: list[list[str]]) -> list[str | None]:
+        """For each document, given also by its words, the suite that it repeats."""
+        found = cleaner.reasons(lists)
+        if self._joins_words:
+            joined = [unhyphenated(document.text) for document in documents]
+            others = cleaner.reasons([[] if text is None else normalised_words(text) for text in joined])
+            found = [one or other for one, other in zip(found, others, strict=True)]
+        return found
 
     def _licensed(self, documents: list[Document], removed: Counter[str], drop: Dropped) -> list[Document]:
         """The documents that may be used by what they say of their own licence."""
@@ -120,20 +148,24 @@ class Worker:
                 drop(f"license.{fault.kind}", document)
         return kept
 
-    def _finish(self, document: Document, bands: list[bytes]) -> Finished:
+    def _redacted(self, text: str) -> _Redacted:
+        personal = Counter[str]()
+        text, found = neutralise(redact(text, self._pii, personal, self._edition))
+        return _Redacted(text, found, personal)
+
+    def _finish(self, document: Document, redacted: _Redacted, bands: list[bytes]) -> Finished:
         fingerprints = []
         if self._dedup.url:
             fingerprints.append(fingerprint(document.url) if document.url else NO_FINGERPRINT)
         if self._dedup.exact:
-            fingerprints.append(fingerprint(document.text))
-        personal = Counter[str]()
-        text, found = neutralise(redact(document.text, self._pii, personal))
+            fingerprints.append(fingerprint(redacted.text if self._compares_redacted else document.text))
+        text = redacted.text
         return Finished(
             line=(_JSON.encode({"id": document.id, "text": text}) + "\n").encode(),
             is_held_out=_fraction(self._split.seed, text) < self._split.validation_fraction,
             text_bytes=len(text.encode()),
-            control_tokens=found,
-            personal=tuple(personal[name] for name in PII_TYPES),
+            control_tokens=redacted.control_tokens,
+            personal=tuple(redacted.personal[name] for name in PII_TYPES),
             fingerprints=(*fingerprints, *bands),
         )
 
