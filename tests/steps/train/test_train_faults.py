@@ -1,5 +1,7 @@
 """What goes wrong on the machine: each fault ends in one clear message, the last good checkpoint kept, and a resumable run."""
 
+import errno
+import os
 import resource
 import signal
 import subprocess
@@ -12,11 +14,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from safetensors import SafetensorError
 from tests.steps.train.conftest import fill_disk
 
 from forge.contract.checkpoints import BEFORE_DECAY
+from forge.contract.messages import FailureCause
 from forge.errors import StepError
-from forge.steps.train import checkpoint, keeping, loop
+from forge.steps.process import _cause_of
+from forge.steps.train import checkpoint, export, keeping, loop
 from forge.steps.train.allocator import memory_named
 from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint
 
@@ -37,6 +42,40 @@ def test_a_full_disk_keeps_the_checkpoint_before_and_leaves_no_half(new_attempt:
     second = new_attempt(number=2, settings=EVERY)
     assert second.run()["resumed_from_step"] == 4
     assert second.weights_digest() == whole.weights_digest()
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    ],
+    ids=["disk", "quota"],
+)
+def test_a_disk_that_does_not_take_the_weights_is_named_and_nothing_is_trained_again(
+    new_attempt: Make, monkeypatch: pytest.MonkeyPatch, full: Exception
+) -> None:
+    """safetensors raises no OSError; its words are those of a tmpfs of 64 KiB."""
+    first = new_attempt(settings=EVERY)
+
+    def refuse(*_given: Any) -> None:
+        raise full
+
+    monkeypatch.setattr(export, "save_file", refuse)
+    with pytest.raises(StepError, match=r"Model/tiny: the weights cannot be written to .*: (No space|Disk quota)") as told:
+        first.run()
+    assert _cause_of(told.value) is FailureCause.RESOURCE
+    monkeypatch.undo()
+    assert new_attempt(number=2, settings=EVERY).run()["resumed_from_step"] == 12
+
+
+def test_what_else_hinders_the_writing_of_weights_stays_what_it_is(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_given: Any) -> None:
+        raise SafetensorError("Error while serializing: something else")
+
+    monkeypatch.setattr(export, "save_file", refuse)
+    with pytest.raises(SafetensorError, match="something else"):
+        new_attempt().run()
 
 
 def test_a_loss_that_jumps_up_ends_the_training_before_the_step(new_attempt: Make, monkeypatch: pytest.MonkeyPatch) -> None:
