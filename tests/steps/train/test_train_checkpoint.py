@@ -79,6 +79,17 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: 
     ]
 
 
+def test_that_no_sound_checkpoint_is_left_is_said(tmp_path: Path) -> None:
+    for step in (10, 20):
+        (_save(tmp_path, step) / "model.safetensors").write_bytes(b"")
+    told: list[str] = []
+    assert _load(tmp_path, told) is None
+    assert [text.split("; ")[-1] for text in told] == [
+        "the one before it is read",
+        "no other is left, so the training begins anew",
+    ]
+
+
 def test_a_half_written_checkpoint_is_never_taken_and_cleared_later(tmp_path: Path) -> None:
     _save(tmp_path, 10)
     _save(tmp_path, 20).rename(tmp_path / f"{checkpoint_name(20, 1)}.tmp")

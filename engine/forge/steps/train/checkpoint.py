@@ -4,7 +4,7 @@ Rules:
 1. ``step-<8 digits>-attempt-<n>/`` appears whole: it is written under a temporary name, flushed to disk, then renamed.
 2. Tensors are safetensors, the rest is JSON; nothing is unpickled. ``manifest.json`` lists size and sha256 of every file.
 3. A checkpoint is loaded only if its bytes are those of its manifest. A damaged one is set aside under the suffix
-   ``.damaged``, an event says so, and the one before it is used.
+   ``.damaged``, an event says so, and the one before it is used; where none is left the training begins anew.
 4. A sound checkpoint of another step key, or of a run whose environment would compute other bits (threads, torch,
    processor), is refused: training on from it would not equal an uninterrupted run. One of another topology (how many
    processes, and how the model is cut) is taken, because only a changed spec asks for that; the state remembers it, and what
@@ -154,14 +154,16 @@ def load_newest(
     Raises ``StepError`` where the newest sound one belongs to another key or environment; with ``inputs``, the digests of
     what this run reads, it says which of them is another.
     """
-    for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True):
+    paths = [path for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True)]
+    for path in paths:
         try:
             checkpoint = load_checkpoint(path)
         except DamagedCheckpointError as error:
             aside = path.with_name(path.name + _DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             path.replace(aside)
-            report(f"{error}; set aside as {aside.name}, using the one before it")
+            then = "no other is left, so the training begins anew" if path == paths[-1] else "the one before it is read"
+            report(f"{error}; set aside as {aside.name}; {then}")
             continue
         _check_identity(path, checkpoint.state, key, environment, inputs)
         return checkpoint
