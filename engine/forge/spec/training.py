@@ -67,8 +67,8 @@ class Training(Part):
     """How often the validation loss is computed; None: at the end only. Does not change the weights."""
     checkpoint_every_tokens: Annotated[Count | None, Field(ge=1), NONE] = None
     """How often a checkpoint is written; None: ten times over the run. Does not change the weights."""
-    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
-    """Stop at the second step in a row whose loss is so many nats per token above the lowest mean of 8; None: train on."""
+    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 1.0
+    """Stop where the median loss of 8 steps is so many nats per token above the lowest mean of 8; None: train on."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

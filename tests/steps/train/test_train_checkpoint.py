@@ -15,6 +15,7 @@ from forge.steps.train.checkpoint import (
     checkpoint_name,
     find_kept,
     load_newest,
+    remove_after,
     remove_before,
     save_checkpoint,
 )
@@ -121,6 +122,15 @@ def test_removal_leaves_what_is_not_earlier(tmp_path: Path) -> None:
     assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [20, 30, 90]
 
 
+def test_removal_leaves_the_good_one_and_what_is_not_earlier(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        _save(tmp_path, step)
+    remove_before(tmp_path, 30, good=10)
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [10, 30, 40]
+    remove_after(tmp_path, 10, 30)
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [10, 40]
+
+
 def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
     (_save(tmp_path, 10) / "model.safetensors").write_bytes(b"")
     _save(tmp_path, 10)
@@ -132,7 +142,7 @@ def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
 def test_a_checkpoint_of_an_engine_without_topologies_is_read_as_whole(tmp_path: Path) -> None:
     path = _save(tmp_path, 10)
     state = json.loads((path / "state.json").read_text())
-    for later in ("layout", "earlier_topologies", "lowest_mean_loss"):
+    for later in ("layout", "earlier_topologies", "lowest_mean_loss", "recent_losses", "good_checkpoint"):
         del state[later]
     data = canonical_json(state)
     (path / "state.json").write_bytes(data)
