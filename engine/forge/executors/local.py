@@ -30,6 +30,7 @@ from forge.contract.messages import (
 from forge.errors import StepError
 from forge.executors.devices import VISIBLE, lend
 from forge.executors.events import EventTail, OnEvent
+from forge.executors.killed import told_of_kill
 from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
@@ -59,6 +60,7 @@ class Job:
         self.attempt = attempt
         self.adopted = process is None
         self._process = process
+        self._is_killed = False
         self._tail = EventTail(space.attempt(attempt), on_event)
 
     def is_over(self) -> bool:
@@ -75,7 +77,8 @@ class Job:
 
     def outcome(self) -> tuple[StepResult, Path]:
         """The result of an attempt that is over; raises StepFailedError with the step's own words, or its last log lines."""
-        return _outcome(self.space, self.attempt, self._process.returncode if self._process is not None else None)
+        status = self._process.returncode if self._process is not None else None
+        return _outcome(self.space, self.attempt, status, is_killed=self._is_killed)
 
     def ask_to_stop(self) -> None:
         """Ask politely: a train step writes a checkpoint first."""
@@ -83,6 +86,7 @@ class Job:
 
     def kill(self) -> None:
         """End it at once; its last checkpoint stays."""
+        self._is_killed = True
         self._signal(signal.SIGKILL)
         if self._process is not None:
             self._process.wait()
@@ -158,7 +162,7 @@ class StepFailedError(StepError):
         super().__init__(message)
 
 
-def _outcome(space: Workspace, attempt: int, status: int | None) -> tuple[StepResult, Path]:
+def _outcome(space: Workspace, attempt: int, status: int | None, *, is_killed: bool = False) -> tuple[StepResult, Path]:
     folder = space.attempt(attempt)
     if (folder / RESULT_FILE).exists():
         return StepResult.model_validate_json((folder / RESULT_FILE).read_bytes()), folder / "output"
@@ -166,6 +170,8 @@ def _outcome(space: Workspace, attempt: int, status: int | None) -> tuple[StepRe
     try:
         failure = StepFailure.model_validate_json((folder / FAILURE_FILE).read_bytes())
     except (OSError, ValidationError):
+        if status == -signal.SIGKILL and not is_killed:
+            raise StepFailedError(f"{told_of_kill(space, attempt)} (log: {log})", FailureCause.RESOURCE, attempt) from None
         if status is None:
             how = "ended"
         else:

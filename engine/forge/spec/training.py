@@ -9,13 +9,16 @@ from pydantic import Field, model_validator
 from forge.spec.fields import Count, Part
 from forge.spec.meaning import EXTEND, NONE, REBUILD
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""How much of a running mean of gradients, or of their squares, a step keeps: at 1 it would never learn of a gradient."""
+
 
 class Optimizer(Part):
     """AdamW (Loshchilov & Hutter 2019). Weight decay applies to matrices, not to norms; embeddings are not decayed either."""
 
     name: Annotated[Literal["adamw"], REBUILD] = "adamw"
     lr: Annotated[float, Field(gt=0), REBUILD]
-    betas: Annotated[list[float], Field(min_length=2, max_length=2), REBUILD] = [0.9, 0.95]
+    betas: Annotated[list[Beta], Field(min_length=2, max_length=2), REBUILD] = [0.9, 0.95]
     eps: Annotated[float, Field(gt=0), REBUILD] = 1e-8
     weight_decay: Annotated[float, Field(ge=0), REBUILD] = 0.1
     gradient_clip_norm: Annotated[float | None, Field(gt=0), REBUILD] = 1.0
@@ -64,8 +67,8 @@ class Training(Part):
     """How often the validation loss is computed; None: at the end only. Does not change the weights."""
     checkpoint_every_tokens: Annotated[Count | None, Field(ge=1), NONE] = None
     """How often a checkpoint is written; None: ten times over the run. Does not change the weights."""
-    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 3.0
-    """Stop at the second step in a row whose loss is so many nats per token above the lowest mean of 8; None: train on."""
+    max_loss_rise: Annotated[float | None, Field(gt=0), NONE] = 1.0
+    """Stop where the median loss of 8 steps is so many nats per token above the lowest mean of 8; None: train on."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

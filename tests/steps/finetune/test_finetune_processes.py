@@ -124,7 +124,7 @@ def test_a_loss_that_rises_far_above_what_it_was_ends_it(new_tuning: Make) -> No
         "schedule": {"name": "wsd", "warmup_tokens": 64 * 4 * 30, "decay_tokens": 0},
     }
     settings = {"checkpoint_every_tokens": 64 * 4 * 2}
-    with pytest.raises(StepError, match=r"for the second time more than training.max_loss_rise \(3.0\) above the lowest mean"):
+    with pytest.raises(StepError, match=r"the loss has risen: .* (is kept|No checkpoint)"):
         new_tuning(training=training, settings=settings).run()
     assert list(new_tuning().checkpoints.iterdir())
     again = new_tuning(number=2, training=training, settings={**settings, "max_loss_rise": None})

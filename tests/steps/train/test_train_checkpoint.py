@@ -15,6 +15,7 @@ from forge.steps.train.checkpoint import (
     checkpoint_name,
     find_kept,
     load_newest,
+    remove_after,
     remove_before,
     save_checkpoint,
 )
@@ -79,6 +80,17 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(tmp_path: 
     ]
 
 
+def test_that_no_sound_checkpoint_is_left_is_said(tmp_path: Path) -> None:
+    for step in (10, 20):
+        (_save(tmp_path, step) / "model.safetensors").write_bytes(b"")
+    told: list[str] = []
+    assert _load(tmp_path, told) is None
+    assert [text.split("; ")[-1] for text in told] == [
+        "the one before it is read",
+        "no other is left, so the training begins anew",
+    ]
+
+
 def test_a_half_written_checkpoint_is_never_taken_and_cleared_later(tmp_path: Path) -> None:
     _save(tmp_path, 10)
     _save(tmp_path, 20).rename(tmp_path / f"{checkpoint_name(20, 1)}.tmp")
@@ -110,6 +122,15 @@ def test_removal_leaves_what_is_not_earlier(tmp_path: Path) -> None:
     assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [20, 30, 90]
 
 
+def test_removal_leaves_the_good_one_and_what_is_not_earlier(tmp_path: Path) -> None:
+    for step in (10, 20, 30, 40):
+        _save(tmp_path, step)
+    remove_before(tmp_path, 30, good=10)
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [10, 30, 40]
+    remove_after(tmp_path, 10, 30)
+    assert [int(path.name[5:13]) for path in sorted(tmp_path.iterdir())] == [10, 40]
+
+
 def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
     (_save(tmp_path, 10) / "model.safetensors").write_bytes(b"")
     _save(tmp_path, 10)
@@ -121,7 +142,7 @@ def test_a_leftover_of_the_same_attempt_is_replaced(tmp_path: Path) -> None:
 def test_a_checkpoint_of_an_engine_without_topologies_is_read_as_whole(tmp_path: Path) -> None:
     path = _save(tmp_path, 10)
     state = json.loads((path / "state.json").read_text())
-    for later in ("layout", "earlier_topologies", "lowest_mean_loss"):
+    for later in ("layout", "earlier_topologies", "lowest_mean_loss", "recent_losses", "good_checkpoint"):
         del state[later]
     data = canonical_json(state)
     (path / "state.json").write_bytes(data)

@@ -37,9 +37,9 @@ from forge.steps.run import StepRun
 from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_checkpoint, load_newest, remove_before, save_named
 from forge.steps.train.distributed import World, reason_of_any, tensors_of_all, text_of_main
 from forge.steps.train.job import TrainJob
-from forge.steps.train.keeping import bit_environment, topology_of
+from forge.steps.train.keeping import back_to, bit_environment, topology_of
 from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from forge.steps.train.rise import LossWatch
+from forge.steps.train.rise import Losses, has_risen, is_calm, not_finite_remedy, risen_error
 from forge.steps.train.schedule import learning_rate_fraction
 from forge.steps.train.throughput import Throughput, memory_bytes
 
@@ -72,8 +72,9 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._step = 0
         self._written: int | None = None
         self._loss = math.nan
-        self._lowest_mean_loss: float | None = None
-        self._losses = LossWatch(job)
+        self._good: int | None = None
+        """The newest checkpoint that a later loss spoke well of."""
+        self._losses = Losses()
         self._tokens = 0
         self._clock = Throughput()
 
@@ -108,12 +109,11 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if not math.isfinite(self._loss) or not math.isfinite(norm or 0.0):
             raise StepError(
                 f"{job.subject}: at step {step} of {job.total_steps} the loss is {self._loss} and the gradient norm {norm}; "
-                "expected finite numbers. The weights of before are kept in the last checkpoint; lower optimizer.lr, lengthen "
-                "schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+                f"expected finite numbers. {not_finite_remedy()}"
             )
         tokens = self._lesson.num_tokens(self._step * self._rows_of_a_step, step * self._rows_of_a_step)
         rate = job.training.optimizer.lr * self._rate(step - 1)
-        self._lowest_mean_loss = self._losses.check(step - 1, self._loss, rate, self._lowest_mean_loss)
+        self._watch(step, rate)
         self._step, self._tokens = step, self._tokens + tokens
         if self._clock.event_is_due() or step in {1, job.total_steps}:
             speed = self._clock.recent_tokens_per_second(tokens)
@@ -133,6 +133,17 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             raise StoppedError(f"stopped by {reason} after step {step} of {job.total_steps}; a checkpoint is written")
         if step % job.validate_every_steps == 0 and step < job.total_steps:
             self._validate("validation")
+
+    def _watch(self, step: int, rate: float) -> None:
+        """Remember the loss of a step, and what it says of the last checkpoint; raises ``StepError`` for a rise."""
+        limit = self._job.training.max_loss_rise
+        self._losses = self._losses.then(self._loss)
+        if has_risen(self._losses, limit):
+            folder, good = self._run.scratch / CHECKPOINTS, self._good
+            kept = None if good is None else back_to(folder, good, self._step, is_main=self._world.is_main)
+            raise risen_error(self._job, step, self._losses, rate, kept)
+        if is_calm(self._losses, limit):
+            self._good = self._written
 
     def _train(self) -> None:
         """The steps that are left, by TRL's trainer."""
@@ -184,7 +195,8 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         self._lesson.take_up(found.groups)
         self._resumed, self._first = found, found.state.step
         self._step = self._written = found.state.step
-        self._loss, self._lowest_mean_loss = found.state.train_loss, found.state.lowest_mean_loss
+        self._loss, self._good = found.state.train_loss, found.state.good_checkpoint
+        self._losses = Losses(found.state.recent_losses, found.state.lowest_mean_loss)
         self._tokens = self._lesson.num_tokens(0, self._first * self._rows_of_a_step)
         before, now = topology_of(found.state.environment), self._job.topology
         goes_on = "" if before == now else f"; it was made by {before}, this run has {now}: it goes on, but not bit for bit"
@@ -200,7 +212,9 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             sequences=self._step * job.batch_sequences,
             train_loss=self._loss,
             environment=self._environment(),
-            lowest_mean_loss=self._lowest_mean_loss,
+            lowest_mean_loss=self._losses.lowest_mean,
+            recent_losses=self._losses.recent,
+            good_checkpoint=self._good,
             inputs=job.inputs,
         )
         groups = {
@@ -212,7 +226,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         if self._world.is_main:
             path = save_named(job.subject, folder, state, groups)
             if self._written is not None:
-                remove_before(folder, self._written)
+                remove_before(folder, self._written, self._good)
             self._emit(message=f"checkpoint {path.name}")
         self._written = self._step
 

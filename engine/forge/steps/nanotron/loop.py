@@ -15,7 +15,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +41,9 @@ from forge.steps.train.continuation import continued_from, open_continuation
 from forge.steps.train.data import Corpus
 from forge.steps.train.distributed import World, sum_values, text_of_main
 from forge.steps.train.job import TrainJob
-from forge.steps.train.keeping import not_kept
+from forge.steps.train.keeping import back_to, not_kept
 from forge.steps.train.loop import Measured, Outcome, Validation
-from forge.steps.train.rise import LossWatch
+from forge.steps.train.rise import Losses, has_risen, is_calm, not_finite_remedy, risen_error
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.throughput import Throughput, memory_bytes
 
@@ -57,8 +56,10 @@ class _Progress:
 
     step: int = 0
     train_loss: float = math.nan
-    lowest_mean_loss: float | None = None
+    losses: Losses = field(default_factory=Losses)
     previous_checkpoint: int | None = None
+    good_checkpoint: int | None = None
+    """The newest that a later loss spoke well of."""
     continued: Continued | None = None
 
 
@@ -137,10 +138,9 @@ class Loop:
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise StepError(
                 f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
-                f"expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in the last "
-                "checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+                f"expected finite numbers (learning rate {rate:.3g}). {not_finite_remedy()}"
             )
-        self.progress.lowest_mean_loss = self._losses.check(step, loss, rate, self.progress.lowest_mean_loss)
+        self._watch(step + 1, loss, rate)
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
             tokens_per_second = clock.recent_tokens_per_second(training.batch_tokens)
@@ -154,6 +154,17 @@ class Loop:
                 memory_bytes=memory_bytes(self.world.device),
             )
         return _first_reason(askers)
+
+    def _watch(self, step: int, loss: float, rate: float) -> None:
+        """Remember the loss of a step (from 1), and what it says of the last checkpoint; raises ``StepError`` for a rise."""
+        limit, progress = self.job.training.max_loss_rise, self.progress
+        progress.losses = progress.losses.then(loss)
+        if has_risen(progress.losses, limit):
+            folder, good = self.scratch / CHECKPOINTS, progress.good_checkpoint
+            kept = None if good is None else back_to(folder, good, progress.step, is_main=self.world.is_main)
+            raise risen_error(self.job, step, progress.losses, rate, kept)
+        if is_calm(progress.losses, limit):
+            progress.good_checkpoint = progress.previous_checkpoint
 
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
@@ -187,7 +198,7 @@ class Loop:
         folder, started = self.scratch / CHECKPOINTS, time.perf_counter()
         path = self._save(folder)
         if path is not None and self.progress.previous_checkpoint is not None:
-            remove_before(folder, self.progress.previous_checkpoint)
+            remove_before(folder, self.progress.previous_checkpoint, self.progress.good_checkpoint)
         stalled = time.perf_counter() - started
         self.stalled_seconds += stalled
         if path is not None:
@@ -219,7 +230,9 @@ class Loop:
             lineage=self.job.lineage,
             training_tokens=self.job.training.tokens,
             continued=self.progress.continued,
-            lowest_mean_loss=self.progress.lowest_mean_loss,
+            lowest_mean_loss=self.progress.losses.lowest_mean,
+            recent_losses=self.progress.losses.recent,
+            good_checkpoint=self.progress.good_checkpoint,
             inputs=self.job.inputs,
         )
         return save_named(self.job.subject, folder, state, groups)
@@ -254,14 +267,17 @@ class Loop:
         self.engine.load(checkpoint.groups["model"], checkpoint.groups["optimizer"])
         torch.set_rng_state(checkpoint.groups["rng"]["cpu"])
         own = state.key == self.job.key
-        self.progress = _Progress(state.step, state.train_loss, state.lowest_mean_loss, state.step if own else None, continued)
+        self.progress = _Progress(
+            state.step,
+            state.train_loss,
+            Losses(state.recent_losses, state.lowest_mean_loss),
+            state.step if own else None,
+            state.good_checkpoint if own else None,
+            continued,
+        )
         source = checkpoint.path.name if own else f"of step {state.step} of step key {state.key}"
         self._emit_progress(message=f"resumed from checkpoint {source}")
         return state.step
-
-    @cached_property
-    def _losses(self) -> LossWatch:
-        return LossWatch(self.job)
 
     def _emit_progress(self, **fields: Any) -> None:
         step = self.progress.step

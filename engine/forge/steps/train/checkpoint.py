@@ -4,12 +4,14 @@ Rules:
 1. ``step-<8 digits>-attempt-<n>/`` appears whole: it is written under a temporary name, flushed to disk, then renamed.
 2. Tensors are safetensors, the rest is JSON; nothing is unpickled. ``manifest.json`` lists size and sha256 of every file.
 3. A checkpoint is loaded only if its bytes are those of its manifest. A damaged one is set aside under the suffix
-   ``.damaged``, an event says so, and the one before it is used.
+   ``.damaged``, an event says so, and the one before it is used; where none is left the training begins anew.
 4. A sound checkpoint of another step key, or of a run whose environment would compute other bits (threads, torch,
    processor), is refused: training on from it would not equal an uninterrupted run. One of another topology (how many
    processes, and how the model is cut) is taken, because only a changed spec asks for that; the state remembers it, and what
    would claim to be exact (a run that continues another) refuses it.
-5. The two newest of a lineage are kept: after writing one, those before its predecessor are removed. Checkpoints that an
+5. The two newest of a lineage are kept, and the newest that is known to be good (``rise``), which is one of the two unless the
+   loss rises: after writing one, the others before its predecessor are removed. Where a training ends because its loss has
+   risen, those after the good one are removed: the next attempt goes on from that one. Checkpoints that an
    attempt neither read nor wrote and that are further on are not touched: they may be a stale attempt's.
 6. The names of folders and files, and which checkpoint is the newest, are the contract's (``contract.checkpoints``): the
    control plane finds a checkpoint by them without loading torch.
@@ -19,6 +21,7 @@ import errno
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -74,6 +77,10 @@ class CheckpointState(BaseModel):
     """How the training was spread before, where that changed: the bits are then not those of an uninterrupted run."""
     lowest_mean_loss: float | None = None
     """The lowest mean of losses so far: what a rise of the loss is held against."""
+    recent_losses: tuple[float, ...] = ()
+    """Of the last steps (``rise.Losses``); none in a checkpoint of an engine that forgot them."""
+    good_checkpoint: int | None = None
+    """The step of the newest checkpoint before this one that later losses spoke well of."""
     inputs: dict[str, str] | None = None
     """Digests of what the run reads, by the names of its inputs: with them a refusal says what is another."""
 
@@ -133,13 +140,32 @@ def _publish(temporary: Path, final: Path, state: CheckpointState, files: dict[s
     return final
 
 
-def remove_before(folder: Path, step: int) -> None:
-    """Remove every checkpoint of an earlier step than ``step``, and what attempts before left half-written."""
+def remove_before(folder: Path, step: int, good: int | None = None) -> None:
+    """Remove every checkpoint of an earlier step than ``step`` but for that of the step ``good``.
+
+    What attempts before left half-written goes too.
+    """
     for path, found_step, _attempt in _listed(folder):
-        if found_step < step:
+        if found_step < step and found_step != good:
             shutil.rmtree(path)
     for path in folder.glob(f"*{TEMPORARY}"):
         shutil.rmtree(path)
+
+
+def remove_after(folder: Path, good: int, last: int) -> None:
+    """Remove the checkpoints of the steps after ``good``, up to ``last``: they were made while the loss rose."""
+    for path, found_step, _attempt in _listed(folder):
+        if good < found_step <= last:
+            shutil.rmtree(path)
+
+
+def loss_at(folder: Path, step: int) -> float | None:
+    """The loss that the checkpoint of a step tells, its bytes not verified; None where there is none."""
+    for path, found_step, _attempt in _listed(folder):
+        if found_step == step:
+            with suppress(DamagedCheckpointError):
+                return read_state(path).train_loss
+    return None
 
 
 def load_newest(
@@ -154,14 +180,16 @@ def load_newest(
     Raises ``StepError`` where the newest sound one belongs to another key or environment; with ``inputs``, the digests of
     what this run reads, it says which of them is another.
     """
-    for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True):
+    paths = [path for path, _step, _attempt in sorted(_listed(folder), key=lambda entry: entry[1:], reverse=True)]
+    for path in paths:
         try:
             checkpoint = load_checkpoint(path)
         except DamagedCheckpointError as error:
             aside = path.with_name(path.name + _DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             path.replace(aside)
-            report(f"{error}; set aside as {aside.name}, using the one before it")
+            then = "no other is left, so the training begins anew" if path == paths[-1] else "the one before it is read"
+            report(f"{error}; set aside as {aside.name}; {then}")
             continue
         _check_identity(path, checkpoint.state, key, environment, inputs)
         return checkpoint

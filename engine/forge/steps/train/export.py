@@ -4,11 +4,17 @@ Invariant: the bytes are a function of weights, tokenizer and chat template; no 
 ``SHARD_BYTES`` are several files and their index, as transformers writes them, cut in the order of the model's tensors.
 """
 
+import errno
 import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
@@ -24,6 +30,9 @@ SHARD_BYTES = 5_000_000_000
 """The most that one file of weights holds, unless a single tensor is larger; the hub's default."""
 _COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _REQUIRED = ("tokenizer.json", "tokenizer_config.json")
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors, which is written in Rust and raises no ``OSError``, ends the words of one."""
 
 
 def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
@@ -60,7 +69,22 @@ def export_weights(
     tokenizer: Path,
     chat_template: str | None = None,
 ) -> None:
-    """Write the whole folder; weights stay in the type they have. ``chat_template``: in place of the job's."""
+    """Write the whole folder; weights stay in the type they have. ``chat_template``: in place of the job's.
+
+    Raises ``StepError``, caused by an ``OSError``, where the disk is full.
+    """
+    with _full_disk_named(job.subject, folder):
+        _write_folder(folder, state, job, meta, tokenizer, chat_template)
+
+
+def _write_folder(
+    folder: Path,
+    state: dict[str, torch.Tensor],
+    job: TrainJob,
+    meta: TokensMeta,
+    tokenizer: Path,
+    chat_template: str | None,
+) -> None:
     dtype = str(next(iter(state.values())).dtype).removeprefix("torch.")
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in to_files(state).items()}
     _write_tensors(folder, tensors)
@@ -121,6 +145,27 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str, rows:
         "output_router_logits": False,
         "sliding_window": None,
     }
+
+
+@contextmanager
+def _full_disk_named(subject: str, folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        number = _errno_of(error)
+        if number not in _FULL:
+            raise
+        raise StepError(
+            f"{subject}: the weights cannot be written to {folder}: {os.strerror(number)}; the last checkpoint holds what was "
+            "trained, and the next attempt writes them from there: make room first"
+        ) from OSError(number, os.strerror(number), str(folder))
+
+
+def _errno_of(error: OSError | SafetensorError) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    found = _OS_ERROR.search(str(error))
+    return int(found[1]) if found else None
 
 
 def _write_tensors(folder: Path, tensors: dict[str, torch.Tensor]) -> None:

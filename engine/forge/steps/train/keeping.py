@@ -13,7 +13,7 @@ Rules:
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from forge.steps.train.checkpoint import (
     find_kept,
     load_checkpoint,
     load_newest,
+    loss_at,
     read_state,
+    remove_after,
     remove_before,
     save_named,
 )
@@ -40,6 +42,7 @@ from forge.steps.train.distributed import World, text_of_main
 from forge.steps.train.job import TrainJob
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import begin_state, optimizer_tensors
+from forge.steps.train.rise import Losses
 from forge.steps.train.sharding import fill
 from forge.steps.train.shards import ShardWriter, read_shards
 
@@ -50,8 +53,10 @@ class Progress:
 
     step: int = 0
     train_loss: float = math.nan
-    lowest_mean_loss: float | None = None
+    losses: Losses = field(default_factory=Losses)
     previous_checkpoint: int | None = None
+    good_checkpoint: int | None = None
+    """The newest that a later loss spoke well of."""
     continued: Continued | None = None
     earlier_topologies: tuple[str, ...] = ()
 
@@ -80,11 +85,11 @@ class Keeper:
         """Write a checkpoint of the present step, or begin to; those before the one before it go when it is in place."""
         self.finish()
         started = time.perf_counter()
-        before = progress.previous_checkpoint
+        before, good = progress.previous_checkpoint, progress.good_checkpoint
 
         def clear() -> None:
             if before is not None:
-                remove_before(self._folder, before)
+                remove_before(self._folder, before, good)
 
         if self._writer is not None:
             self._writer.begin(self._folder, self._state(progress), self._flat(), clear)
@@ -111,6 +116,15 @@ class Keeper:
         self.stalled_seconds += waited
         if path is not None:
             self._say(path, self._last_progress, self._last_stall + waited)
+
+    def go_back(self, progress: Progress) -> tuple[int, float] | None:
+        """Remove the checkpoints after the newest that is known to be good; the step and the loss of that one, if there is one.
+
+        Every rank has to call it.
+        """
+        self.finish()
+        good = progress.good_checkpoint
+        return None if good is None else back_to(self._folder, good, progress.step, is_main=self._world.is_main)
 
     def keep(self, progress: Progress) -> None:
         """Write the checkpoint of the present step that a longer run may go on from, unless a sound one lies there."""
@@ -165,7 +179,13 @@ class Keeper:
             earlier = (*earlier, topology_of(state.environment))
             message += f"; it was made by {earlier[-1]}, this run has {self._job.topology}: it goes on, but not bit for bit"
         return Progress(
-            state.step, state.train_loss, state.lowest_mean_loss, state.step if own else None, continued, earlier
+            state.step,
+            state.train_loss,
+            Losses(state.recent_losses, state.lowest_mean_loss),
+            state.step if own else None,
+            state.good_checkpoint if own else None,
+            continued,
+            earlier,
         ), message
 
     def _find_start(self) -> tuple[Checkpoint | None, Continued | None]:
@@ -231,7 +251,9 @@ class Keeper:
             continued=progress.continued,
             layout="whole" if self._writer is None else "sharded",
             earlier_topologies=progress.earlier_topologies,
-            lowest_mean_loss=progress.lowest_mean_loss,
+            lowest_mean_loss=progress.losses.lowest_mean,
+            recent_losses=progress.losses.recent,
+            good_checkpoint=progress.good_checkpoint,
             inputs=self._job.inputs,
         )
 
@@ -244,6 +266,16 @@ class Keeper:
             fraction=progress.step / self._job.total_steps,
             checkpoint_stall_seconds=stalled,
         )
+
+
+def back_to(folder: Path, good: int, last: int, *, is_main: bool) -> tuple[int, float] | None:
+    """Step and loss of the checkpoint ``good``, and those after it, up to ``last``, removed by the main rank."""
+    loss = loss_at(folder, good)
+    if loss is None:
+        return None
+    if is_main:
+        remove_after(folder, good, last)
+    return good, loss
 
 
 def not_kept(job: TrainJob, step: int) -> str:

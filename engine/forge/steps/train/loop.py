@@ -3,7 +3,7 @@
 Rules:
 1. A step reads only weights, optimiser state, its position and the seed; so a resumed run takes the same steps.
 2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps. A loss that
-   has risen too far above the lowest mean before it ends the training too: what follows would be spent on a model that is lost.
+   has risen too far (``rise``) ends the training too: what follows would be spent on a model that is lost.
 3. All ranks agree on stopping, because the request to stop travels with the loss of the same step, and between two
    batches of a validation in a sum of its own.
 4. Validation and checkpoints (``keeping``) depend on the step number alone and change no state of the training.
@@ -29,7 +29,7 @@ from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import follow
-from forge.steps.train.rise import LossWatch
+from forge.steps.train.rise import has_risen, is_calm, not_finite_remedy, risen_error
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.sharding import clip_gradients
 from forge.steps.train.summing import GradientSum
@@ -182,10 +182,9 @@ class Trainer:
             balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
             raise StepError(
                 f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}"
-                f"{balancing}; expected finite numbers (learning rate {rate:.3g}). The weights before this step are kept in "
-                "the last checkpoint; lower optimizer.lr, lengthen schedule.warmup_tokens or set optimizer.gradient_clip_norm"
+                f"{balancing}; expected finite numbers (learning rate {rate:.3g}). {not_finite_remedy()}"
             )
-        self.progress.lowest_mean_loss = self._losses.check(step, loss, rate, self.progress.lowest_mean_loss)
+        self._watch(step + 1, loss, rate)
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:
@@ -202,6 +201,15 @@ class Trainer:
                 **({} if load is None else load.figures()),
             )
         return first_reason(askers)
+
+    def _watch(self, step: int, loss: float, rate: float) -> None:
+        """Remember the loss of a step (from 1), and what it says of the last checkpoint; raises ``StepError`` for a rise."""
+        limit, progress = self.job.training.max_loss_rise, self.progress
+        progress.losses = progress.losses.then(loss)
+        if has_risen(progress.losses, limit):
+            raise risen_error(self.job, step, progress.losses, rate, self.keeper.go_back(progress))
+        if is_calm(progress.losses, limit):
+            progress.good_checkpoint = progress.previous_checkpoint
 
     def _end_here(self, reason: StopReason) -> None:
         """Leave a checkpoint of the present step, and stop."""
@@ -254,10 +262,6 @@ class Trainer:
     @cached_property
     def _gradients(self) -> GradientSum:
         return GradientSum(self.model, self.world)
-
-    @cached_property
-    def _losses(self) -> LossWatch:
-        return LossWatch(self.job)
 
     @cached_property
     def _replay(self) -> Replay | None:
