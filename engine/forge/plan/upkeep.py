@@ -73,9 +73,9 @@ def refusals_of(
         return
     counted = expected()
     if counted.at_most > limit:
+        least = f" (at least {plan.at_least:.4g})" if plan.at_least < counted.at_most else ""
         yield (
-            f"the plan may cost {counted.at_most:.4g} {plan.currency}, and at least {plan.at_least:.4g}; "
-            f"budgets.max_cost_per_plan allows {limit:g}: "
+            f"the plan may cost {counted.at_most:.4g} {plan.currency}{least}, budgets.max_cost_per_plan allows {limit:g}: "
             "ask for less, plan a part of it with --target, or raise the budget in a commit"
         )
     yield from _beyond_any_budget(counted, desired, graph)
