@@ -129,11 +129,18 @@ def test_a_record_signed_before_a_revocation_and_appended_after_it_is_refused(re
     assert any("evaluate/small.small link: the key evaluator evaluator-1 was revoked at" in line for line in said), said
 
 
+def lookout_on(
+    folder: Path, governed: Governed, tmp_path: Path, release: str, ref: str = REF, remote: str | None = None
+) -> Lookout:
+    """Of an agent that serves the release."""
+    served = SimpleNamespace(release_digest=release)
+    source = Source(folder, "local", ref, remote, ".forge/store", governed.config, tmp_path / "weights")
+    return Lookout(source, {}, lambda: None, served=lambda: served)
+
+
 def look(folder: Path, governed: Governed, tmp_path: Path, ref: str = REF, release: str | None = None) -> Withdrawn | object:
-    """What the agent that serves the release finds."""
-    served = SimpleNamespace(release_digest=release or release_of(folder).release)
-    source = Source(folder, "local", ref, None, ".forge/store", governed.config, tmp_path / "weights")
-    lookout = Lookout(source, {}, lambda: None, served=lambda: served)
+    """What it finds at its first look."""
+    lookout = lookout_on(folder, governed, tmp_path, release or release_of(folder).release, ref)
     try:
         return lookout.look()
     finally:
@@ -285,6 +292,31 @@ def test_a_withdrawal_stops_a_service_whatever_else_the_ledger_holds(
     with pytest.raises(LedgerError):
         bodies_of(released)
     assert isinstance(look(released, governed, tmp_path, REF, release), Withdrawn)
+
+
+def test_a_withdrawal_in_a_head_that_no_clone_follows_stops_an_agent_for_good(
+    released: Path, governed: Governed, tmp_path: Path
+) -> None:
+    """No key, but the shared ledger's ref: something at fault comes with the withdrawal, and then both are taken back."""
+    remote, agent, release = tmp_path / "remote", tmp_path / "agent", release_of(released).release
+    git(tmp_path, "init", "--quiet", "--bare", str(remote))
+    git(released, "push", "--quiet", str(remote), "main", REF)
+    shutil.copytree(released, agent, symlinks=True)
+    git(agent, "remote", "add", "origin", str(remote))
+    before = git(released, "rev-parse", REF)
+    withdraw(released, governed)
+    add_commit(released, {f"entries/000/000/{len(bodies_of(released)) + 1:03d}.json": b"{"}, "no entry")
+    git(released, "push", "--quiet", str(remote), REF)
+    lookout = lookout_on(agent, governed, tmp_path, release, remote="origin")
+    found = lookout.look()
+    assert isinstance(found, Withdrawn)
+    assert found.stops
+    with pytest.raises(LedgerError, match="does not say which entry is its last"):
+        lookout.look()
+    git(remote, "update-ref", REF, before)
+    with pytest.raises(LedgerError, match="by which what is served is withdrawn"):
+        lookout.look()
+    lookout.close()
 
 
 def add_commit(folder: Path, files: Mapping[str, bytes], message: str) -> None:

@@ -135,6 +135,8 @@ class Lookout:
         """The release that was held against the withdrawals last, and what the ledger said then."""
         self._told: tuple[WithdrawnSubject, ...] = ()
         """What was found."""
+        self._unadopted: str | None = None
+        """A head that this clone does not follow, for something in it is at fault, and by which what is served is withdrawn."""
         self._failed: tuple[_Mark, Exception, float, float] | None = None
         """What was refused, why, when to verify it again, and the delay after that."""
         self._open: tuple[Repository, Ledger] | None = None
@@ -167,6 +169,12 @@ class Lookout:
         self, repository: Repository, ledger: Ledger, root: TrustRoot, *, offline: bool
     ) -> Moved | Retired | Withdrawn | None:
         snapshot = ledger.snapshot() if offline else ledger.fetch()
+        if self._unadopted is not None and not repository.is_ancestor(self._unadopted, snapshot.commit or ""):
+            raise LedgerError(
+                f"the ledger is now {snapshot.commit}, which does not descend from {self._unadopted}, by which what is served "
+                "is withdrawn. Find out who moved it; start the agent anew once that is settled"
+            )
+        self._unadopted = None
         delegation = snapshot.newest(DELEGATIONS)
         trust = f"{root.digest} {delegation.digest if delegation else None}"
         noted = {subject: body.model_dump(mode="json") for subject, body in snapshot.withdrawals().items()}
@@ -234,7 +242,10 @@ class Lookout:
             return None
         timestamps = read_timestamp_authority(self._source.config)
         found = withdrawn_from(served.release_digest, repository, claimed, root, timestamps)
-        if not found or found == self._told:
+        if not found:
+            return None
+        self._unadopted = claimed.commit
+        if found == self._told:
             return None
         self._handled = self._asked = None
         self._told = found
