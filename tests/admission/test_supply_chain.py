@@ -25,7 +25,7 @@ from forge.attest.trust import read_trust_root
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.charter import Charter
 from forge.contract.kinds import Role
-from forge.contract.record import Delegation, Release
+from forge.contract.record import Approval, Delegation, Release
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
 from forge.store.store import Store
@@ -163,6 +163,35 @@ def test_a_change_of_policy_needs_no_new_approval_of_the_same_model(released: Pa
     commit_as(released, governed, "cleo", "shorter answers")
     run_forge(released, governed.config, "apply")
     assert verdict_of(released, governed.config).holds
+
+
+def test_where_approvals_cover_releases_a_change_of_policy_or_engine_asks_anew(released: Path, governed: Governed) -> None:
+    """What was approved without saying so is not about any policy; reverting gives the approval back."""
+    chain = governed.supply_chain(release={"approvals": {"local": 1}, "approvals_cover": "release"})
+    govern(released, chain, governed.people())
+    change_policy(released)
+    commit_as(released, governed, "cleo", "approvals cover releases")
+    run_forge(released, governed.config, "keys", "delegate")
+    said = run_forge(released, governed.config, "apply", code=1).stderr
+    assert "ana's does not count: it is not about this policy and these engine settings" in said
+    ana = ("approve", "release/local", "--key", str(governed.ssh / "ana"))
+    assert "with this policy and these engine settings" in run_forge(released, governed.config, *ana).stdout
+    run_forge(released, governed.config, "apply")
+    assert verdict_of(released, governed.config).holds
+    path = released / "models" / "deployment.yaml"
+    for change in ("policy", "engine"):
+        if change == "policy":
+            change_policy(released, "max_tokens: 16", "max_tokens: 100")
+        else:
+            path.write_text(path.read_text().replace("  policy:", "  engine: {max_num_seqs: 7}\n  policy:"))
+        commit_as(released, governed, "cleo", change)
+        assert "needs 1, has 0" in run_forge(released, governed.config, "apply", code=1).stderr
+        run_forge(released, governed.config, *ana)
+        run_forge(released, governed.config, "apply")
+        assert verdict_of(released, governed.config).holds
+    approvals = [body for body in bodies_of(released) if isinstance(body, Approval)]
+    assert [body.release is None for body in approvals] == [True, False, False, False]
+    assert len({body.release for body in approvals}) == 4
 
 
 def gate_of(folder: Path, old: str, new: str) -> None:

@@ -22,7 +22,7 @@ from forge.attest.bundle import bundles_of
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for
 from forge.attest.trust import read_trust_root
-from forge.canonical import canonical_json
+from forge.canonical import canonical_json, digest_of_json
 from forge.contract.kinds import Role
 from forge.report.bundle import tool
 
@@ -168,6 +168,18 @@ def no_link(folder: Path, governed: Governed) -> None:
     one(folder, "in-toto/links/evaluate.*").unlink()
 
 
+def approvals_that_cover_the_model_alone(folder: Path, governed: Governed) -> None:
+    """The root has signed that approvals are about policy and engine settings, too."""
+    delegation, layout = payload(folder / "trust/delegation.json"), payload(folder / "in-toto/root.layout")
+    said = delegation["predicate"]
+    said["charter"]["supply_chain"]["release"]["approvals_cover"] = "release"
+    before, said["digest"] = said["digest"], str(digest_of_json(said["charter"]))
+    layout["readme"] = layout["readme"].replace(before, said["digest"])
+    root = signer_for(Role.ROOT, governed.config)
+    (folder / "trust/delegation.json").write_bytes(seal(canonical_json(delegation), root))
+    (folder / "in-toto/root.layout").write_bytes(seal(canonical_json(layout), root))
+
+
 def a_weaker_layout(folder: Path, governed: Governed) -> None:
     """Signed by a stranger, whose key the bundle now calls the root's."""
     other = make_governed(folder.parent / "other")
@@ -282,6 +294,7 @@ ATTACKS = (
     (an_edited_approval, "ssh-keygen", "Could not verify signature"),
     (an_approval_by_somebody_else, "ssh-keygen", "Could not verify signature"),
     (no_approval, "the statements", "is absent"),
+    (approvals_that_cover_the_model_alone, "the statements", "release/local needs 1 approvals and has 0"),
     (another_commit, "git", ".commit: not the commit that its name says"),
     (no_commit, "git", f"REFUSED commits/{'0' * 40}.commit: not the commit that its name says"),
     (other_weights, "the statements", "weights.sha256 is not the list"),

@@ -282,6 +282,7 @@ def _supply_chain(name: str) -> dict[str, Any]:
         "shapes": ["pretrain"],
         "release": {
             "approvals": {"prod": 1},
+            "approvals_cover": "release",
             "evaluations": [{"suite": "EvalSuite/a"}],
             "licenses": ["CC-BY-4.0", "MIT"],
             "preregistered": False,

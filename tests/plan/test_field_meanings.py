@@ -310,6 +310,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.approvers": ["ben", "ana"],
         "spec.separation_of_duties": [["trainer", "approver"]],
         "spec.release.approvals": {"prod": 0},
+        "spec.release.approvals_cover": "model",
         "spec.release.evaluations[].suite": "EvalSuite/b",
         "spec.release.licenses": None,
         "spec.release.preregistered": True,

@@ -59,6 +59,7 @@ def test_every_change_is_shown(governed: Governed) -> None:
         (("supply_chain", "release"), {}, "none for a release"),
         (("supply_chain", "release"), {"approvals": {"local": 1}, "preregistered": False}, "may be set afterwards"),
         (("supply_chain", "release"), {"approvals": {"local": 1}, "licenses": ["MIT\x1b[2J"]}, "MIT\\x1b[2J"),
+        (("supply_chain", "release"), {"approvals": {"local": 1}, "approvals_cover": "release"}, "policy and engine settings"),
         (("supply_chain", "plans"), {"approvals": 1, "above_cost": 5.0}, "that may cost more than 5"),
         (("supply_chain", "shapes"), ["sft"], "+ shapes        sft"),
         (("supply_chain", "timestamps"), "required", "+ time stamps   required"),

@@ -168,7 +168,7 @@ def _judge(
             refusal = f"who holds a key of the {held[0]} may not approve"
         elif body.person in parts:
             refusal = f"who signed {parts[body.person]} may not approve what came of it"
-    return Given(body.subject, body.digest, body.verdict, body.person, entry.digest, refusal)
+    return Given(body.subject, body.digest, body.verdict, body.person, entry.digest, refusal, body.release)
 
 
 def _refusal(

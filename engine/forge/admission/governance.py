@@ -3,7 +3,8 @@
 1. Authority: the commit's own supply chain is the one that the root signed, it has not expired, and when it was signed it
    outlived what its commit keeps (``retention.days``), as far as that commit is here.
 2. Layout: the chain has a shape that is listed, and the links that were signed for it are those of its records.
-3. Approvals: enough people approved these weights, with this verdict, for this environment.
+3. Approvals: enough people approved these weights, with this verdict, for this environment; where approvals cover releases,
+   under this policy and with these engine settings.
 4. Order: the pointer moves to a commit that descends from the one before; rolling back is a commit too.
 5. Pre-registration: the thresholds stood there before these weights were first measured (``registration``).
 """
@@ -121,7 +122,9 @@ def _judge_approvals(
     sequence = evidence.sequence(release)
     given = judge_approvals(named, evidence.attestations, history, sequence, evidence.authors, evidence.parts)
     weights, verdict = record.inputs.get("weights", ""), record.inputs.get("verdict")
-    found = tally(given, f"release/{release.environment}", weights, verdict, needed)
+    covers = authority.charter.supply_chain.release.approvals_cover if authority.charter else "model"
+    asked = release.key if covers == "release" else None
+    found = tally(given, f"release/{release.environment}", weights, verdict, needed, asked)
     if found.suffices:
         yield Check(Rule.APPROVAL, f"approved by {', '.join(item.person for item in found.counted)}")
         return

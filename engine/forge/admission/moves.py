@@ -140,7 +140,8 @@ class Moves:
         parts = parts_taken(self._behind(record), self._read, self._history, entry.sequence)
         given = judge_approvals(named, self._attestations(named), self._history, entry.sequence, authors, parts)
         subject = f"release/{release.environment}"
-        found = tally(given, subject, record.inputs.get("weights", ""), record.inputs.get("verdict"), needed)
+        asked = release.key if charter.supply_chain.release.approvals_cover == "release" else None
+        found = tally(given, subject, record.inputs.get("weights", ""), record.inputs.get("verdict"), needed, asked)
         if not found.suffices:
             return False
         commits = {str(each.digest): each.body.commit for each in named if isinstance(each.body, Approval)}

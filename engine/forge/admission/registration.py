@@ -80,7 +80,7 @@ def judge_registration(release: Release, evidence: Evidence) -> Iterator[Finding
                 )
                 yield Finding(Rule.PREREGISTERED, gate.step_id, message)
             else:
-                yield Check(Rule.PREREGISTERED, f"the thresholds for {suite} stood there before it was measured ({place})")
+                yield Check(Rule.PREREGISTERED, f"the thresholds for {suite} stood there before it was measured")
 
 
 def tell_measured(evidence: Evidence) -> Iterator[Check]:

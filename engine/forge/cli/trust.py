@@ -155,6 +155,8 @@ def approve(
         if subject.startswith("release/"):
             plan, wanted = None, release_to_approve(place, subject.removeprefix("release/"))
             typer.echo(f"{subject}: weights {wanted.digest}, verdict {wanted.verdict}, commit {wanted.commit[:12]}")
+            if wanted.release is not None:
+                typer.echo(f"{subject}: with this policy and these engine settings (release step {wanted.release})")
         else:
             plan = Path(subject).read_bytes()
             wanted = plan_to_approve(place, plan, subject)

@@ -256,6 +256,8 @@ class Approval(_Value):
     """Of the weights, or of the plan."""
     verdict: _Digest | None = None
     """Of the gate's verdict, where the subject is a release: another threshold needs another approval."""
+    release: _Digest | None = Field(default=None, exclude_if=not_)
+    """Key of the release step, where approvals cover releases: the digest of weights, verdict, policy and engine settings."""
     person: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
     commit: _Commit
     """What the person looked at."""

@@ -1,7 +1,9 @@
 """Approvals as a plan counts them: values that somebody has verified already."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+_OTHER = "it is not about this policy and these engine settings"
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Given:
     """Digest of the ledger's entry."""
     refusal: str | None = None
     """Why it does not count; None where it does."""
+    release: str | None = None
+    """Key of the release step, where the approval says it."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +44,13 @@ class Tally:
         return "; ".join([text, *(f"{given.person}'s does not count: {given.refusal}" for given in self.refused)])
 
 
-def tally(given: Iterable[Given], subject: str, digest: str, verdict: str | None, needed: int) -> Tally:
-    """Count the people who approved exactly this."""
+def tally(
+    given: Iterable[Given], subject: str, digest: str, verdict: str | None, needed: int, release: str | None = None
+) -> Tally:
+    """Count the people who approved exactly this; ``release``: the release step's key, where that has to be approved too."""
     about = [item for item in given if (item.subject, item.digest, item.verdict) == (subject, digest, verdict)]
+    if release is not None:
+        about = [item if item.release == release else replace(item, refusal=item.refusal or _OTHER) for item in about]
     counted = {item.person: item for item in about if item.refusal is None}
     refused = {item.person: item for item in about if item.person not in counted}
     return Tally(needed, tuple(counted[name] for name in sorted(counted)), tuple(refused[name] for name in sorted(refused)))

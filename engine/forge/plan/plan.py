@@ -33,7 +33,7 @@ from forge.plan.reason import Reason, ReasonKind
 from forge.plan.rebuilt import if_rebuilt_alike
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
-from forge.plan.upkeep import approvals_needed, plan_approvals_needed, refusals_of
+from forge.plan.upkeep import approvals_cover_release, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.resource import Model
 
@@ -262,7 +262,8 @@ class _Planner:
         if not needed:
             return action
         given = self.live.approvals.get(environment, ())
-        found = tally(given, f"release/{environment}", action.inputs["weights"], action.inputs["verdict"], needed)
+        asked = key_of(step, action.inputs) if approvals_cover_release(self.desired) else None
+        found = tally(given, f"release/{environment}", action.inputs["weights"], action.inputs["verdict"], needed, asked)
         if found.suffices:
             return replace(action, approvals=tuple(item.entry for item in found.counted))
         reason = Reason(ReasonKind.APPROVAL, f"release/{environment} {found}")

@@ -19,6 +19,13 @@ def approvals_needed(desired: Desired, environment: str) -> int:
     return int(charter["supply_chain"].get("release", {}).get("approvals", {}).get(environment, 0)) if charter else 0
 
 
+def approvals_cover_release(desired: Desired) -> bool:
+    """Whether an approval is about policy and engine settings, too."""
+    charter = desired.charter
+    rules: Mapping[str, Any] = charter["supply_chain"].get("release", {}) if charter else {}
+    return rules.get("approvals_cover") == "release"
+
+
 def environments_with_approvals(desired: Desired) -> list[str]:
     """The environments that serve nothing which people have not approved."""
     charter = desired.charter

@@ -15,7 +15,9 @@ from forge.canonical import digest_of_bytes
 from forge.contract.record import Approval
 from forge.errors import RefusedError, TrustError, UsageError
 from forge.ledger.ledger import Draft
+from forge.plan.graph import build_graph, key_of
 from forge.plan.saved import digest_of, from_bytes
+from forge.plan.upkeep import approvals_cover_release
 from forge.reconcile.place import Place, look
 from forge.reconcile.timestamping import check_authority, tokens
 
@@ -37,6 +39,9 @@ def release_to_approve(place: Place, environment: str) -> Approval:
         subject=f"release/{environment}",
         digest=action.inputs["weights"],
         verdict=action.inputs["verdict"],
+        release=key_of(build_graph(place.desired)[action.id], action.inputs)
+        if approvals_cover_release(place.desired)
+        else None,
         person="nobody",
         commit=place.desired.commit or "",
         given=place.now().isoformat(timespec="milliseconds"),

@@ -142,6 +142,9 @@ class ReleaseRules(Part):
 
     approvals: Annotated[dict[Name, Annotated[int, Field(ge=0, le=100)]], GOVERN] = {}
     """By environment: how many people have to approve the model."""
+    approvals_cover: Annotated[Literal["model", "release"], GOVERN] = "model"
+    """``model``: an approval is about weights and their verdict, under whatever policy. ``release``: it is about the policy and
+    the engine's settings, too, and a change of either asks anew."""
     evaluations: Annotated[list[RequiredEvaluation], GOVERN] = []
     licenses: Annotated[list[Annotated[str, Field(min_length=1)]] | None, GOVERN] = None
     """The only licences (SPDX expressions, as recipes write them) that data may have; None: any."""

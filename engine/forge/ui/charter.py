@@ -42,8 +42,9 @@ def _lines(charter: Charter) -> Iterator[str]:
     for group in chain.separation_of_duties:
         yield f"  kept apart    {', '.join(group)}"
     approvals = ", ".join(f"{count} for {name}" for name, count in sorted(chain.release.approvals.items()) if count)
+    whole = "; each of model, policy and engine settings" if chain.release.approvals_cover == "release" else ""
     dear = f" that may cost more than {chain.plans.above_cost:g}" if chain.plans.above_cost is not None else ""
-    yield f"  approvals     {approvals or 'none for a release'}; {chain.plans.approvals or 'none'} for a plan{dear}"
+    yield f"  approvals     {approvals or 'none for a release'}; {chain.plans.approvals or 'none'} for a plan{dear}{whole}"
     yield f"  evaluations   {', '.join(item.suite for item in chain.release.evaluations) or 'those of each deployment'}"
     yield f"  licences      {', '.join(chain.release.licenses) if chain.release.licenses is not None else 'any'}"
     yield f"  thresholds    {'stand before the evaluation runs' if chain.release.preregistered else 'may be set afterwards'}"

@@ -387,6 +387,7 @@ function judgeApprovals(charter, predicate, weights, decision, ok) {
   for (const digest of predicate.approvals ?? []) {
     const { given } = approvalOf(digest, "the release");
     if (given.subject !== `release/${predicate.environment}` || bare(given.digest) !== weights || bare(given.verdict) !== decision) continue;
+    if (chain.release.approvals_cover === "release" && given.release !== predicate.key) continue;
     if (!(chain.approvers ?? []).includes(given.person) || wrote.includes(given.person) || holders.includes(given.person)) continue;
     counted.add(given.person);
   }
