@@ -503,3 +503,13 @@ def test_the_architecture_is_the_bases(new_attempt: Make, base: Attempt) -> None
     configs = [json.loads((each / "config.json").read_text()) for each in (base.weights, attempt.weights)]
     assert configs[0] == configs[1]
     assert configs[1]["hidden_size"] == ARCHITECTURE["hidden_size"]
+
+
+def test_a_base_whose_settings_have_other_types_is_told_in_one_line(tmp_path: Path) -> None:
+    LlamaConfig(**LLAMA).save_pretrained(tmp_path / "theirs")
+    wrong = edited(tmp_path / "theirs", tmp_path / "wrong", hidden_size="large", num_hidden_layers=1.5)
+    message = r"config\.json: hidden_size is 'large': Input should be .*; num_hidden_layers is 1\.5: "
+    with pytest.raises(StepError, match=message) as caught:
+        read_architecture(wrong)
+    assert "pydantic" not in str(caught.value)
+    assert "\n" not in str(caught.value)
