@@ -343,6 +343,16 @@ def test_a_corpus_that_the_filters_empty_names_the_filter(run_step: RunStep, tmp
     assert "Traceback" not in done.stderr
 
 
+def test_where_all_documents_are_equal_no_fraction_is_blamed(make_run: MakeRun, tmp_path: Path) -> None:
+    run = make_run(
+        "curate",
+        {"sources": [{}], "split": {"validation_fraction": 0.3}},
+        {"source-0": source(tmp_path / "s", rows(["same"] * 60))},
+    )
+    with pytest.raises(StepError, match=r"none of 60 documents fell into the [a-z]+ split: they all have the same text"):
+        curate.run(run)
+
+
 def test_a_split_without_documents_is_refused(make_run: MakeRun, tmp_path: Path) -> None:
     folder = source(tmp_path / "s", rows([prose(1)]))
     run = make_run("curate", {"sources": [{}], "split": {"validation_fraction": 0.000001}}, {"source-0": folder})

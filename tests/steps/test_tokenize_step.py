@@ -1,12 +1,13 @@
 """The tokenize step: token files that hold the documents and nothing of the machine."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.steps.conftest import MakeRun, RunStep
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, normalizers
 
 from forge.errors import StepError
 from forge.steps import tokenize as step
@@ -79,6 +80,20 @@ def test_a_tokenizer_that_loses_text_is_refused(curated: Path, make_run: MakeRun
     save(lossy, tmp_path)
     with pytest.raises(StepError, match=r"train document .* does not come back"):
         step.run(make_run("tokenize", {}, {"documents": curated, "tokenizer": tmp_path}))
+
+
+def test_text_that_is_lost_in_the_last_document_alone_is_refused(make_run: MakeRun, tokenizer: Path, tmp_path: Path) -> None:
+    normalising = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
+    normalising.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(" ", "\u2581")])
+    save(normalising, tmp_path / "tokenizer")
+    texts = [*(f"plain text number {number}" for number in range(600)), "cafe\u0301"]
+    for split in ("train", "validation"):
+        (tmp_path / "documents" / split).mkdir(parents=True)
+        lines = "".join(json.dumps({"id": str(number), "text": text}) + "\n" for number, text in enumerate(texts))
+        (tmp_path / "documents" / split / "00000.jsonl").write_text(lines)
+    message = "train document '600' does not come back from its tokens: the tokenizer's normalizer (NFC) changes text"
+    with pytest.raises(StepError, match=re.escape(message)):
+        step.run(make_run("tokenize", {}, {"documents": tmp_path / "documents", "tokenizer": tmp_path / "tokenizer"}))
 
 
 def test_control_tokens_that_the_vocabulary_lacks_are_refused(curated: Path, make_run: MakeRun, tmp_path: Path) -> None:

@@ -9,9 +9,12 @@ Documents stay in their order: shuffling is the trainer's matter. datatrove's ``
 a path of this machine.
 """
 
+import json
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document
@@ -28,8 +31,9 @@ from forge.steps.tokenizer import TOKENIZER_FILE
 
 META_FILE = "meta.json"
 BATCH_DOCUMENTS = 256
-CHECKED_DOCUMENTS = 50
-"""Of each split, from its beginning: so many are decoded from the token file and compared."""
+_BATCH_TOKENS = 1 << 20
+_REVERSIBLE = {"Replace", "Prepend"}
+"""Normalizers that a decoder undoes."""
 
 
 def run(run: StepRun) -> Metrics:
@@ -67,7 +71,9 @@ def run(run: StepRun) -> Metrics:
             raise StepError(f"{run.request.subject}: the {split} split holds no document")
         dtype = np.dtype("<u4" if writer.token_size == 4 else "<u2")
         if (lost := _first_lost(tokenizer, eos, read_documents(documents, split), product / f"{split}.ds", dtype)) is not None:
-            raise StepError(f"{run.request.subject}: {split} document {lost!r} does not come back from its tokens")
+            raise StepError(
+                f"{run.request.subject}: {split} document {lost!r} does not come back from its tokens{_why(tokenizer)}"
+            )
         splits[split] = counts
     meta = {
         "schema_version": 1,
@@ -94,13 +100,42 @@ def _counted(documents: Path, split: str, counts: dict[str, int]) -> Iterator[Do
 
 
 def _first_lost(tokenizer: Tokenizer, eos: int, documents: Iterator[TextDocument], tokens: Path, dtype: np.dtype) -> str | None:
-    """The id of the first document whose text its tokens do not give back."""
-    ids = np.memmap(tokens, dtype=dtype, mode="r")
-    ends = np.fromfile(f"{tokens}.index", dtype="<u8", count=CHECKED_DOCUMENTS)
-    start = 0
-    for document, end in zip(documents, ends.tolist(), strict=False):
-        *text_ids, last = ids[start:end].tolist()
-        if last != eos or tokenizer.decode(text_ids, skip_special_tokens=False) != document.text:
-            return document.id
-        start = end
+    """The id of the first document whose text its tokens do not give back; all are decoded, for any may be the only one."""
+    for found in _batches(tokens, dtype):
+        texts = tokenizer.decode_batch([own[:-1] for own in found], skip_special_tokens=False)
+        for own, text, document in zip(found, texts, islice(documents, len(found)), strict=True):
+            if not own or own[-1] != eos or text != document.text:
+                return document.id
     return None
+
+
+def _batches(tokens: Path, dtype: np.dtype) -> Iterator[list[list[int]]]:
+    """The ids of some documents at a time, as they lie in a token file."""
+    ids = np.memmap(tokens, dtype=dtype, mode="r")
+    found: list[list[int]] = []
+    start = size = 0
+    for end in np.memmap(f"{tokens}.index", dtype="<u8", mode="r").tolist():
+        found.append(ids[start:end].tolist())
+        size += end - start
+        start = end
+        if len(found) == BATCH_DOCUMENTS or size > _BATCH_TOKENS:
+            yield found
+            found, size = [], 0
+    if found:
+        yield found
+
+
+def _why(tokenizer: Tokenizer) -> str:
+    """What of the tokenizer may have lost text, where it is its normaliser."""
+    kinds = sorted(_kinds(json.loads(tokenizer.to_str()).get("normalizer")) - _REVERSIBLE)
+    if not kinds:
+        return ""
+    return f": the tokenizer's normalizer ({', '.join(kinds)}) changes text; take a base whose tokenizer keeps it"
+
+
+def _kinds(normalizer: Any) -> set[str]:
+    if not isinstance(normalizer, dict):
+        return set()
+    if "normalizers" in normalizer:
+        return {kind for each in normalizer["normalizers"] for kind in _kinds(each)}
+    return {str(normalizer.get("type"))}

@@ -549,3 +549,13 @@ def test_up_to_its_positions_a_dynamic_base_is_the_plain_one(new_attempt: Make, 
     with torch.no_grad():
         assert torch.equal(one(tokens[:, :64]).logits, other(tokens[:, :64]).logits)
         assert not torch.allclose(one(tokens).logits[:, :64], other(tokens).logits[:, :64], atol=1e-3)
+
+
+def test_a_base_whose_settings_have_other_types_is_told_in_one_line(tmp_path: Path) -> None:
+    LlamaConfig(**LLAMA).save_pretrained(tmp_path / "theirs")
+    wrong = edited(tmp_path / "theirs", tmp_path / "wrong", hidden_size="large", num_hidden_layers=1.5)
+    message = r"config\.json: hidden_size is 'large': Input should be .*; num_hidden_layers is 1\.5: "
+    with pytest.raises(StepError, match=message) as caught:
+        read_architecture(wrong)
+    assert "pydantic" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ holds some blocks, and a few bytes for each document (``duplicates``). A folder 
 files from its successor.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def run(run: StepRun) -> Metrics:
         _curate(run, tally, survey, scratch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    _check(tally, run.request.subject)
+    _check(tally, run.request.subject, run.product("documents"))
     (run.product("report") / "report.json").write_bytes(canonical_json(tally.as_json()) + b"\n")
     left = run.byproduct(BYPRODUCT)
     left.mkdir(parents=True)
@@ -119,7 +120,7 @@ def _write(run: StepRun, tally: Tally, survey: SurveyTaker, spool: Spool, remove
             (validation if row["is_held_out"] else train).write(line)
 
 
-def _check(tally: Tally, subject: str) -> None:
+def _check(tally: Tally, subject: str, product: Path) -> None:
     read = sum(size.documents for size in tally.read)
     if read == 0:
         raise StepError(f"{subject}: the corpus is empty: none of {tally.sources} sources holds a document")
@@ -131,7 +132,22 @@ def _check(tally: Tally, subject: str) -> None:
         )
     for name, size in tally.splits.items():
         if size.documents == 0:
-            raise StepError(
-                f"{subject}: none of {kept} documents fell into the {name} split: change split.validation_fraction"
-                " or add documents"
-            )
+            remedy = "change split.validation_fraction or add documents"
+            if kept > 1 and _are_equal(product):
+                remedy = (
+                    "they all have the same text, by which it is decided: add others (`dedup.exact` would keep one of these)"
+                )
+            raise StepError(f"{subject}: none of {kept} documents fell into the {name} split: {remedy}")
+
+
+def _are_equal(product: Path) -> bool:
+    """Whether all documents that were written have one text."""
+    lines = (line for path in sorted(product.rglob("*.jsonl")) for line in path.open("rb"))
+    first: str | None = None
+    for line in lines:
+        text = json.loads(line)["text"]
+        if first is None:
+            first = text
+        elif text != first:
+            return False
+    return True

@@ -7,10 +7,12 @@ documents; any other is one (``formats``), whose id is the number of its source 
 and have an upper length, so that memory does not depend on the size of a file, and a compressed bomb ends as an error.
 """
 
+import codecs
 import gzip
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,19 +152,32 @@ def _lines(path: Path, place: str) -> Iterator[tuple[int, bytes]]:
             number += 1
             if len(line) > MAX_LINE_BYTES:
                 raise StepError(f"{place}, line {number}: longer than {MAX_LINE_BYTES} bytes; split the document")
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
                 yield number, line
 
 
 def _parsed(line: bytes, where: str) -> dict[str, Any]:
+    twice: list[str] = []
+
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        twice[:] = (
+            [key for key, count in Counter(key for key, _ in pairs).items() if count > 1] if len(found) < len(pairs) else []
+        )
+        return found
+
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=noted)
     except UnicodeDecodeError as error:
         raise StepError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from error
     except (ValueError, RecursionError) as error:
         raise StepError(f"{where}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise StepError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    if twice:  # those of the outermost object, which is told last
+        raise StepError(f"{where}: the key {twice[0]!r} is written twice; keep one of them")
     return row
 
 

@@ -71,7 +71,7 @@ def read_architecture(folder: Path) -> Architecture:
             experts=_experts_of(config) if family == "mixtral" else None,
         )
     except ValidationError as error:
-        raise StepError(f"{path}: {error}") from error
+        raise StepError(f"{path}: {_faults(error)}") from error
     head = architecture.hidden_size // architecture.num_attention_heads
     if config.get("head_dim") not in (None, head):
         raise StepError(f"{path}: head_dim is {config['head_dim']!r}; this trainer's model has hidden_size / heads = {head}")
@@ -84,6 +84,13 @@ def rows_of(folder: Path) -> int:
     if type(rows) is not int or rows < 1:
         raise StepError(f"{folder / CONFIG_FILE}: vocab_size is {rows!r}; expected the number of rows of the embedding")
     return rows
+
+
+def _faults(error: ValidationError) -> str:
+    """Each field with what is wrong and what was found, in one line."""
+    found = error.errors(include_url=False)
+    told = [f"{'.'.join(map(str, fault['loc'])) or 'it'} is {fault['input']!r:.80}: {fault['msg']}" for fault in found]
+    return "; ".join(told)
 
 
 def chat_template_of(folder: Path, tokenizer: Path) -> str:
