@@ -35,6 +35,7 @@ from forge.contract.record import Approval, Delegation, Record, Release, Withdra
 from forge.ledger.entry import APPROVALS, DELEGATIONS, Body, Entry
 from forge.ledger.ledger import Ledger
 from forge.repo.repository import Repository
+from forge.report.bundle import pack
 from forge.store.store import Store
 
 pytestmark = needs_openssl
@@ -298,7 +299,13 @@ def outside(folder: Path, tools: Path, root: str, pins: Path | None) -> subproce
         "HOME": str(tools),
         **({"TSA_PEM": str(pins)} if pins else {}),
     }
-    return subprocess.run(["sh", "verify.sh", root], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    received = tools / "received"
+    received.mkdir()
+    (received / "verify.sh").write_bytes((folder / "verify.sh").read_bytes())
+    (received / "bundle.tar.gz").write_bytes(pack(folder))
+    (received / "node_modules").symlink_to(FOLDER / "node_modules")
+    command = ["sh", "verify.sh", root, "bundle.tar.gz"]
+    return subprocess.run(command, cwd=received, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(not (FOLDER / "node_modules").is_dir(), reason="needs `make setup-dev`")
@@ -309,7 +316,6 @@ def test_a_reviewer_without_forge_checks_the_time_stamps_of_the_bundle(
     run_forge(released, governed.config, "report", "release/local", "--out", str(report))
     assert "time stamp 20" in (report / "index.html").read_text()
     bundle = report / "bundle"
-    (bundle / "node_modules").symlink_to(FOLDER / "node_modules")
     root = read_trust_root(governed.config).digest
     good = outside(bundle, tmp_path / "a", root, server.authority.pem)
     assert good.returncode == 0, good.stdout + good.stderr
