@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from tests.steps.finetune.conftest import LORA, Tuning
 
 from forge.errors import StepError
+from forge.steps.train.checkpoint import load_checkpoint
 
 Make = Callable[..., Tuning]
 STILL_LORA = {"lora": {**LORA["lora"], "dropout": 0.0}}  # each rank draws a dropout of its own
@@ -124,8 +125,14 @@ def test_a_loss_that_rises_far_above_what_it_was_ends_it(new_tuning: Make) -> No
         "schedule": {"name": "wsd", "warmup_tokens": 64 * 4 * 30, "decay_tokens": 0},
     }
     settings = {"checkpoint_every_tokens": 64 * 4 * 2}
-    with pytest.raises(StepError, match=r"the loss has risen: .* (is kept|No checkpoint)"):
-        new_tuning(training=training, settings=settings).run()
-    assert list(new_tuning().checkpoints.iterdir())
-    again = new_tuning(number=2, training=training, settings={**settings, "max_loss_rise": None})
-    assert again.run()["resumed_from_step"] > 0
+    told = []
+    for number in (1, 2):
+        with pytest.raises(StepError, match=r"the loss has risen: .* The checkpoint of step \d+ \(loss .*\) is kept") as error:
+            new_tuning(number=number, training=training, settings=settings).run()
+        told.append(str(error.value))
+        (kept,) = new_tuning().checkpoints.iterdir()
+    assert told[0] == told[1]
+    state = load_checkpoint(kept).state
+    assert f"The checkpoint of step {state.step} (loss {state.train_loss:.4f})" in told[0]
+    again = new_tuning(number=3, training=training, settings={**settings, "max_loss_rise": None})
+    assert again.run()["resumed_from_step"] == state.step

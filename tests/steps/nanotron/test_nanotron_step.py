@@ -23,7 +23,7 @@ from forge.steps.nanotron.loader import machine_for
 from forge.steps.nanotron.parity import check_parity, exported_logits
 from forge.steps.nanotron.wheel import WHEEL, WHEEL_DIGEST
 from forge.steps.nanotron.worker import bit_environment
-from forge.steps.train.checkpoint import load_newest
+from forge.steps.train.checkpoint import load_checkpoint, load_newest
 from forge.steps.train.data import open_corpus
 
 LOSS_TOLERANCE = 1e-5
@@ -251,6 +251,18 @@ def test_a_checkpoint_names_the_model_of_its_device(
     job, machine = new_attempt().job(), machine_for("cuda", "float32")
     assert bit_environment(job, machine, torch.device("cuda", 1))["device"] == "NVIDIA H200 at cuda:1"
     assert bit_environment(job, machine, torch.device("cpu"))["device"] == "cpu"
+
+
+def test_a_loss_that_rises_ends_it_and_leaves_the_checkpoint_from_before(new_attempt: Callable[..., NanotronAttempt]) -> None:
+    schedule = {"name": "wsd", "warmup_tokens": 256 * 380, "decay_tokens": 0}
+    training = {**TRAINING, "tokens": 256 * 400, "optimizer": {"lr": 3.0}, "schedule": schedule}
+    attempt = new_attempt(training=training, settings={"checkpoint_every_tokens": 256 * 5})
+    with pytest.raises(StepError, match=r"the loss has risen: .* The checkpoint of step \d+ \(loss .*\) is kept") as told:
+        attempt.run()
+    (kept,) = attempt.checkpoints.iterdir()
+    state = load_checkpoint(kept).state
+    assert f"The checkpoint of step {state.step} (loss {state.train_loss:.4f})" in str(told.value)
+    assert state.train_loss < state.lowest_mean_loss + 0.5
 
 
 def test_numbers_that_are_not_finite_stop_it_before_they_reach_the_weights(new_attempt: Callable[..., NanotronAttempt]) -> None:
