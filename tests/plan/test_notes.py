@@ -118,3 +118,13 @@ def test_a_suspended_deployment_holds_the_environment_that_it_left(world: World)
     plan = world.plan(suspended)
     assert plan.changes == ()
     assert (ActionKind.BLOCKED, "environment/local", "local", ReasonKind.SUSPENDED) in map(told, plan.blocked)
+
+
+def test_a_deployment_that_another_replaces_is_retired_once_though_its_release_still_serves(world: World) -> None:
+    """The environment waits for the other one's release, which may wait for days: an approval, a training."""
+    other = desired_of({DEPLOYMENT: ("{name: small-local}", "{name: docs}")}, commit="e")
+    (retired,) = (action for action in world.plan(other).changes if action.step is None)
+    assert told(retired) == (ActionKind.RETIRE, "Deployment/small-local", None, ReasonKind.REMOVED)
+    world.finish(other, retired)
+    assert world.pointers()["local"].deployment == "small-local"
+    assert [action.id for action in world.plan(other).changes if action.step is None] == []

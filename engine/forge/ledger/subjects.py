@@ -19,6 +19,8 @@ def subjects_of(recorded: Mapping[str, int], notes: Iterable[Note]) -> dict[str,
     known = set(newest)
     protected: dict[str, bool] = {}
     retired: dict[str, tuple[int, str]] = {}
+    whole: set[str] = set()
+    """Retired without naming an environment: what still points there is for another deployment to take over."""
     renamed: dict[str, tuple[int, str]] = {}
     serving: dict[str, str | None] = {}
     for sequence, kind, subject, environment, value in notes:
@@ -29,6 +31,7 @@ def subjects_of(recorded: Mapping[str, int], notes: Iterable[Note]) -> dict[str,
             serving[environment] = subject if kind == "release" else None
         if kind == "retirement":
             retired[subject] = sequence, value
+            (whole.discard if environment is not None else whole.add)(subject)
         else:  # a commit holds it: the note of its protection says so as a release does
             newest[subject] = max(newest.get(subject, 0), sequence)
         if kind == "protection":
@@ -38,7 +41,7 @@ def subjects_of(recorded: Mapping[str, int], notes: Iterable[Note]) -> dict[str,
             renamed[value] = sequence, subject
             protected[subject] = protected.pop(value, False) or protected.get(subject, False)
     gone = {address: commit for address, (sequence, commit) in retired.items() if sequence > newest.get(address, 0)}
-    for address in serving.values():  # one environment of a deployment may be retired while it serves another
+    for address in {*serving.values()} - whole:  # one environment of a deployment may be retired while it serves another
         gone.pop(address or "", None)
     called = {address: name for address, (sequence, name) in renamed.items() if sequence > newest.get(address, 0)}
     return {name: Subject(name, protected.get(name, False), gone.get(name), called.get(name)) for name in sorted(known)}

@@ -137,6 +137,8 @@ class _Apply:
     """By step id: releases that may not serve, and why."""
     waiting: set[str] = field(default_factory=set)
     bundled: set[str] = field(default_factory=set)
+    noted: set[tuple[str, str | None]] = field(default_factory=set)
+    """Ids of actions without a step that are in the ledger, with the commit that asked for them."""
     asked: set[str] = field(default_factory=set)
     """Keys of runs elsewhere that were asked to stop."""
     unlogged: str | None = None
@@ -243,6 +245,12 @@ class _Apply:
         graph = build_graph(self.place.desired)
         moves = [action for action in now.plan.changes if action.step is StepKind.RELEASE and action.products]
         notes = [action for action in now.plan.changes if action.step is None]
+        for action in notes:  # appending is for ever: whatever is wrong here must not fill the ledger
+            if (action.id, self.place.desired.commit) in self.noted:
+                raise LedgerError(
+                    f"{action.id} was noted ({action.kind}) for this commit, and is to be noted again: who else applies?"
+                )
+        self.noted |= {(action.id, self.place.desired.commit) for action in notes}
         done = [(action, draft) for action in moves for draft in self._moves(action, graph[action.id], now.snapshot)]
         done += [(action, note_draft(self.place, action)) for action in notes]
         if done:
