@@ -16,9 +16,9 @@ from forge.admission.lifting import unfounded_lifts
 from forge.admission.moves import Moves
 from forge.admission.objects import LedgerObjects, read_objects
 from forge.admission.plans import Done, authors_at
-from forge.admission.signed import Read, is_signed
+from forge.admission.signed import Read
 from forge.admission.verdict import Finding, Rule
-from forge.attest.authority import Authority, Signers
+from forge.attest.authority import Signers
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
@@ -278,7 +278,7 @@ def collect_withdrawals(repository: Repository, snapshot: Snapshot, evidence: Ev
     for _, body in noted:
         _collect_attestations(snapshot, body.attestations, f"withdrawal of {body.subject}", evidence)
     read = evidence.reader(snapshot)
-    signed = {entry.sequence for entry, body in noted if is_signed(body, *_place_of(entry, body.moved, history), read)}
+    signed = {entry.sequence for entry, _ in noted if history.is_signed(entry, read)}
     evidence.unfounded_lifts |= unfounded_lifts(
         repository, [entry for entry, _ in noted], lambda e: e.sequence in signed, history
     )
@@ -295,11 +295,6 @@ def _collect_renamings(repository: Repository, evidence: Evidence) -> None:
                 desired = read_desired(CommitTree(repository, repository.resolve_commit(body.commit)))
                 if desired.previous.get(body.subject) == body.previous:
                     evidence.former_names.setdefault(body.subject, set()).add(body.previous)
-
-
-def _place_of(entry: Entry, claimed: str, history: History) -> tuple[Authority, str]:
-    """Who may sign an entry, and when it was signed."""
-    return history.authority(entry.sequence), history.moment(entry.sequence, claimed)
 
 
 def _collect_ledger(repository: Repository, snapshot: Snapshot, evidence: Evidence) -> None:

@@ -128,6 +128,17 @@ class History:
                 self._floors = _latest_claims(self._claims)
         return claimed
 
+    def is_signed(self, entry: Entry, read: Read) -> bool:
+        """Whether an entry is signed, at the moment that it claims, by who may sign it there; not where that is no time."""
+        body = entry.body
+        if not isinstance(body, Record | Reproduction | Release | Retirement | Withdrawal):
+            return False
+        try:
+            moment = self.moment(entry.sequence, claimed_moment(body))
+        except TrustError:
+            return False
+        return is_signed(body, self.authority(entry.sequence), moment, read)
+
     def _counts(self, claim: _Claim) -> bool:
         """Whether the latest of some claims was signed; no earlier entry says that it was signed later than it claims."""
         if not claim.held:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from forge.admission.approvals import Authors, authors_of, judge_approvals, separates_authors
 from forge.admission.duties import parts_taken
 from forge.admission.history import History
-from forge.admission.signed import Read, is_signed
+from forge.admission.signed import Read
 from forge.contract.record import Approval, Record, Release
 from forge.errors import LedgerError, TrustError
 from forge.ledger.entry import Entry
@@ -106,7 +106,7 @@ class Moves:
             kept: list[tuple[Entry, Release]] = []
             for entry in self._releases.get(environment, ()):
                 body = entry.body
-                if not isinstance(body, Release) or not _is_signed(entry, body, self._read, self._history):
+                if not isinstance(body, Release) or not self._history.is_signed(entry, self._read):
                     continue
                 is_ordered = kept and self._history.authority(entry.sequence).charter is not None
                 if not is_ordered or self._descends(kept[-1][1].commit, body.commit):
@@ -161,7 +161,7 @@ class Moves:
 
 def signed_releases(entries: Sequence[Entry], read: Read, history: History) -> tuple[Release, ...]:
     """The releases among some entries that their releaser signed, in their order."""
-    return tuple(e.body for e in entries if isinstance(e.body, Release) and _is_signed(e, e.body, read, history))
+    return tuple(e.body for e in entries if isinstance(e.body, Release) and history.is_signed(e, read))
 
 
 class _Line:
@@ -192,7 +192,3 @@ class _Line:
                     seen.add(parent)
                     pending.append(parent)
         return False
-
-
-def _is_signed(entry: Entry, body: Release, read: Read, history: History) -> bool:
-    return is_signed(body, history.authority(entry.sequence), history.moment(entry.sequence, body.moved), read)

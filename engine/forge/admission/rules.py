@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from forge.admission.evidence import Evidence, signers_of
 from forge.admission.history import History
-from forge.admission.signed import Read, is_signed
+from forge.admission.signed import Read
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal
 from forge.attest.statements import (
@@ -128,7 +128,7 @@ def judge_moves(environment: str, evidence: Evidence, history: History, read: Re
         body = entry.body
         if not isinstance(body, Release | Retirement) or body.environment != environment:
             continue
-        if not is_signed(body, history.authority(entry.sequence), history.moment(entry.sequence, body.moved), read):
+        if not history.is_signed(entry, read):
             continue
         if before is not None and body.moved <= before.moved:
             message = f"a {body.kind} of {environment} moved {body.moved} follows one of {before.moved}"

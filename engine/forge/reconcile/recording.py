@@ -345,7 +345,7 @@ def _time_of_move(place: Place, snapshot: Snapshot, environment: str) -> str:
     try:
         earliest = datetime.datetime.fromisoformat(last.moved) + datetime.timedelta(milliseconds=1)
         return max(place.now(), earliest).isoformat(timespec="milliseconds")
-    except OverflowError as error:  # the end of time
+    except (OverflowError, ValueError) as error:  # the end of time, or none
         raise LedgerError(
             f"the last move of {environment} says that it was made {last.moved!r}, after which nothing can be: it was not made "
             f"by Forge; `forge verify release/{environment}` says who signed it"
