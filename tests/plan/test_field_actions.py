@@ -17,7 +17,7 @@ from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
-from forge.plan.graph import build_graph
+from forge.plan.graph import build_graph, key_of
 from forge.plan.live import Live
 from forge.plan.reason import Reason, ReasonKind
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
@@ -71,7 +71,8 @@ class Approved(World):
             if any(reason.kind is ReasonKind.APPROVAL for reason in action.reasons):
                 environment = action.reasons[0].subject.split(" ")[0].removeprefix("release/")
                 about = f"release/{environment}", action.inputs["weights"], action.inputs["verdict"]
-                approval = Given(*about, "ben", f"sha256:{'e' * 64}")
+                release = key_of(build_graph(desired)[action.id], action.inputs)
+                approval = Given(*about, "ben", f"sha256:{'e' * 64}", release=release)
                 self.given[environment] = (*self.given.get(environment, ()), approval)
         return self.plan(desired)
 
