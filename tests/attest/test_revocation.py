@@ -27,7 +27,7 @@ def charter(public: str, ssh: str, **changes: Any) -> Charter:
 
 
 @pytest.mark.parametrize("public", [PEM, PEM.rstrip("\n"), PEM.replace("\n", "\r\n"), f"our releaser's key\n{PEM}\n\n"])
-@pytest.mark.parametrize("ssh", [PERSON, f"{PERSON} ana@example.org", f"{PERSON}  \t lost"])
+@pytest.mark.parametrize("ssh", [PERSON, f"{PERSON} ana@example.org", f"{PERSON}   lost"])
 def test_a_later_revocation_holds_however_the_key_is_written(tmp_path: Path, public: str, ssh: str) -> None:
     old, new = charter(PEM, PERSON), charter(public, ssh, revoked="2026-01-01T00:00:00Z")
     authority = Authority(make_root(tmp_path, None), old, new)
