@@ -3,6 +3,7 @@
 import os
 import pty
 import select
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ class Terminal:
 
     def exit_code(self, seconds: float = 90) -> int:
         until = time.monotonic() + seconds
-        while self.is_open and time.monotonic() < until:
+        while self.is_open:
+            assert time.monotonic() < until, self.shown
             self.read()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
@@ -53,6 +55,7 @@ class Terminal:
 def terminal(folder: Path, config_home: Path, *arguments: str) -> Iterator[Terminal]:
     pid, descriptor = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would what it starts
         os.chdir(folder)
         os.execve(FORGE, [str(FORGE), *arguments], {**os.environ, "FORGE_CONFIG_HOME": str(config_home)})
     try:
