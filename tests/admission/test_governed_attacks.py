@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 from tests.admission.test_attacks import REF, as_it_stands, bodies_of, entries_of, record_of, rewrite, signed_move
 from tests.admission.test_supply_chain import change_policy, verdict_of
-from tests.conftest import git, new_repository, run_forge
-from tests.governed import Governed, commit_as, govern, make_governed, write_approved
+from tests.conftest import git, run_forge
+from tests.governed import Governed, commit_as, govern
 
 from forge.admission.evidence import collect_delegations, collect_ledger
 from forge.admission.history import read_history
@@ -36,27 +36,6 @@ from forge.repo.repository import Repository
 from forge.serve.watch import Lookout, Source, Withdrawn
 
 NOTHING = "sha256:" + "0" * 64
-
-
-@pytest.fixture(scope="module")
-def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
-    return make_governed(tmp_path_factory.mktemp("governed"))
-
-
-@pytest.fixture(scope="module")
-def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
-    """Written and signed by cleo, delegated by the root, approved by ana, released."""
-    folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
-    write_approved(folder, governed, applied)
-    run_forge(folder, governed.config, "apply")
-    return folder
-
-
-@pytest.fixture
-def released(released_once: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "copy"
-    shutil.copytree(released_once, folder, symlinks=True)
-    return folder
 
 
 def now(seconds: float = 0) -> str:

@@ -5,40 +5,17 @@ cleo, who commits something harmless on top.
 """
 
 import datetime
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
 from tests.admission.test_attacks import bodies_of, entries_of, rewrite, signed_move
 from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import git, new_repository, run_forge
-from tests.governed import Governed, commit_as, govern, make_governed, write_approved
+from tests.governed import Governed, commit_as, govern
 
 from forge.admission.moves import _Line
 from forge.contract.record import Approval, Release
 from forge.repo.repository import Repository
-
-
-@pytest.fixture(scope="module")
-def governed(tmp_path_factory: pytest.TempPathFactory) -> Governed:
-    return make_governed(tmp_path_factory.mktemp("governed"))
-
-
-@pytest.fixture(scope="module")
-def released_once(tmp_path_factory: pytest.TempPathFactory, governed: Governed, applied: Path) -> Path:
-    """Written by cleo, approved by ana, released."""
-    folder = new_repository(tmp_path_factory.mktemp("released") / "repository")
-    write_approved(folder, governed, applied)
-    run_forge(folder, governed.config, "apply")
-    return folder
-
-
-@pytest.fixture
-def released(released_once: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "copy"
-    shutil.copytree(released_once, folder, symlinks=True)
-    return folder
 
 
 def move(folder: Path, governed: Governed, **change: object) -> Release:
