@@ -214,13 +214,25 @@ def test_an_interpreter_that_is_not_there_is_a_reason_too(release: ServableRelea
     assert "cannot be started" in first_reason(release, engine_settings(tmp_path, python="/nowhere/python"))
 
 
+def test_what_an_engine_leaves_in_its_temporary_folder_goes_with_it(release: ServableRelease, tmp_path: Path) -> None:
+    python = python_that(tmp_path, 'touch "$TMPDIR/socket"; echo "left $TMPDIR/socket"; exit 3')
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    settings = engine_settings(tmp_path, python=python, environment={**os.environ, "TMPDIR": str(temporary)})
+    assert f"left {temporary}/fe-" in first_reason(release, settings)
+    assert list(temporary.iterdir()) == []
+    gone = engine_settings(tmp_path, environment={**os.environ, "TMPDIR": str(tmp_path / "nowhere")})
+    assert "cannot be started" in first_reason(release, gone)
+
+
 def test_the_engines_environment_is_an_allow_list_and_its_command_line_holds_no_secret(release: ServableRelease) -> None:
     outside = {"PATH": "/bin", "KEY_READER": "x", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/x", "AWS_SECRET": "x",
                "HF_HUB_OFFLINE": "0"}  # fmt: skip
-    environment = engine_environment(release, "secret", outside)
+    environment = engine_environment(release, "secret", {**outside, "TMPDIR": "/large"}, Path("/large/fe-1"))
     assert environment == {
         "PATH": "/bin", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": "secret",
+        "TMPDIR": "/large/fe-1",
     }  # fmt: skip
     command = engine_command(release, "python", 8000)
     assert "secret" not in command

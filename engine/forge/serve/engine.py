@@ -10,9 +10,11 @@ allow-list: the callers' API keys are not in it.
 import asyncio
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +40,7 @@ _MOST_FAILED_CHECKS = 15
 _LOG_LINES = 15
 _LOG_BYTES = 16_384
 _PASSED_ON = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "HF_HOME",
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "LD_PRELOAD", "XDG_CACHE_HOME", "HF_HOME",
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "VLLM_CACHE_ROOT",
     "VLLM_CPU_OMP_THREADS_BIND",
 )  # fmt: skip
@@ -78,11 +80,11 @@ def engine_command(release: ServableRelease, python: str, port: int) -> list[str
     ]  # fmt: skip
 
 
-def engine_environment(release: ServableRelease, key: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Everything that vLLM gets to know of the agent's environment, and its key."""
+def engine_environment(release: ServableRelease, key: str, environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """Everything that vLLM gets to know of the agent's environment, its key, and a folder for what it leaves behind."""
     passed_on = {name: environment[name] for name in _PASSED_ON if name in environment}
-    cache = {"VLLM_CPU_KVCACHE_SPACE": str(release.engine.kv_cache_gib)}
-    return {**passed_on, **_OFFLINE, **cache, "VLLM_API_KEY": key}
+    own = {"VLLM_CPU_KVCACHE_SPACE": str(release.engine.kv_cache_gib), "VLLM_API_KEY": key}
+    return {**passed_on, **_OFFLINE, **own, "TMPDIR": str(scratch)}
 
 
 def next_delay(previous: float | None, healthy_seconds: float) -> float:
@@ -104,6 +106,9 @@ class EngineSupervisor:
         """Called with None when the engine is healthy, with the reason when it is not; and with the number of restarts."""
         self._address: EngineAddress | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._scratch: Path | None = None
+        """The running engine's TMPDIR: vLLM removes neither its sockets nor the file by which its processes meet. Its
+        name is short, because the path of a socket has at most 107 bytes."""
         self.restarts = 0
         self.refuses: str | None = None
         """Why the engine is not started again when it ends; what runs goes on. May be set, and taken back, at any time."""
@@ -152,11 +157,13 @@ class EngineSupervisor:
             log.replace(log.with_suffix(".previous.log"))
         with log.open("xb") as output:
             try:
+                self._scratch = Path(tempfile.mkdtemp(prefix="fe-", dir=settings.environment.get("TMPDIR")))
+                environment = engine_environment(self._release, address.key, settings.environment, self._scratch)
                 self._process = await asyncio.create_subprocess_exec(
                     settings.python, "-I", str(Path(engine_guard.__file__).resolve()),
                     *engine_command(self._release, settings.python, port),
                     stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
-                    cwd=settings.log_folder, env=engine_environment(self._release, address.key, settings.environment),
+                    cwd=settings.log_folder, env=environment,
                 )  # fmt: skip
             except OSError as error:
                 raise ServeError(f"vLLM cannot be started with {settings.python}: {error}") from error
@@ -190,19 +197,15 @@ class EngineSupervisor:
         return f"vLLM hung: {failed} health checks in a row failed; {self._last_lines()}"
 
     async def _end(self) -> None:
-        """End the process group: SIGTERM, then SIGKILL for whatever is left of it."""
+        """End the process group: SIGTERM, then SIGKILL for whatever is left of it; then what it left in its folder."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        _signal_group(process.pid, signal.SIGTERM)
         try:
-            await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
-        except TimeoutError:
-            pass  # what does not listen to SIGTERM is killed with the rest of the group
+            if process is not None:
+                await _end_group(process)
         finally:
-            # Workers may outlive their parent; a group's id is not used again while it has members.
-            _signal_group(process.pid, signal.SIGKILL)
-            await process.wait()
+            scratch, self._scratch = self._scratch, None
+            if scratch is not None:
+                shutil.rmtree(scratch, ignore_errors=True)
 
     def _death(self, what: str) -> str:
         status = self._process.returncode if self._process else None
@@ -246,6 +249,18 @@ async def _answers(session: aiohttp.ClientSession, address: EngineAddress, model
             return response.status < 500
     except (aiohttp.ClientError, OSError, TimeoutError):
         return False
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    _signal_group(process.pid, signal.SIGTERM)
+    try:
+        await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
+    except TimeoutError:
+        pass  # what does not listen to SIGTERM is killed with the rest of the group
+    finally:
+        # Workers may outlive their parent; a group's id is not used again while it has members.
+        _signal_group(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

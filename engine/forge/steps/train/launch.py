@@ -9,6 +9,7 @@ into its own. It imports no torch itself when it only launches.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import suppress
@@ -73,6 +74,7 @@ def torchrun_command(job: TrainJob, request: Path, result: Path, worker: str = _
         f"--rdzv-endpoint={result.with_suffix('.rendezvous')}",
         f"--rdzv-id={job.key.removeprefix('sha256:')[:16]}-{job.attempt}",
         "--local-addr=127.0.0.1",
+        f"--log-dir={result.with_suffix('.logs')}",  # its own choice is a new folder in /tmp that stays there
         "--max-restarts=0",
         "-m",
         worker,
@@ -85,7 +87,7 @@ def under_torchrun(run: StepRun, job: TrainJob, worker: str = _WORKER) -> Metric
     """Start the module ``worker`` once for each rank, and return what rank 0 measured."""
     request, result = run.folder / f"{_FILE}.request.json", run.folder / f"{_FILE}.result"
     for left in run.folder.glob(f"{_FILE}.*"):
-        left.unlink()
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
     request.write_text(run.request.model_dump_json(), encoding="utf-8")
     environment = {
         **os.environ,
