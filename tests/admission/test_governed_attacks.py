@@ -17,7 +17,8 @@ from tests.admission.test_supply_chain import change_policy, verdict_of
 from tests.conftest import git, run_forge
 from tests.governed import Governed, commit_as, govern
 
-from forge.admission.evidence import collect_delegations, collect_ledger
+from forge.admission.collect import collect_delegations
+from forge.admission.entries import collect_ledger
 from forge.admission.history import read_history
 from forge.attest.approval import approval_statement, pack
 from forge.attest.envelope import seal

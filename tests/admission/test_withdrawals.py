@@ -208,3 +208,33 @@ def test_who_only_writes_the_ref_ends_no_service_and_starts_none(copy_of_applied
         verdict = verdict_of(folder, config_home)
         assert [item.subject for item in verdict.withdrawn] == ["DataRecipe/small"], said  # it is in force all the same
         assert any(said in item.message and "end of the withdrawal" in item.object for item in verdict.findings)
+
+
+def test_only_a_commit_that_knew_that_a_service_stops_lets_it_go_on(copy_of_applied: Path, config_home: Path) -> None:
+    """Who has the releaser's key could withdraw again at an older commit, more softly, and an agent would go on."""
+    folder = copy_of_applied
+
+    def in_force() -> str:
+        (item,) = verdict_of(folder, config_home).withdrawn
+        return item.serving
+
+    soft = withdraw(folder, "DataRecipe/small", serving="refuse")
+    run_forge(folder, config_home, "apply", code=1)
+    assert in_force() == "refuse"
+    stop = withdraw(folder, "DataRecipe/small")
+    run_forge(folder, config_home, "apply", code=1)
+    assert in_force() == "stop"
+
+    before = git(folder, "rev-parse", REF)
+    refused = run_forge(folder, config_home, "apply", "--ref", soft, code=4).stderr
+    assert f"commit {soft[:12]} cannot soften the withdrawal of DataRecipe/small: it does not descend from commit" in refused
+    assert git(folder, "rev-parse", REF) == before
+    for at, said in ((soft, f"does not descend from commit {stop}"), (stop, "does not say `serving: refuse` of it")):
+        body = body_of(folder, "DataRecipe/small", serving="refuse", commit=at, reason=f"at {at}")
+        append(folder, config_home, body, Role.RELEASER)
+        assert in_force() == "stop"
+        assert any(said in finding.message for finding in verdict_of(folder, config_home).findings)
+
+    withdraw(folder, "DataRecipe/small", serving="refuse")
+    run_forge(folder, config_home, "apply", code=1)
+    assert in_force() == "refuse"

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from tests.admission.test_withdrawals import withdraw
 from tests.conftest import DEPLOYMENT, MODEL, SETTINGS, commit_all, git, run_forge
 from tests.reconcile.test_apply import FORGE, snapshot_of, step_processes, training_under_way, wait_for
 
@@ -98,6 +99,32 @@ def test_two_clones_share_one_ledger_through_a_remote(copy_of_applied: Path, con
     git(copy_of_applied, "pull", "--quiet", "origin", "main")
     assert "7 in sync" in run_forge(copy_of_applied, config_home, "plan").stdout
     assert git(bare, "for-each-ref", "refs/forge/leases") == ""
+
+
+def test_a_verdict_is_about_the_ledger_as_its_remote_has_it(copy_of_applied: Path, config_home: Path, tmp_path: Path) -> None:
+    """Whoever verifies a clone of last week would be told that what was withdrawn since may serve."""
+    bare = tmp_path / "remote.git"
+    git(tmp_path, "init", "--quiet", "--bare", str(bare))
+    git(copy_of_applied, "remote", "add", "origin", str(bare))
+    changed(copy_of_applied, '[ledger]\nremote = "origin"\n')
+    git(copy_of_applied, "push", "--quiet", "origin", "main", REF)
+    run_forge(copy_of_applied, config_home, "apply")
+    second = clone_of(bare, copy_of_applied)
+    assert "the chain holds" in run_forge(second, config_home, "verify", "release/local").stdout
+    entries = snapshot_of(second).head[0]
+    withdraw(copy_of_applied, "Model/small")
+    run_forge(copy_of_applied, config_home, "apply", code=1)
+
+    offline = run_forge(second, config_home, "verify", "release/local", "--offline")
+    assert "the chain holds" in offline.stdout
+    assert f"the ledger is not fetched: it is judged up to entry {entries}, as this clone has it" in offline.stderr
+    for command in (("verify", "release/local"), ("report", "release/local", "--out", str(tmp_path / "report"))):
+        said = run_forge(second, config_home, *command, code=4)
+        assert "Model/small is withdrawn" in said.stdout + said.stderr
+    git(second, "remote", "set-url", "origin", str(tmp_path / "nowhere"))
+    away = run_forge(second, config_home, "verify", "release/local", code=None)
+    assert away.returncode not in (0, 2)
+    assert "`--offline` judges the ledger as this clone has it" in away.stderr
 
 
 def start_training_with_a_remote(

@@ -6,8 +6,9 @@ read here any more does not hold: then more commits are judged for their authors
 
 from collections.abc import Callable
 
+from forge.admission.collect import collect, collect_plans
 from forge.admission.duties import Behind
-from forge.admission.evidence import Evidence, collect, collect_plans
+from forge.admission.evidence import Evidence
 from forge.admission.history import History
 from forge.admission.moves import Moves
 from forge.admission.plans import Done, judge_plans

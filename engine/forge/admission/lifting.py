@@ -1,12 +1,14 @@
-"""Which entries lift a withdrawal without right, by the commits that they stand at.
+"""Which entries lift a withdrawal, or soften one, without right, by the commits that they stand at.
 
 1. A lift ends every withdrawal since the last lift that held, and its commit descends from the commit of each: one that never
    knew of a withdrawal ends none, whatever was withdrawn again in between.
 2. Its commit no longer withdraws the subject.
 3. Where the supply chain keeps authors and approvers apart, People lists who signed each commit that the lift brings: those
    since the withdrawals and the delegation in force. Somebody answers for what is served again, as for what is released.
+4. A withdrawal that stops a service is softened (what runs goes on) by a commit that descends from it and says so; rule 3
+   likewise. An older commit that never knew it cannot.
 
-Only signed entries are looked at. Whether a withdrawal's own commit asks for it is not: what stops a service stops it.
+Only signed entries are looked at. Whether any other withdrawal's own commit asks for it is not: what stops a service stops it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +18,16 @@ from forge.admission.history import History
 from forge.contract.record import Withdrawal
 from forge.errors import ForgeError, RepoError, TrustError
 from forge.ledger.entry import Entry
+from forge.plan.action import Withdraw
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
 
 
-def unfounded_lifts(
+def unfounded(
     repository: Repository, entries: Iterable[Entry], is_signed: Callable[[Entry], bool], history: History
 ) -> dict[int, str]:
-    """By number of an entry that lifts a withdrawal: why its commit does not say so.
+    """By number of an entry that lifts or softens a withdrawal: why its commit does not say so.
 
     Args:
         repository: where the commits are.
@@ -34,43 +37,64 @@ def unfounded_lifts(
     """
     standing: dict[str, list[Withdrawal]] = {}
     ended: dict[str, list[Withdrawal]] = {}
-    unfounded: dict[int, str] = {}
+    found: dict[int, str] = {}
     for entry in entries:
         body = entry.body
         if not isinstance(body, Withdrawal) or not is_signed(entry):
             continue
-        if not body.lifted:
-            standing.setdefault(body.subject, []).append(body)
-            continue
-        ends = standing.get(body.subject) or ended.get(body.subject, [])
-        fault = _fault(repository, body, ends) or _nobodys(repository, entry.sequence, body, ends, history)
-        if fault is not None:
-            unfounded[entry.sequence] = fault
+        stands = standing.setdefault(body.subject, [])
+        if body.lifted:
+            over = stands or ended.get(body.subject, [])
+            fault = _not_lifted(repository, body, over)
         else:
-            ended[body.subject] = standing.pop(body.subject, ends)
-    return unfounded
+            over = [each for each in stands if each.serving == "stop"] if body.serving == "refuse" else []
+            fault = _not_softened(repository, body, over) if over else None
+        fault = fault or (_nobodys(repository, entry.sequence, body, over, history) if over else None)
+        if fault is not None:
+            found[entry.sequence] = fault
+        elif body.lifted:
+            ended[body.subject] = over
+            standing.pop(body.subject)
+        else:
+            stands.append(body)
+    return found
 
 
-def _fault(repository: Repository, lift: Withdrawal, ends: Sequence[Withdrawal]) -> str | None:
+def _not_lifted(repository: Repository, lift: Withdrawal, ends: Sequence[Withdrawal]) -> str | None:
     if not ends:
         return "it ends a withdrawal that was never made"
-    for each in ends:
-        if not repository.is_ancestor(each.commit, lift.commit):
-            made = f"commit {each.commit}, which made the withdrawal: it never knew of it"
-            return f"commit {lift.commit} does not descend from {made}"
-    try:
-        desired = read_desired(CommitTree(repository, repository.resolve_commit(lift.commit)))
-    except ForgeError as error:
-        return f"commit {lift.commit} cannot be read again: {error}"
-    if any(item.subject == lift.subject for item in desired.withdrawn):
-        return f"commit {lift.commit} still withdraws it"
+    asked = _asked(repository, lift, ends)
+    if asked is None:
+        return None
+    return asked if isinstance(asked, str) else f"commit {lift.commit} still withdraws it"
+
+
+def _not_softened(repository: Repository, body: Withdrawal, over: Sequence[Withdrawal]) -> str | None:
+    asked = _asked(repository, body, over)
+    if isinstance(asked, str):
+        return asked
+    if asked is None or asked.serving != body.serving:
+        return f"commit {body.commit} does not say `serving: {body.serving}` of it, and an earlier one says `stop`"
     return None
+
+
+def _asked(repository: Repository, body: Withdrawal, before: Sequence[Withdrawal]) -> Withdraw | str | None:
+    """What an entry's commit withdraws of its subject; or why it has no say about the withdrawals before it."""
+    for each in before:
+        if not repository.is_ancestor(each.commit, body.commit):
+            made = f"commit {each.commit}, which made the withdrawal: it never knew of it"
+            return f"commit {body.commit} does not descend from {made}"
+    try:
+        desired = read_desired(CommitTree(repository, repository.resolve_commit(body.commit)))
+    except ForgeError as error:
+        return f"commit {body.commit} cannot be read again: {error}"
+    return next((item for item in desired.withdrawn if item.subject == body.subject), None)
 
 
 def _nobodys(
     repository: Repository, sequence: int, lift: Withdrawal, ends: Sequence[Withdrawal], history: History
 ) -> str | None:
-    """Why nobody answers for a lift, where somebody has to."""
+    """Why nobody answers for a lift or a softening, where somebody has to."""
     authority, delegation = history.authority(sequence), history.delegation(sequence)
     if not separates_authors(authority):
         return None

@@ -14,7 +14,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from forge.admission.evidence import Evidence, Measured, collect_graph, signers_of
+from forge.admission.collect import collect_graph
+from forge.admission.evidence import Evidence, Measured, signers_of
 from forge.admission.history import History
 from forge.admission.verdict import Check, Finding, Rule
 from forge.attest.envelope import unseal

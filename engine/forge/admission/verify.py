@@ -4,18 +4,18 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from forge.admission.earlier import earlier_moves
-from forge.admission.evidence import (
-    Evidence,
+from forge.admission.collect import (
     collect,
     collect_delegations,
     collect_governance,
-    collect_ledger,
     collect_plans,
     collect_reproductions,
     collect_retirement,
     collect_withdrawals,
 )
+from forge.admission.earlier import earlier_moves
+from forge.admission.entries import collect_ledger
+from forge.admission.evidence import Evidence
 from forge.admission.governance import judge_governance
 from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans

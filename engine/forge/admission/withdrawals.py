@@ -1,8 +1,9 @@
 """The ledger's withdrawals, held against a chain of evidence: what may no longer serve, and whether who said so may say so.
 
 Rules:
-1. The newest entry of a subject that holds is the one in force. A withdrawal holds when the releaser signed it; the end of one
-   holds when, besides, its commit descends from the commit that withdrew and no longer withdraws.
+1. The newest entry of a subject that holds is the one in force. A withdrawal holds when the releaser signed it; the end of one,
+   or what lets a service go on that one before it stopped, holds when, besides, its commit says so and descends from the commit
+   that withdrew.
 2. What does not hold changes nothing by itself, but where it concerns the subject that is verified it is a finding: nobody can
    end a service by writing the ref, and nobody can start one.
 3. Only records that hold count as makers: a record that nobody signed neither clears nor accuses anything.
@@ -117,8 +118,8 @@ def _fault(sequence: int, body: Withdrawal, evidence: Evidence, history: History
         late = [item for item in judge_timestamps([body], evidence, history) if isinstance(item, Finding)]
         if late:
             return Finding(late[0].rule, place, late[0].message)
-    unfounded = evidence.unfounded_lifts.get(sequence)
-    return Finding(Rule.COMMIT, place, unfounded) if unfounded is not None else None
+    why = evidence.unfounded.get(sequence)
+    return Finding(Rule.COMMIT, place, why) if why is not None else None
 
 
 def _causes(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import own_folder, reader_of, repository_of, scope_of, tree_of
+from forge.cli.place import acting_as, own_folder, reader_of, repository_of, scope_of, tree_of
 from forge.errors import SpecError, UsageError, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ Target = Annotated[
 ]
 Force = Annotated[
     list[str], typer.Option(metavar="STEP", help="Run this step (KIND/NAME) although it is recorded; may be repeated.")
+]
+
+As = Annotated[
+    list[str],
+    typer.Option(
+        "--as",
+        metavar="ROLE",
+        help="Do only what this role signs (SupplyChain), and leave the rest to the others' machines; may be repeated.",
+    ),
 ]
 
 
@@ -217,13 +226,15 @@ def apply(
         bool, typer.Option("--keep-going", help="After a failure, go on with what does not need the failed step.")
     ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for another apply to end.")] = 0,
+    roles: As = [],  # noqa: B006
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
+    from forge.contract.kinds import StepKind
     from forge.plan.render import duration, to_text
     from forge.reconcile.apply import InterruptedApplyError, Mode
     from forge.reconcile.apply import apply as reconcile
     from forge.reconcile.approved import Approved, approved, approved_in_ledger, how_to_go_on
-    from forge.reconcile.blocked import no_go_table
+    from forge.reconcile.blocked import left_to_others, no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals
@@ -232,7 +243,7 @@ def apply(
     if planfile is not None and (target or force):
         raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
     with reader_of(context) as reader:
-        place = reader.place(ref, writes=True)
+        place = acting_as(reader.place(ref, writes=True), roles)
         began = place.now()
         stop, confirmed = Stop(), None
         with apply_lock(reader.repository.state_folder, wait):
@@ -259,10 +270,14 @@ def apply(
                 raise InterruptedApplyError(f"stopped as asked; {how_to_go_on(place, allowed.saved, name)}") from error
             finally:
                 shown.close()
-        if final.blocked:
+        if any(place.acts_for(action.step or StepKind.RELEASE) for action in final.blocked):
             typer.echo(no_go_table(place, final), err=True)
             raise typer.Exit(1)
         took = duration((place.now() - began).total_seconds())
+        left = left_to_others(place, final)
+        if left:
+            typer.echo(f"Done as {', '.join(sorted(place.roles))} ({took}). Left to others: {left}.", err=True)
+            return
         typer.echo(f"In sync with commit {(final.commit or '')[:12]} ({took}).", err=True)
 
 

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from forge.cli.place import reader_of
+from forge.cli.build import As
+from forge.cli.place import acting_as, reader_of
 
 
 def reconcile(
@@ -22,6 +23,7 @@ def reconcile(
         typer.Option(min=0, max=65535, help="Serve Prometheus metrics on this port of --metrics-host; 0: a free one."),
     ] = None,
     metrics_host: Annotated[str, typer.Option(help="Address for the metrics.")] = "127.0.0.1",
+    roles: As = [],  # noqa: B006 (typer reads the default, nobody changes it)
 ) -> None:
     """The controller: fetch, plan, apply, heal. Exit 1 when a pass without --watch leaves something degraded."""
     from forge.admission.status import StatusWatch
@@ -46,7 +48,7 @@ def reconcile(
 
         def open_place() -> Place:
             nonlocal connected
-            place = reader.place(newest(), writes=not connected)
+            place = acting_as(reader.place(newest(), writes=not connected), roles)
             connected = True
             return place
 

@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forge.errors import UsageError
 
 if TYPE_CHECKING:
+    from forge.ledger.ledger import Snapshot
     from forge.ledger.refs import Refs
     from forge.plan.action import Plan
     from forge.plan.desired import Desired
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from forge.repo.tree import Tree
     from forge.spec.settings import Settings
     from forge.store.store import Store
+
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Take the ledger as this clone has it, and do not ask its remote what is new.")
+]
 
 
 @contextmanager
@@ -135,6 +140,28 @@ def store_of(repository: "Repository", settings: "Settings") -> "Store":
     return Store(settings.store.url, repository.home)
 
 
+def ledger_of(repository: "Repository", settings: "Settings", root: str, *, offline: bool) -> "Snapshot":
+    """The ledger to be judged: as its remote has it now, for what was withdrawn since is seen only there.
+
+    ``root``: digest of the pinned trust root. ``offline``: as this clone has it, which is said where there is a remote. Raises
+    LedgerError, as ``Ledger.fetch`` does.
+    """
+    from forge.ledger.ledger import Ledger
+    from forge.ledger.remote import UnreachableError
+
+    ledger = Ledger(repository, settings.ledger.ref, settings.ledger.remote, root=root)
+    if offline:
+        snapshot = ledger.snapshot()
+        if settings.ledger.remote is not None:
+            said = f"the ledger is not fetched: it is judged up to entry {snapshot.head[0]}, as this clone has it"
+            typer.echo(said, err=True)
+        return snapshot
+    try:
+        return ledger.fetch()
+    except UnreachableError as error:
+        raise UnreachableError(f"{error}. `--offline` judges the ledger as this clone has it") from error
+
+
 def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
     """Everything that holds state, for planning and applying; an empty store in memory where the real one is not to be read."""
     from forge.attest.trust import config_folder, pinned_root
@@ -157,6 +184,21 @@ def place_of(repository: "Repository", desired: "Desired", *, without_store: boo
         config=config_folder(),
         now=lambda: datetime.datetime.now(datetime.UTC),
     )
+
+
+def acting_as(place: "Place", roles: list[str]) -> "Place":
+    """The place of a machine that acts as some roles only; as all of them where none is named. Raises UsageError."""
+    from dataclasses import replace
+
+    from forge.contract.kinds import Role, StepKind
+    from forge.spec.load import did_you_mean
+
+    able = {place.role_of(step) for step in StepKind}
+    for role in roles:
+        if role not in able:
+            does = "signs no step" if role in set(Role) else "is no role"
+            raise UsageError(f"--as: {role} {does}{did_you_mean(role, able)}")
+    return replace(place, roles=frozenset(map(Role, roles))) if roles else place
 
 
 def work_folder(repository: "Repository") -> Path:

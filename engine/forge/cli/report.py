@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import repository_of, settings_at_head, store_of
+from forge.cli.place import Offline, ledger_of, repository_of, settings_at_head, store_of
 from forge.errors import TrustError, UsageError
 
 if TYPE_CHECKING:
@@ -19,12 +19,12 @@ def report(
     subject: Annotated[str, typer.Argument(help="release/ENVIRONMENT.")],
     out: Annotated[Path | None, typer.Option(help="A new or empty folder to write the report to.")] = None,
     check: Annotated[Path | None, typer.Option(help="A report to compare with the one that Forge writes.")] = None,
+    offline: Offline = False,
 ) -> None:
     """Write a report that opens from a folder, with its bundle; exit 4 where the model may not serve or a report was edited."""
     from forge.admission.verdict import told
     from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
-    from forge.ledger.ledger import Ledger
     from forge.report.make import Place
 
     if (out is None) == (check is None):
@@ -32,7 +32,7 @@ def report(
     root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
-        snapshot = Ledger(repository, settings.ledger.ref, root=root.digest).snapshot()
+        snapshot = ledger_of(repository, settings, root.digest, offline=offline)
         place = Place(repository, snapshot, store_of(repository, settings), root, timestamps)
         made = _write(subject, place, out) if out is not None else _compare(subject, place, check or Path())
     answer = "may serve" if made.verdict.holds else "MAY NOT SERVE"

@@ -10,7 +10,7 @@ import typer
 
 from forge.cli.build import DataFormat
 from forge.cli.keyring import keys_new, keys_pin, keys_pin_timestamps, keys_root
-from forge.cli.place import reader_of, repository_of, settings_at_head, store_of
+from forge.cli.place import Offline, ledger_of, reader_of, repository_of, settings_at_head, store_of
 from forge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,20 +27,20 @@ def verify(
     context: typer.Context,
     subject: Annotated[str, typer.Argument(help="model/NAME, release/ENVIRONMENT, or sha256:.. of an artifact or a step key.")],
     output: Annotated[DataFormat, typer.Option("--format", help="How to print it.")] = DataFormat.TEXT,
+    offline: Offline = False,
 ) -> None:
     """Check a chain of evidence from the bytes up; exit 4 and the names of what is at fault when it does not hold."""
     from forge.admission.verify import verify as check
     from forge.attest.timestamps import read_timestamp_authority
     from forge.attest.trust import config_folder, read_trust_root
     from forge.errors import TrustError
-    from forge.ledger.ledger import Ledger
     from forge.ui.verdict import to_data, to_text
 
     gc.disable()  # as in plan: many small values, no circles, and the process ends with it
     root, timestamps = read_trust_root(config_folder()), read_timestamp_authority(config_folder())
     with repository_of(context) as repository:
         settings = settings_at_head(repository)
-        snapshot = Ledger(repository, settings.ledger.ref, root=root.digest).snapshot()
+        snapshot = ledger_of(repository, settings, root.digest, offline=offline)
         verdict = check(subject, repository, snapshot, store_of(repository, settings), root, timestamps=timestamps)
     typer.echo(json.dumps(to_data(verdict), indent=2) if output is DataFormat.JSON else to_text(verdict), nl=False)
     if not verdict.holds:

@@ -123,6 +123,17 @@ class Reproduction(_Value):
     release, where the same functionary has carried out each of them."""
 
 
+class Links(_Value):
+    """What a role's machine signs for a release that another one is to make; nothing rests on it until a release names it."""
+
+    kind: Literal["links"] = "links"
+    deployment: str
+    commit: _Commit
+    """The commit whose release it is for."""
+    attestations: dict[str, _Digest] = {}
+    """``chain-KIND``: as of a release, for the kinds of the role."""
+
+
 class Attempt(_Value):
     """A step that failed; it made nothing, and is kept so that nobody has to guess."""
 

@@ -16,6 +16,7 @@ from forge.contract.record import (
     Approval,
     Attempt,
     Delegation,
+    Links,
     Protection,
     Record,
     Release,
@@ -180,10 +181,12 @@ def _import_stream(ref: str, parent: str | None, batch: Batch, now: int) -> byte
     return b"".join([*blobs, *parts, *files, b"\nget-mark :1\ndone\n"])
 
 
-def _subject(entry: Entry) -> str:
+def _subject(entry: Entry) -> str:  # noqa: PLR0911 (one per kind of body)
     match entry.body:
         case Record() | Reproduction() | Attempt() as done:
             return done.step_id
+        case Links() as links:
+            return f"of {links.deployment}"
         case Release() as release:
             return f"{release.environment} {release.release}"
         case Protection() | Renaming() | Retirement() as note:

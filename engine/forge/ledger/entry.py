@@ -14,6 +14,7 @@ from forge.contract.record import (
     Approval,
     Attempt,
     Delegation,
+    Links,
     Protection,
     Record,
     Release,
@@ -28,6 +29,7 @@ Body = Annotated[
     Record
     | Reproduction
     | Attempt
+    | Links
     | Release
     | Protection
     | Renaming
@@ -65,6 +67,20 @@ DELEGATIONS = "trust/delegations"
 ROOTS = "trust/roots"
 APPROVALS = "approvals"
 RELEASES = "releases"
+FOLDERS = (
+    APPROVALS,
+    "attempts",
+    "entries",
+    "keys",
+    "links",
+    RELEASES,
+    "reproductions",
+    "steps",
+    "subjects",
+    "trust",
+    "withdrawals",
+)
+"""Where entries lie and are listed; attestations lie beside them."""
 
 
 def sequence_path(sequence: int) -> str:
@@ -82,6 +98,11 @@ def key_folder(key: str) -> str:
 def reproduction_folder(key: str) -> str:
     """Where the reproductions of the records of a step key lie."""
     return f"reproductions/{key_folder(key).removeprefix('keys/')}"
+
+
+def links_folder(deployment: str) -> str:
+    """Where the links lie that roles signed for the releases of a deployment."""
+    return f"links/{deployment}"
 
 
 def attestation_path(digest: str) -> str:
@@ -105,6 +126,8 @@ def index_paths(entry: Entry) -> list[str]:  # noqa: PLR0911 (one per kind of bo
             return [f"{reproduction_folder(reproduction.key)}/{name}"]
         case Attempt() as attempt:
             return [f"attempts/{attempt.step_id}/{name}"]
+        case Links() as links:
+            return [f"{links_folder(links.deployment)}/{name}"]
         case Release() as release:
             return [f"{RELEASES}/{release.environment}/{name}"]
         case Protection() | Renaming() | Retirement() as note:

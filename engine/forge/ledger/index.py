@@ -29,7 +29,7 @@ from forge.canonical import digest_of_bytes, hex_of
 from forge.contract.record import Made, Pointer, Protection, Record, Release, Renamed, Renaming, Retirement, Subject, Withdrawal
 from forge.errors import LedgerError, RepoError
 from forge.faults import reached
-from forge.ledger.entry import Entry, index_paths, sequence_path
+from forge.ledger.entry import FOLDERS, Entry, index_paths, sequence_path
 from forge.ledger.subjects import subjects_of
 from forge.repo.repository import Repository
 
@@ -43,19 +43,6 @@ _KEYS_AT_ONCE = 500
 _TRIES = 10
 _BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 _UNWRITABLE = ("SQLITE_CANTOPEN", "SQLITE_FULL", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_READONLY")
-_FOLDERS = (
-    "approvals",
-    "attempts",
-    "entries",
-    "keys",
-    "releases",
-    "reproductions",
-    "steps",
-    "subjects",
-    "trust",
-    "withdrawals",
-)
-"""Where entries lie and are listed; attestations are no concern of an index."""
 _SCHEMA = f"""
 CREATE TABLE entries(sequence INTEGER PRIMARY KEY, digest BLOB NOT NULL, object TEXT NOT NULL);
 CREATE TABLE head(one INTEGER PRIMARY KEY CHECK (one = 1), sequence INTEGER NOT NULL, digest TEXT NOT NULL,
@@ -259,7 +246,7 @@ class Index:
     def _additions(self, older: str | None, newer: str) -> dict[str, str] | None:
         """The paths that a commit adds to an earlier one; None when it does anything else, or the earlier one is gone."""
         try:
-            changes = self._repository.changes(older, newer, _FOLDERS)
+            changes = self._repository.changes(older, newer, FOLDERS)
         except RepoError as error:
             if older is None:
                 raise LedgerError(f"the ledger cannot be listed: {error}; {REPAIR}") from error

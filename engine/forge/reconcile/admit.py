@@ -13,6 +13,14 @@ from forge.ledger.ledger import Draft, Snapshot
 from forge.reconcile.place import Place
 
 
+def must_hold(place: Place, snapshot: Snapshot, key: str, refused: str) -> None:
+    """Raise TrustError, beginning with ``refused``, unless a record and all that it was made of hold from the bytes up."""
+    root, timestamps = read_trust_root(place.config), read_timestamp_authority(place.config)
+    verdict = verify(key, place.repository, snapshot, place.store, root, place.now(), timestamps=timestamps)
+    if not verdict.holds:
+        raise TrustError(f"{refused}, for its record does not hold\n{told(verdict.findings)}")
+
+
 def verify_move(place: Place, snapshot: Snapshot, drafts: Sequence[Draft]) -> None:
     """Raise TrustError, naming each rule that is broken, unless the release among some drafts may be appended with them."""
     release = next(draft.body for draft in drafts if isinstance(draft.body, Release))

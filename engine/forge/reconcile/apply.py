@@ -36,11 +36,12 @@ from forge.reconcile.approved import Approved
 from forge.reconcile.at_work import AtWork, store_bundle
 from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
 from forge.reconcile.heartbeat import Heartbeats
+from forge.reconcile.links import link_drafts
 from forge.reconcile.naming import named_files
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
 from forge.reconcile.preflight import check_approved, check_plan
-from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
+from forge.reconcile.recording import attempt_draft, is_signed_note, note_draft, record_drafts, release_draft
 from forge.reconcile.steps_at_work import StepsAtWork
 from forge.reconcile.stop import Stop
 
@@ -102,7 +103,7 @@ DEFAULT_MODE = Mode()
 
 
 def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MODE) -> Plan:
-    """Do everything the commit asks for; returns the last plan, which holds only what is in sync or blocked.
+    """Do everything the commit asks for; returns the last plan, which holds only what is in sync, blocked or others' to do.
 
     Raises RefusedError for a plan that may not be applied, StepError when a step fails (the attempt is recorded),
     InterruptedApplyError when someone asked to stop, TrustError when there is no key to sign with, and LedgerError or
@@ -175,6 +176,10 @@ class _Apply:
         unfinished = [yielded[action.key] for action in now.plan.changes if action.key in yielded]
         if unfinished:
             raise RefusedError("\n".join(f"{each}: this one was stopped, and its checkpoint kept" for each in unfinished))
+        links = link_drafts(self.place, now.snapshot, now.plan)
+        if links:
+            self.place.ledger.append(links)
+            self.log()
         return now.plan
 
     def log(self) -> None:
@@ -243,8 +248,9 @@ class _Apply:
         if self._is_failing():
             return False
         graph = build_graph(self.place.desired)
-        moves = [action for action in now.plan.changes if action.step is StepKind.RELEASE and action.products]
-        notes = [action for action in now.plan.changes if action.step is None]
+        mine = [action for action in now.plan.changes if self._is_mine(action)]
+        moves = [action for action in mine if action.step is StepKind.RELEASE and action.products]
+        notes = [action for action in mine if action.step is None]
         for action in notes:  # appending is for ever: whatever is wrong here must not fill the ledger
             if (action.id, self.place.desired.commit) in self.noted:
                 raise LedgerError(
@@ -285,9 +291,17 @@ class _Apply:
         return bool(self.failures) and not self.mode.keep_going
 
     def _others_at_work(self, now: Look) -> bool:
-        """Whether another runner, which may live, works at something that this plan waits for."""
+        """Whether another runner, which may live, works at something that what is left to do here waits for."""
+        if not any(action.step is not None and self._is_mine(action) for action in now.plan.changes):
+            return False
         wanted = {action.key for action in now.plan.changes} | {action.replaces for action in now.plan.changes}
         return any(key in wanted and key not in self.at_work for key in now.leases)
+
+    def _is_mine(self, action: Action) -> bool:
+        """Whether it is for a role that this machine acts as, or for nobody in particular."""
+        if action.step is None:
+            return self.place.acts_for(StepKind.RELEASE) or not is_signed_note(action)
+        return self.place.acts_for(action.step)
 
     def _stop_what_nobody_wants(self, now: Look) -> None:
         """A run whose key the commit no longer asks for is stopped, wherever it is; its checkpoints stay where they are."""
@@ -325,6 +339,8 @@ class _Apply:
 
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
+            return False
+        if not self._is_mine(action):
             return False
         if action.key in self.at_work.yielded or self.mode.holds_back(action.key):
             return False

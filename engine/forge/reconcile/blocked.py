@@ -1,4 +1,6 @@
-"""What a person is told about actions that are blocked."""
+"""What a person is told about actions that are blocked, or left to others."""
+
+from collections import defaultdict
 
 from forge.contract.kinds import StepKind
 from forge.contract.verdict import VERDICT_FILE, Verdict
@@ -27,3 +29,13 @@ def no_go_table(place: Place, plan: Plan) -> str:
         lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines.append("Nothing was released. Change the model, its data or the gate, commit, and apply again.")
     return "\n".join(lines)
+
+
+def left_to_others(place: Place, plan: Plan) -> str:
+    """What a plan still holds for roles that this machine does not act as, by role; empty where there is nothing."""
+    left: dict[str, list[str]] = defaultdict(list)
+    for action in plan.changes:
+        step = action.step or StepKind.RELEASE
+        if not place.acts_for(step):
+            left[place.role_of(step)].append(action.id)
+    return "; ".join(f"{role} {', '.join(names)}" for role, names in sorted(left.items()))

@@ -44,6 +44,8 @@ class Place:
     config: Path
     """The folder with keys and trust root."""
     now: Callable[[], datetime.datetime]
+    roles: frozenset[Role] = frozenset(Role)
+    """The roles that this machine acts as; what is others' to sign is left to their machines."""
 
     @property
     def tree(self) -> Tree:
@@ -54,6 +56,10 @@ class Place:
         """Who answers for a step: the commit's supply chain says so, or the engine where the commit has none."""
         roles = self.desired.charter["supply_chain"]["roles"] if self.desired.charter is not None else {}
         return next((Role(role) for role, rules in roles.items() if step.value in rules.get("steps", ())), STEPS[step].role)
+
+    def acts_for(self, step: StepKind) -> bool:
+        """Whether this machine acts as the role that answers for a step."""
+        return self.role_of(step) in self.roles
 
     @property
     def scene(self) -> Scene:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from forge.admission.history import delegated
-from forge.admission.lifting import unfounded_lifts
+from forge.admission.lifting import unfounded
 from forge.admission.signed import is_signed
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_signer_for
-from forge.attest.layout import chain_links, chain_of
+from forge.attest.layout import chain_of
 from forge.attest.statements import (
     CURRENT_STATEMENTS,
     VERIFICATION_SUMMARY,
@@ -42,6 +42,7 @@ from forge.plan.cost import price, spent
 from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
 from forge.plan.lineage import Lineage
 from forge.reconcile.at_work import AtWork
+from forge.reconcile.links import release_links
 from forge.reconcile.place import Place
 from forge.reconcile.timestamping import stamped
 
@@ -138,10 +139,7 @@ def release_draft(
         VERIFICATION_SUMMARY: seal(verification_summary(release, weights, records), signer),
     }
     if place.desired.charter is not None:
-        digests = {each for done in chain for each in (*done.record.inputs.values(), *done.record.products.values())}
-        links = chain_links(chain, {each: place.store.manifest(each) for each in digests})
-        for kind, link in links.items():
-            sealed[f"chain-{kind.value}"] = seal(link, signer_for(place.role_of(kind), place.config))
+        sealed |= release_links(place, snapshot, step, chain)
     sealed = stamped(sealed, place)
     names = {name: str(digest_of_bytes(data)) for name, data in sealed.items()}
     return Draft(release.model_copy(update={"attestations": names}), tuple(sealed.values()))
@@ -167,6 +165,11 @@ def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry
     return sorted(found.values(), key=lambda entry: entry.sequence)
 
 
+def is_signed_note(action: Action) -> bool:
+    """Whether what the ledger is to note is the releaser's word: that an environment serves nothing more, or a withdrawal."""
+    return action.withdraw is not None or (action.kind is ActionKind.RETIRE and action.environment is not None)
+
+
 def note_draft(place: Place, action: Action) -> Draft:
     """What the ledger notes of a resource: that it left the commit, was renamed, is protected or withdrawn."""
     commit = place.desired.commit or ""
@@ -187,7 +190,7 @@ def note_draft(place: Place, action: Action) -> Draft:
 
 
 def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
-    """A signed withdrawal, or a signed end of one; raises RefusedError for a commit that never knew what it would lift."""
+    """A signed withdrawal, or the end of one; raises RefusedError for a commit that never knew what it lifts or softens."""
     snapshot = place.ledger.snapshot()
     noted = snapshot.entries_in(withdrawal_folder(item.subject))
     withdrawal = Withdrawal(
@@ -199,28 +202,30 @@ def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
         commit=commit,
         moved=_now(place),
     )
-    fault = _why_not_lifted(place, snapshot, noted, withdrawal) if item.lifted else None
+    fault = _why_unfounded(place, snapshot, noted, withdrawal)
     if fault is not None:
+        does, change = ("lift", "remove") if item.lifted else ("soften", "change")
         raise RefusedError(
-            f"commit {commit[:12]} cannot lift the withdrawal of {item.subject}: {fault.replace(f'commit {commit}', 'it', 1)}. "
-            "Apply a commit that does (rebase or merge), and remove the entry there"
+            f"commit {commit[:12]} cannot {does} the withdrawal of {item.subject}: "
+            f"{fault.replace(f'commit {commit}', 'it', 1)}. "
+            f"Apply a commit that does (rebase or merge), and {change} the entry there"
         )
     return _signed_note(place, withdrawal, "withdrawal", withdrawal_statement(withdrawal))
 
 
-def _why_not_lifted(place: Place, snapshot: Snapshot, noted: Sequence[Entry], lift: Withdrawal) -> str | None:
+def _why_unfounded(place: Place, snapshot: Snapshot, noted: Sequence[Entry], new: Withdrawal) -> str | None:
     """What a verifier would say against it."""
     history = delegated(snapshot, read_trust_root(place.config))
     number = snapshot.head[0] + 1
-    entries = [*noted, Entry(sequence=number, previous=snapshot.head[1], body=lift)]
+    entries = [*noted, Entry(sequence=number, previous=snapshot.head[1], body=new)]
 
     def signed(entry: Entry) -> bool:
         body = entry.body
         if not isinstance(body, Withdrawal):
             return False
-        return body is lift or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
+        return body is new or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
 
-    return unfounded_lifts(place.repository, entries, signed, history).get(number)
+    return unfounded(place.repository, entries, signed, history).get(number)
 
 
 def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:

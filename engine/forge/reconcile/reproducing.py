@@ -19,13 +19,9 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from forge.admission.reproductions import Run, Runs
-from forge.admission.verdict import told
-from forge.admission.verify import verify
 from forge.attest.envelope import seal
 from forge.attest.layout import Done, recorded_behind, steps_behind
 from forge.attest.reproduction import reproduction_payloads
-from forge.attest.timestamps import read_timestamp_authority
-from forge.attest.trust import read_trust_root
 from forge.canonical import digest_of_bytes, hex_of
 from forge.contract.kinds import StepKind
 from forge.contract.messages import RESULT_FILE, StepResult
@@ -38,6 +34,7 @@ from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import Reason, ReasonKind
+from forge.reconcile.admit import must_hold
 from forge.reconcile.apply import InterruptedApplyError
 from forge.reconcile.at_work import request_of, store_bundle, teller
 from forge.reconcile.observer import Observer
@@ -159,13 +156,7 @@ def _must_hold(place: Place, snapshot: Snapshot, task: _Task) -> None:
     for source in task.step.inputs.values():
         if isinstance(source, FromCommit) and not place.store.has(source.bundle.digest):
             store_bundle(place, source)
-    root, timestamps = read_trust_root(place.config), read_timestamp_authority(place.config)
-    verdict = verify(task.record.key, place.repository, snapshot, place.store, root, place.now(), timestamps=timestamps)
-    if not verdict.holds:
-        raise TrustError(
-            f"{task.step.id} is not carried out again, for its record (entry {task.entry.sequence}) does not hold\n"
-            f"{told(verdict.findings)}"
-        )
+    must_hold(place, snapshot, task.record.key, f"{task.step.id} (entry {task.entry.sequence}) is not carried out again")
 
 
 def _space(place: Place, task: _Task) -> Workspace:

@@ -49,8 +49,6 @@ def runs_here(place: Place, snapshot: Snapshot, records: Iterable[Record]) -> Ru
         if isinstance(entry.body, Record)
         for digest in (*entry.body.inputs.values(), *entry.body.products.values())
     }
-    withdrawn = {item.subject for item in place.desired.withdrawn}
-    withdrawn |= {subject for subject, item in snapshot.withdrawals().items() if not item.lifted}
     return Runs(
         history,
         snapshot.head[0] + 1,
@@ -59,8 +57,15 @@ def runs_here(place: Place, snapshot: Snapshot, records: Iterable[Record]) -> Ru
         _Producers(place),
         recorded,
         reproduced,
-        frozenset(subject.removeprefix(KEY) for subject in withdrawn if subject.startswith(KEY)),
+        withdrawn_keys(place, snapshot),
     )
+
+
+def withdrawn_keys(place: Place, snapshot: Snapshot) -> frozenset[str]:
+    """The ids of keys that the commit or the ledger says are withdrawn."""
+    withdrawn = {item.subject for item in place.desired.withdrawn}
+    withdrawn |= {subject for subject, item in snapshot.withdrawals().items() if not item.lifted}
+    return frozenset(subject.removeprefix(KEY) for subject in withdrawn if subject.startswith(KEY))
 
 
 def links_of(place: Place, chain: Iterable[Done]) -> dict[StepKind, bytes]:
