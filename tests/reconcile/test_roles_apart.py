@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.admission.test_attacks import bodies_of, record_of, rewrite
 from tests.admission.test_supply_chain import verdict_of
+from tests.admission.test_withdrawals import withdraw
 from tests.conftest import new_repository, run_forge, write_small
 from tests.governed import STEPS, Governed, commit_as, govern, make_governed
 
@@ -139,6 +140,15 @@ def test_a_release_waits_for_a_link_that_nobody_signed(evaluated: Path, machines
     assert not any(isinstance(body, Release) for body in bodies_of(evaluated))
     run_as(evaluated, machines, "evaluator")
     assert "In sync" in run_as(evaluated, machines, "releaser")
+
+
+def test_nobody_signs_for_what_is_withdrawn(evaluated: Path, machines: dict[str, Path], governed: Governed) -> None:
+    rewrite(evaluated, [body for body in bodies_of(evaluated) if not isinstance(body, Links)], fresh=True)
+    withdraw(evaluated, "DataRecipe/small")
+    run_as(evaluated, machines, "releaser", code=1)
+    assert "release/small-local is blocked: withdrawn" in run_as(evaluated, machines, "releaser", code=1)
+    run_as(evaluated, machines, "trainer", code=1)
+    assert links_of(evaluated) == set()
 
 
 @pytest.mark.parametrize("what", ["key", "content", "lost"])

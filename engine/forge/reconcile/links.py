@@ -25,6 +25,7 @@ from forge.ledger.entry import RELEASES, links_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import SETTLED, Plan
 from forge.plan.graph import Step, build_graph
+from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import must_hold
 from forge.reconcile.place import Place
 from forge.reconcile.preflight import counting_signer
@@ -55,7 +56,7 @@ def link_drafts(place: Place, snapshot: Snapshot, plan: Plan) -> list[Draft]:
     held: set[str] = set()
     drafts = []
     for action in plan.actions:
-        if action.step is StepKind.RELEASE and action.kind not in SETTLED:
+        if action.step is StepKind.RELEASE and action.kind not in SETTLED and not is_withdrawn(action):
             release = graph[action.id]
             payloads = _mine(place, snapshot, authority, release, graph, held)
             if payloads:
