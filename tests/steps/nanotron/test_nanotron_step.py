@@ -177,7 +177,7 @@ def test_killed_after_a_checkpoint_it_ends_with_the_same_weights_and_loss(
     assert last.weights_digest() == alone.weights_digest()
 
 
-@pytest.mark.parametrize("how", ["two copies", "two tensor-parallel ranks"])
+@pytest.mark.parametrize("how", SPREAD)
 def test_two_processes_that_are_killed_end_with_the_same_weights_and_loss(
     spread: Callable[[str], NanotronAttempt], new_attempt: Callable[..., NanotronAttempt], how: str
 ) -> None:
