@@ -32,8 +32,8 @@ def losses_of(attempt: Attempt) -> list[float]:
 
 @pytest.mark.parametrize(
     ("processes", "settings"),
-    [(1, {}), (2, {"parallelism": {"data": "fsdp2"}})],
-    ids=["alone", "fsdp2"],
+    [(1, {}), (2, {"parallelism": {"data": "fsdp2"}}), (2, {"parallelism": {"tensor": 2}})],
+    ids=["alone", "fsdp2", "tensor"],
 )
 def test_a_compiled_training_has_the_losses_of_one_that_is_not(
     new_attempt: Make, monkeypatch: pytest.MonkeyPatch, compiled_code: Path, processes: int, settings: dict[str, Any]
