@@ -18,7 +18,7 @@ def must_hold(place: Place, snapshot: Snapshot, key: str, refused: str) -> None:
     root, timestamps = read_trust_root(place.config), read_timestamp_authority(place.config)
     verdict = verify(key, place.repository, snapshot, place.store, root, place.now(), timestamps=timestamps)
     if not verdict.holds:
-        raise TrustError(f"{refused}, for its record does not hold\n{told(verdict.findings)}")
+        raise TrustError(f"{refused}\n{told(verdict.findings)}")
 
 
 def verify_move(place: Place, snapshot: Snapshot, drafts: Sequence[Draft]) -> None:

@@ -100,7 +100,8 @@ def _mine(
             continue
         for done in recorded.values():
             if done.step.kind is kind and done.record.key not in held:
-                must_hold(place, snapshot, done.record.key, f"the link of {done.step.id} is not signed")
+                refused = f"the link of {done.step.id} is not signed, for its record does not hold"
+                must_hold(place, snapshot, done.record.key, refused)
                 held.add(done.record.key)
         found[kind] = payload
     return found

@@ -156,7 +156,8 @@ def _must_hold(place: Place, snapshot: Snapshot, task: _Task) -> None:
     for source in task.step.inputs.values():
         if isinstance(source, FromCommit) and not place.store.has(source.bundle.digest):
             store_bundle(place, source)
-    must_hold(place, snapshot, task.record.key, f"{task.step.id} (entry {task.entry.sequence}) is not carried out again")
+    refused = f"{task.step.id} is not carried out again, for its record (entry {task.entry.sequence}) does not hold"
+    must_hold(place, snapshot, task.record.key, refused)
 
 
 def _space(place: Place, task: _Task) -> Workspace:
