@@ -238,3 +238,31 @@ def test_only_a_commit_that_knew_that_a_service_stops_lets_it_go_on(copy_of_appl
     withdraw(folder, "DataRecipe/small", serving="refuse")
     run_forge(folder, config_home, "apply", code=1)
     assert in_force() == "refuse"
+
+
+def test_what_others_wrote_in_the_place_of_a_withdrawal_is_replaced(copy_of_applied: Path, config_home: Path) -> None:
+    """What the ledger says last counts for nothing where it does not hold: the releaser's own word has to come after it."""
+    folder = copy_of_applied
+    append(folder, config_home, body_of(folder, "DataRecipe/small"), None)  # nobody withdraws it
+    run_forge(folder, config_home, "apply")
+    assert verdict_of(folder, config_home).holds
+    assert [each.lifted for each in withdrawals_of(folder)] == [False, True]
+
+    old = git(folder, "rev-parse", "HEAD")
+    withdraw(folder, "DataRecipe/small")
+    run_forge(folder, config_home, "apply", code=1)
+    softer = {"serving": "refuse", "reason": "case 0", "commit": old}
+    for changes, role in (({"lifted": True}, None), (softer, Role.RELEASER)):
+        append(folder, config_home, body_of(folder, "DataRecipe/small", **changes), role)
+        run_forge(folder, config_home, "apply", code=1)
+        (item,) = verdict_of(folder, config_home).withdrawn
+        assert (item.serving, item.entry) == ("stop", entries_of(folder)[-1].sequence)
+    append(folder, config_home, body_of(folder, "DataRecipe/small", **softer), Role.RELEASER)
+    withdraw(folder, "DataRecipe/small", serving="refuse")
+    run_forge(folder, config_home, "apply", code=1)
+    (item,) = verdict_of(folder, config_home).withdrawn
+    assert item.serving == "refuse"
+    append(folder, config_home, body_of(folder, "DataRecipe/small", lifted=True), None)
+    lift(folder)
+    run_forge(folder, config_home, "apply")
+    assert verdict_of(folder, config_home).holds

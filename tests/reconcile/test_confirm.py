@@ -21,6 +21,7 @@ class Terminal:
         self.pid, self._descriptor = pid, descriptor
         self.shown = ""
         self.is_open = True
+        self.is_ended = False
 
     def read(self, seconds: float = 0.1) -> None:
         """Take up what it shows within a while."""
@@ -43,11 +44,17 @@ class Terminal:
     def send(self, keys: bytes) -> None:
         os.write(self._descriptor, keys)
 
-    def exit_code(self, seconds: float = 90) -> int:
+    def exit_code(self, seconds: float = 90, again: bytes = b"") -> int:
+        """``again``: sent every two seconds. A signal between a prompt and its read is heard only when the read ends."""
         until = time.monotonic() + seconds
+        sent = time.monotonic()
         while self.is_open:
             assert time.monotonic() < until, self.shown
             self.read()
+            if again and time.monotonic() > sent + 2:
+                sent = time.monotonic()
+                self.send(again)
+        self.is_ended = True
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
@@ -58,10 +65,14 @@ def terminal(folder: Path, config_home: Path, *arguments: str) -> Iterator[Termi
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background ignores it, and so would what it starts
         os.chdir(folder)
         os.execve(FORGE, [str(FORGE), *arguments], {**os.environ, "FORGE_CONFIG_HOME": str(config_home)})
+    found = Terminal(pid, descriptor)
     try:
-        yield Terminal(pid, descriptor)
+        yield found
     finally:
-        os.close(descriptor)  # it hears SIGHUP, where it still lives
+        os.close(descriptor)
+        if not found.is_ended:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @pytest.fixture
@@ -77,7 +88,7 @@ def test_whoever_does_not_say_yes_changes_nothing(gate_changed: Path, config_hom
     with terminal(gate_changed, config_home, "apply") as asked:
         asked.wait_for("Do this?")
         asked.send(answer)
-        assert asked.exit_code(20) == 1
+        assert asked.exit_code(60, answer if answer == b"\x03" else b"") == 1
     assert "Abort" in asked.shown
     assert "Traceback" not in asked.shown
     assert git(gate_changed, "rev-parse", "refs/forge/ledger") == before

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -221,6 +222,9 @@ def test_what_an_engine_leaves_in_its_temporary_folder_goes_with_it(release: Ser
     settings = engine_settings(tmp_path, python=python, environment={**os.environ, "TMPDIR": str(temporary)})
     assert f"left {temporary}/fe-" in first_reason(release, settings)
     assert list(temporary.iterdir()) == []
+    for nothing in ("", "."):  # a relative one is as of where the agent is, not of where the engine runs
+        settings = engine_settings(tmp_path, python=python, environment={**os.environ, "TMPDIR": nothing})
+        assert re.search("left /.*/fe-[^/]*/socket", first_reason(release, settings))
     gone = engine_settings(tmp_path, environment={**os.environ, "TMPDIR": str(tmp_path / "nowhere")})
     assert "cannot be started" in first_reason(release, gone)
 

@@ -1,7 +1,8 @@
 """Which entries lift a withdrawal, or soften one, without right, by the commits that they stand at.
 
 1. A lift ends every withdrawal since the last lift that held, and its commit descends from the commit of each: one that never
-   knew of a withdrawal ends none, whatever was withdrawn again in between.
+   knew of a withdrawal ends none, whatever was withdrawn again in between. Where there is none to end, it may stand: by it
+   the releaser replaces what somebody else wrote there.
 2. Its commit no longer withdraws the subject.
 3. Where the supply chain keeps authors and approvers apart, People lists who signed each commit that the lift brings: those
    since the withdrawals and the delegation in force. Somebody answers for what is served again, as for what is released.
@@ -61,8 +62,6 @@ def unfounded(
 
 
 def _not_lifted(repository: Repository, lift: Withdrawal, ends: Sequence[Withdrawal]) -> str | None:
-    if not ends:
-        return "it ends a withdrawal that was never made"
     asked = _asked(repository, lift, ends)
     if asked is None:
         return None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forge.cli.place import acting_as, own_folder, reader_of, repository_of, scope_of, tree_of
+from forge.cli.place import acting_as, own_folder, reader_of, repository_of, roles_of, scope_of, tree_of
 from forge.errors import SpecError, UsageError, printable, printable_lines
 
 if TYPE_CHECKING:
@@ -229,21 +229,20 @@ def apply(
     roles: As = [],  # noqa: B006
 ) -> None:
     """Make the world match a commit: run, sign and record every step that is needed, then release."""
-    from forge.contract.kinds import StepKind
     from forge.plan.render import duration, to_text
     from forge.reconcile.apply import InterruptedApplyError, Mode
     from forge.reconcile.apply import apply as reconcile
     from forge.reconcile.approved import Approved, approved, approved_in_ledger, how_to_go_on
-    from forge.reconcile.blocked import left_to_others, no_go_table
     from forge.reconcile.lock import apply_lock
     from forge.reconcile.place import look
     from forge.reconcile.stop import Stop, stop_on_signals
     from forge.ui.progress import display
 
+    wanted = roles_of(roles)
     if planfile is not None and (target or force):
         raise UsageError("a plan file says what it is about: --target and --force belong to `forge plan --out`")
     with reader_of(context) as reader:
-        place = acting_as(reader.place(ref, writes=True), roles)
+        place = acting_as(reader.place(ref, writes=True), wanted)
         began = place.now()
         stop, confirmed = Stop(), None
         with apply_lock(reader.repository.state_folder, wait):
@@ -270,14 +269,26 @@ def apply(
                 raise InterruptedApplyError(f"stopped as asked; {how_to_go_on(place, allowed.saved, name)}") from error
             finally:
                 shown.close()
-        if any(place.acts_for(action.step or StepKind.RELEASE) for action in final.blocked):
-            typer.echo(no_go_table(place, final), err=True)
-            raise typer.Exit(1)
-        took = duration((place.now() - began).total_seconds())
-        left = left_to_others(place, final)
-        if left:
-            typer.echo(f"Done as {', '.join(sorted(place.roles))} ({took}). Left to others: {left}.", err=True)
-            return
+        _tell_end(place, final, duration((place.now() - began).total_seconds()))
+
+
+def _tell_end(place: "Place", final: "Plan", took: str) -> None:
+    """What an apply came to; exits 1 where something that is this machine's to do is held back."""
+    from forge.contract.kinds import StepKind
+    from forge.reconcile.blocked import left_to_others, no_go_table
+    from forge.reconcile.preflight import is_mine
+
+    if any(is_mine(place, action) for action in final.blocked):
+        typer.echo(no_go_table(place, final), err=True)
+        raise typer.Exit(1)
+    made = [action.id for action in final.changes if action.step is StepKind.RELEASE and action.products]
+    if made and place.acts_for(StepKind.RELEASE):
+        typer.echo(f"Not released yet, for others have to sign first: {', '.join(made)}.", err=True)
+        raise typer.Exit(1)
+    left = left_to_others(place, final)
+    if left:
+        typer.echo(f"Done as {', '.join(sorted(place.roles))} ({took}). {left}.", err=True)
+    else:
         typer.echo(f"In sync with commit {(final.commit or '')[:12]} ({took}).", err=True)
 
 

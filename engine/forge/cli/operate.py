@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from forge.cli.build import As
-from forge.cli.place import acting_as, reader_of
+from forge.cli.place import acting_as, reader_of, roles_of
 
 
 def reconcile(
@@ -37,6 +37,7 @@ def reconcile(
     from forge.reconcile.telling import Teller, memory_of
     from forge.ui.controller import ControllerDisplay
 
+    wanted = roles_of(roles)
     with reader_of(context) as reader:
         here = reader.settings("HEAD")
         source = remote or here.ledger.remote
@@ -48,7 +49,7 @@ def reconcile(
 
         def open_place() -> Place:
             nonlocal connected
-            place = acting_as(reader.place(newest(), writes=not connected), roles)
+            place = acting_as(reader.place(newest(), writes=not connected), wanted)
             connected = True
             return place
 

@@ -12,6 +12,7 @@ import typer
 from forge.errors import UsageError
 
 if TYPE_CHECKING:
+    from forge.contract.kinds import Role
     from forge.ledger.ledger import Snapshot
     from forge.ledger.refs import Refs
     from forge.plan.action import Plan
@@ -146,6 +147,7 @@ def ledger_of(repository: "Repository", settings: "Settings", root: str, *, offl
     ``root``: digest of the pinned trust root. ``offline``: as this clone has it, which is said where there is a remote. Raises
     LedgerError, as ``Ledger.fetch`` does.
     """
+    from forge.errors import LedgerError
     from forge.ledger.ledger import Ledger
     from forge.ledger.remote import UnreachableError
 
@@ -158,8 +160,8 @@ def ledger_of(repository: "Repository", settings: "Settings", root: str, *, offl
         return snapshot
     try:
         return ledger.fetch()
-    except UnreachableError as error:
-        raise UnreachableError(f"{error}. `--offline` judges the ledger as this clone has it") from error
+    except (UnreachableError, OSError) as error:  # what is new cannot be had, or not be kept in a clone that is read only
+        raise LedgerError(f"{error}. `--offline` judges the ledger as this clone has it") from error
 
 
 def place_of(repository: "Repository", desired: "Desired", *, without_store: bool = False) -> "Place":
@@ -186,19 +188,28 @@ def place_of(repository: "Repository", desired: "Desired", *, without_store: boo
     )
 
 
-def acting_as(place: "Place", roles: list[str]) -> "Place":
-    """The place of a machine that acts as some roles only; as all of them where none is named. Raises UsageError."""
+def roles_of(names: list[str]) -> "frozenset[Role]":
+    """What --as names, every role where it names none; raises UsageError for what is no role."""
+    from forge.contract.kinds import Role
+    from forge.spec.load import did_you_mean
+
+    for name in names:
+        if name not in set(Role):
+            raise UsageError(f"--as: {name} is no role{did_you_mean(name, set(Role))}")
+    return frozenset(map(Role, names or Role))
+
+
+def acting_as(place: "Place", roles: "frozenset[Role]") -> "Place":
+    """The place of a machine that acts as some roles; raises UsageError for one to which the commit gives no step."""
     from dataclasses import replace
 
     from forge.contract.kinds import Role, StepKind
-    from forge.spec.load import did_you_mean
 
     able = {place.role_of(step) for step in StepKind}
-    for role in roles:
-        if role not in able:
-            does = "signs no step" if role in set(Role) else "is no role"
-            raise UsageError(f"--as: {role} {does}{did_you_mean(role, able)}")
-    return replace(place, roles=frozenset(map(Role, roles))) if roles else place
+    idle = sorted(roles - able) if roles < set(Role) else []
+    if idle:
+        raise UsageError(f"--as: the {idle[0]} signs no step; roles that do: {', '.join(sorted(able))}")
+    return replace(place, roles=roles)
 
 
 def work_folder(repository: "Repository") -> Path:

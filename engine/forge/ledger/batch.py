@@ -115,7 +115,8 @@ def _place(body: Body) -> str:
 
 def _says_the_same(known: Entry, body: Body) -> bool:
     if isinstance(body, Withdrawal) and isinstance(known.body, Withdrawal):
-        return _in_force(known.body) == _in_force(body)
+        # who names it as the one before has seen it, and replaces it because it does not hold
+        return _in_force(known.body) == _in_force(body) and body.supersedes != known.digest
     if not isinstance(body, Record) or not isinstance(known.body, Record):
         return known.body == body
     if known.body.products == body.products:

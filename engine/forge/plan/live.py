@@ -62,6 +62,9 @@ class Live:
     reproductions: Mapping[str, tuple[Count, ...]] = field(default_factory=dict)
     """By environment: how often what its release rests on was carried out, where a role has a threshold and all is recorded."""
 
+    unheld: AbstractSet[str] = frozenset()
+    """Subjects whose newest withdrawal, or end of one, does not hold: unsigned, or its commit does not say so."""
+
     policy: Callable[[str], bytes | None] = field(default=lambda _digest: None, compare=False)
     """The policy in an artifact, so that a reason can name its fields; None where the store does not hold it any more."""
 

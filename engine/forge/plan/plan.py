@@ -52,7 +52,7 @@ def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = E
     actions = decide(live)
     if chosen is None:
         actions.extend(about_resources(desired, graph, recorded))
-        actions.extend(about_withdrawals(desired, recorded))
+        actions.extend(about_withdrawals(desired, recorded, live.unheld))
     plan = Plan(desired.commit, desired.settings.currency, tuple(actions))
 
     def expected() -> Plan:

@@ -7,6 +7,7 @@ not visible here: a file in it is found by admission (``forge.admission.withdraw
 """
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 
 from forge.contract.inventory import pinned_files
 from forge.contract.kinds import StepKind
@@ -90,16 +91,21 @@ class Descent:
             yield Reason(ReasonKind.WITHDRAWN, item.subject, through, item.reason)
 
 
-def about_withdrawals(desired: Desired, recorded: Recorded) -> Iterator[Action]:
-    """What the ledger has to note: what the commit withdraws and it does not know, and what the commit no longer withdraws."""
+def about_withdrawals(desired: Desired, recorded: Recorded, unheld: AbstractSet[str] = frozenset()) -> Iterator[Action]:
+    """What the ledger has to note: what the commit withdraws and it does not know, and what the commit no longer withdraws.
+
+    ``unheld``: subjects whose newest entry does not hold; whatever it says, the releaser signs one that replaces it.
+    """
     noted = recorded.withdrawals()
     wanted = {item.subject: item for item in desired.withdrawn}
     for subject, item in wanted.items():
         known = noted.get(subject)
-        if known is None or known.lifted or (known.reason, known.serving) != (item.reason, item.serving):
+        is_known = known is not None and not known.lifted and (known.reason, known.serving) == (item.reason, item.serving)
+        if not is_known or subject in unheld:
             reason = Reason(ReasonKind.WITHDRAWN, subject, None, item.reason)
             yield Action(ActionKind.WITHDRAW, f"withdraw/{subject}", subject, (reason,), withdraw=item)
-    lifted = [noted[subject] for subject in sorted(noted) if subject not in wanted and not noted[subject].lifted]
+    others = [noted[subject] for subject in sorted(noted) if subject not in wanted]
+    lifted = [known for known in others if not known.lifted or known.subject in unheld]
     kept = _kept_by_protection(desired, recorded) if lifted else None
     for known in lifted:
         name = f"withdraw/{known.subject}"

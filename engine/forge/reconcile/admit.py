@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from forge.admission.verdict import told
+from forge.admission.verdict import Verdict, told
 from forge.admission.verify import Candidate, verify
 from forge.attest.timestamps import read_timestamp_authority
 from forge.attest.trust import read_trust_root
@@ -13,12 +13,10 @@ from forge.ledger.ledger import Draft, Snapshot
 from forge.reconcile.place import Place
 
 
-def must_hold(place: Place, snapshot: Snapshot, key: str, refused: str) -> None:
-    """Raise TrustError, beginning with ``refused``, unless a record and all that it was made of hold from the bytes up."""
+def verified(place: Place, snapshot: Snapshot, key: str) -> Verdict:
+    """Whether a step's record, and all that it was made of, hold from the bytes up."""
     root, timestamps = read_trust_root(place.config), read_timestamp_authority(place.config)
-    verdict = verify(key, place.repository, snapshot, place.store, root, place.now(), timestamps=timestamps)
-    if not verdict.holds:
-        raise TrustError(f"{refused}\n{told(verdict.findings)}")
+    return verify(key, place.repository, snapshot, place.store, root, place.now(), timestamps=timestamps)
 
 
 def verify_move(place: Place, snapshot: Snapshot, drafts: Sequence[Draft]) -> None:

@@ -36,12 +36,12 @@ from forge.reconcile.approved import Approved
 from forge.reconcile.at_work import AtWork, store_bundle
 from forge.reconcile.claim import ask_to_stop, end_left_behind, own_leases, take_lease
 from forge.reconcile.heartbeat import Heartbeats
-from forge.reconcile.links import link_drafts
+from forge.reconcile.links import LinkSigner, MissingLinkError
 from forge.reconcile.naming import named_files
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
-from forge.reconcile.preflight import check_approved, check_plan
-from forge.reconcile.recording import attempt_draft, is_signed_note, note_draft, record_drafts, release_draft
+from forge.reconcile.preflight import check_approved, check_plan, is_mine
+from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
 from forge.reconcile.steps_at_work import StepsAtWork
 from forge.reconcile.stop import Stop
 
@@ -103,7 +103,7 @@ DEFAULT_MODE = Mode()
 
 
 def apply(place: Place, observer: Observer, stop: Stop, mode: Mode = DEFAULT_MODE) -> Plan:
-    """Do everything the commit asks for; returns the last plan, which holds only what is in sync, blocked or others' to do.
+    """Do everything the commit asks for; returns the last plan, which holds only what is in sync, blocked or waits for others.
 
     Raises RefusedError for a plan that may not be applied, StepError when a step fails (the attempt is recorded),
     InterruptedApplyError when someone asked to stop, TrustError when there is no key to sign with, and LedgerError or
@@ -136,6 +136,9 @@ class _Apply:
     done: list[Record] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     """By step id: releases that may not serve, and why."""
+    unlinked: set[str] = field(default_factory=set)
+    """Ids of releases that wait for the machine of another role to sign a link."""
+    links: LinkSigner = field(default_factory=LinkSigner)
     waiting: set[str] = field(default_factory=set)
     bundled: set[str] = field(default_factory=set)
     noted: set[tuple[str, str | None]] = field(default_factory=set)
@@ -155,6 +158,7 @@ class _Apply:
         self.waiting = {action.id for action in now.plan.changes}
         while not self.stop.asked:
             self._store_bundles(now.plan)
+            self._sign_links(now)
             if not self._note_and_move(now):
                 self._stop_what_nobody_wants(now)
                 self._start(now)
@@ -170,16 +174,12 @@ class _Apply:
             raise InterruptedApplyError("stopped as asked; `forge apply` goes on where it stopped")
         if self.failures:
             raise FailedStepsError(self.failures)
-        if self.refused:
-            raise TrustError("\n".join(self.refused.values()))
+        if self.refused or self.links.refused:
+            raise TrustError("\n".join([*self.refused.values(), *self.links.refused.values()]))
         yielded = self.at_work.yielded
         unfinished = [yielded[action.key] for action in now.plan.changes if action.key in yielded]
         if unfinished:
             raise RefusedError("\n".join(f"{each}: this one was stopped, and its checkpoint kept" for each in unfinished))
-        links = link_drafts(self.place, now.snapshot, now.plan)
-        if links:
-            self.place.ledger.append(links)
-            self.log()
         return now.plan
 
     def log(self) -> None:
@@ -201,7 +201,7 @@ class _Apply:
         self.mode.looked(self.place, now)
         if now.plan.refusals:
             raise RefusedError("what is left to do may not be done:\n  " + "\n  ".join(now.plan.refusals))
-        check_approved(now.plan, len(self.mode.approvals))
+        check_approved(self.place, now.plan, len(self.mode.approvals))
         self._hold_to_what_was_agreed(now.plan, done)
         settled = {action.id: action for action in now.plan.actions if not action.does_something}
         for name in sorted(self.waiting & set(settled)):
@@ -248,7 +248,7 @@ class _Apply:
         if self._is_failing():
             return False
         graph = build_graph(self.place.desired)
-        mine = [action for action in now.plan.changes if self._is_mine(action)]
+        mine = [action for action in now.plan.changes if is_mine(self.place, action)]
         moves = [action for action in mine if action.step is StepKind.RELEASE and action.products]
         notes = [action for action in mine if action.step is None]
         for action in notes:  # appending is for ever: whatever is wrong here must not fill the ledger
@@ -270,6 +270,13 @@ class _Apply:
                 self.observer.noted(action)
         return bool(done)
 
+    def _sign_links(self, now: Look) -> None:
+        """What another machine will need for its releases, as soon as it can be signed."""
+        drafts = self.links.drafts(self.place, now.snapshot, now.plan)
+        if drafts:
+            self.place.ledger.append(drafts)
+            self.log()
+
     def _moves(self, action: Action, step: Step, snapshot: Snapshot, record: Draft | None = None) -> list[Draft]:
         """The move of a pointer, where what it would name may serve; why not is told at the end.
 
@@ -277,11 +284,15 @@ class _Apply:
         """
         made = record.body if record is not None and isinstance(record.body, Record) else None
         digest = (made.products if made is not None else action.products)["release"]
-        if action.id in self.refused:
+        if action.id in {*self.refused, *self.unlinked}:
             return []
         try:
             draft = release_draft(self.place, snapshot, action, step, digest, self.mode.approvals, made)
             verify_move(self.place, snapshot, [record, draft] if record is not None else [draft])
+        except MissingLinkError as error:
+            self.unlinked.add(action.id)
+            self.observer.said(str(error))
+            return []
         except TrustError as error:
             self.refused[action.id] = str(error)
             return []
@@ -292,16 +303,10 @@ class _Apply:
 
     def _others_at_work(self, now: Look) -> bool:
         """Whether another runner, which may live, works at something that what is left to do here waits for."""
-        if not any(action.step is not None and self._is_mine(action) for action in now.plan.changes):
+        if not any(action.step is not None and is_mine(self.place, action) for action in now.plan.changes):
             return False
         wanted = {action.key for action in now.plan.changes} | {action.replaces for action in now.plan.changes}
         return any(key in wanted and key not in self.at_work for key in now.leases)
-
-    def _is_mine(self, action: Action) -> bool:
-        """Whether it is for a role that this machine acts as, or for nobody in particular."""
-        if action.step is None:
-            return self.place.acts_for(StepKind.RELEASE) or not is_signed_note(action)
-        return self.place.acts_for(action.step)
 
     def _stop_what_nobody_wants(self, now: Look) -> None:
         """A run whose key the commit no longer asks for is stopped, wherever it is; its checkpoints stay where they are."""
@@ -340,7 +345,7 @@ class _Apply:
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
             return False
-        if not self._is_mine(action):
+        if not is_mine(self.place, action):
             return False
         if action.key in self.at_work.yielded or self.mode.holds_back(action.key):
             return False

@@ -7,6 +7,7 @@ from forge.contract.verdict import VERDICT_FILE, Verdict
 from forge.plan.action import Plan
 from forge.plan.reason import ReasonKind
 from forge.reconcile.place import Place
+from forge.reconcile.preflight import is_mine
 
 
 def no_go_table(place: Place, plan: Plan) -> str:
@@ -32,10 +33,13 @@ def no_go_table(place: Place, plan: Plan) -> str:
 
 
 def left_to_others(place: Place, plan: Plan) -> str:
-    """What a plan still holds for roles that this machine does not act as, by role; empty where there is nothing."""
+    """What a plan still holds for roles that this machine does not act as, or holds back; empty where there is nothing."""
     left: dict[str, list[str]] = defaultdict(list)
     for action in plan.changes:
-        step = action.step or StepKind.RELEASE
-        if not place.acts_for(step):
-            left[place.role_of(step)].append(action.id)
-    return "; ".join(f"{role} {', '.join(names)}" for role, names in sorted(left.items()))
+        if not is_mine(place, action):
+            left[place.role_of(action.step or StepKind.RELEASE)].append(action.id)
+    rows = [f"{role} {', '.join(names)}" for role, names in sorted(left.items())]
+    blocked = [f"{action.id} ({action.reasons[0]})" for action in plan.blocked if not is_mine(place, action)]
+    told = [f"Left to others: {'; '.join(rows)}"] if rows else []
+    told += [f"Blocked for others: {'; '.join(blocked)}"] if blocked else []
+    return ". ".join(told)

@@ -103,6 +103,7 @@ def look(
         _stopped(place, snapshot, held),
         _approvals(place, snapshot),
         _reproductions(place, snapshot),
+        _unheld(place, snapshot),
         lambda digest: _policy(place, digest),
         lambda commit: _is_elsewhere(place, commit),
     )
@@ -128,6 +129,15 @@ def _reproductions(place: Place, snapshot: Snapshot) -> dict[str, tuple[Count, .
     from forge.reconcile.reproductions import release_counts
 
     return release_counts(place, snapshot)
+
+
+def _unheld(place: Place, snapshot: Snapshot) -> frozenset[str]:
+    """Withdrawals that do not hold; nobody pays for looking where nothing was ever withdrawn."""
+    if not snapshot.withdrawals():
+        return frozenset()
+    from forge.reconcile.withdrawals import unheld
+
+    return unheld(place, snapshot)
 
 
 def _policy(place: Place, digest: str) -> bytes | None:

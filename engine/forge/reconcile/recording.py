@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from forge.admission.history import delegated
-from forge.admission.lifting import unfounded
 from forge.admission.signed import is_signed
 from forge.attest.envelope import seal
 from forge.attest.keys import signer_for, weights_signer_for
@@ -45,6 +44,7 @@ from forge.reconcile.at_work import AtWork
 from forge.reconcile.links import release_links
 from forge.reconcile.place import Place
 from forge.reconcile.timestamping import stamped
+from forge.reconcile.withdrawals import why_unheld
 
 
 def record_drafts(
@@ -165,11 +165,6 @@ def _entries_behind(records: Sequence[Record], snapshot: Snapshot) -> list[Entry
     return sorted(found.values(), key=lambda entry: entry.sequence)
 
 
-def is_signed_note(action: Action) -> bool:
-    """Whether what the ledger is to note is the releaser's word: that an environment serves nothing more, or a withdrawal."""
-    return action.withdraw is not None or (action.kind is ActionKind.RETIRE and action.environment is not None)
-
-
 def note_draft(place: Place, action: Action) -> Draft:
     """What the ledger notes of a resource: that it left the commit, was renamed, is protected or withdrawn."""
     commit = place.desired.commit or ""
@@ -202,7 +197,8 @@ def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
         commit=commit,
         moved=_now(place),
     )
-    fault = _why_unfounded(place, snapshot, noted, withdrawal)
+    entry = Entry(sequence=snapshot.head[0] + 1, previous=snapshot.head[1], body=withdrawal)
+    fault = why_unheld(place, snapshot, [*noted, entry], withdrawal)
     if fault is not None:
         does, change = ("lift", "remove") if item.lifted else ("soften", "change")
         raise RefusedError(
@@ -211,21 +207,6 @@ def _withdrawal_draft(place: Place, item: Withdraw, commit: str) -> Draft:
             f"Apply a commit that does (rebase or merge), and {change} the entry there"
         )
     return _signed_note(place, withdrawal, "withdrawal", withdrawal_statement(withdrawal))
-
-
-def _why_unfounded(place: Place, snapshot: Snapshot, noted: Sequence[Entry], new: Withdrawal) -> str | None:
-    """What a verifier would say against it."""
-    history = delegated(snapshot, read_trust_root(place.config))
-    number = snapshot.head[0] + 1
-    entries = [*noted, Entry(sequence=number, previous=snapshot.head[1], body=new)]
-
-    def signed(entry: Entry) -> bool:
-        body = entry.body
-        if not isinstance(body, Withdrawal):
-            return False
-        return body is new or is_signed(body, history.authority(entry.sequence), body.moved, snapshot.attestation)
-
-    return unfounded(place.repository, entries, signed, history).get(number)
 
 
 def _signed_note(place: Place, body: Retirement | Withdrawal, name: str, payload: bytes) -> Draft:

@@ -19,6 +19,7 @@ from pathlib import Path
 from securesystemslib.signer import Signer
 
 from forge.admission.reproductions import Run, Runs
+from forge.admission.verdict import told
 from forge.attest.envelope import seal
 from forge.attest.layout import Done, recorded_behind, steps_behind
 from forge.attest.reproduction import reproduction_payloads
@@ -34,7 +35,7 @@ from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind
 from forge.plan.graph import FromCommit, Step, build_graph
 from forge.plan.reason import Reason, ReasonKind
-from forge.reconcile.admit import must_hold
+from forge.reconcile.admit import verified
 from forge.reconcile.apply import InterruptedApplyError
 from forge.reconcile.at_work import request_of, store_bundle, teller
 from forge.reconcile.observer import Observer
@@ -156,8 +157,12 @@ def _must_hold(place: Place, snapshot: Snapshot, task: _Task) -> None:
     for source in task.step.inputs.values():
         if isinstance(source, FromCommit) and not place.store.has(source.bundle.digest):
             store_bundle(place, source)
-    refused = f"{task.step.id} is not carried out again, for its record (entry {task.entry.sequence}) does not hold"
-    must_hold(place, snapshot, task.record.key, refused)
+    verdict = verified(place, snapshot, task.record.key)
+    if not verdict.holds:
+        raise TrustError(
+            f"{task.step.id} is not carried out again, for its record (entry {task.entry.sequence}) does not hold\n"
+            f"{told(verdict.findings)}"
+        )
 
 
 def _space(place: Place, task: _Task) -> Workspace:

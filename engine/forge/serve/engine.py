@@ -157,7 +157,7 @@ class EngineSupervisor:
             log.replace(log.with_suffix(".previous.log"))
         with log.open("xb") as output:
             try:
-                self._scratch = Path(tempfile.mkdtemp(prefix="fe-", dir=settings.environment.get("TMPDIR")))
+                self._scratch = Path(tempfile.mkdtemp(prefix="fe-", dir=settings.environment.get("TMPDIR") or None)).resolve()
                 environment = engine_environment(self._release, address.key, settings.environment, self._scratch)
                 self._process = await asyncio.create_subprocess_exec(
                     settings.python, "-I", str(Path(engine_guard.__file__).resolve()),
