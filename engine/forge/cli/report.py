@@ -72,6 +72,7 @@ def _compare(subject: str, place: "Place", found: Path) -> "Report":
     if wrong:
         raise TrustError(
             f"{found} is not the report that Forge writes from the ledger up to entry {made.entries}: it was edited, or the "
-            "ledger went on since. `--out` writes the one that holds now\n" + "\n".join(f"  {line}" for line in wrong)
+            "ledger went on since. `--out` writes the one that holds now; `--offline` does not ask the remote what is new\n"
+            + "\n".join(f"  {line}" for line in wrong)
         )
     return made
