@@ -34,7 +34,7 @@ from forge.plan.graph import Step, build_graph
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verified
 from forge.reconcile.place import Place
-from forge.reconcile.preflight import counting_signer
+from forge.reconcile.preflight import own_signer
 from forge.reconcile.reproductions import links_of, runs_here, withdrawn_keys
 from forge.reconcile.timestamping import stamped
 
@@ -143,7 +143,7 @@ class _Desk:
     def signer(self, kind: StepKind) -> Signer:
         """Who signs here; raises TrustError where there is no key, or one that does not count."""
         role = self.authority.role_of(kind)
-        signer = counting_signer(self.place, self.authority.signers(role, self.place.now().isoformat()), role)
+        signer = own_signer(self.place, self.authority.signers(role, self.place.now().isoformat()), role)
         if signer.public_key.keyid in self.withdrawn:
             raise TrustError(f"the key of the {role.value} here ({signer.public_key.keyid[:12]}) is withdrawn")
         return signer

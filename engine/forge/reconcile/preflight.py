@@ -70,8 +70,14 @@ def _check_keys(place: Place, plan: Plan) -> None:
 
 def counting_signer(place: Place, signers: Signers, role: Role) -> Signer:
     """The signer of a role on this machine; raises TrustError where it does not sign, or what it signs would not count."""
-    signer = signer_for(role, place.config)
+    signer = own_signer(place, signers, role)
     prove(signer)
+    return signer
+
+
+def own_signer(place: Place, signers: Signers, role: Role) -> Signer:
+    """The same, without asking it to sign yet."""
+    signer = signer_for(role, place.config)
     keyid = signer.public_key.keyid
     if not signers.count(keyid):
         refusal = next((f"{known.name} {known.refusal}" for known in signers.known if known.key.keyid == keyid), None)
