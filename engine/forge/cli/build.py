@@ -276,9 +276,8 @@ def _tell_end(place: "Place", final: "Plan", took: str) -> None:
     """What an apply came to; exits 1 where something that is this machine's to do is held back."""
     from forge.contract.kinds import StepKind
     from forge.reconcile.blocked import left_to_others, no_go_table
-    from forge.reconcile.preflight import is_mine
 
-    if any(is_mine(place, action) for action in final.blocked):
+    if any(place.acts_on(action) for action in final.blocked):
         typer.echo(no_go_table(place, final), err=True)
         raise typer.Exit(1)
     made = [action.id for action in final.changes if action.step is StepKind.RELEASE and action.products]

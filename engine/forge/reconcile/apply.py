@@ -40,7 +40,7 @@ from forge.reconcile.links import LinkSigner, MissingLinkError
 from forge.reconcile.naming import named_files
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Look, Place, look
-from forge.reconcile.preflight import check_approved, check_plan, is_mine
+from forge.reconcile.preflight import check_approved, check_plan
 from forge.reconcile.recording import attempt_draft, note_draft, record_drafts, release_draft
 from forge.reconcile.steps_at_work import StepsAtWork
 from forge.reconcile.stop import Stop
@@ -248,7 +248,7 @@ class _Apply:
         if self._is_failing():
             return False
         graph = build_graph(self.place.desired)
-        mine = [action for action in now.plan.changes if is_mine(self.place, action)]
+        mine = [action for action in now.plan.changes if self.place.acts_on(action)]
         moves = [action for action in mine if action.step is StepKind.RELEASE and action.products]
         notes = [action for action in mine if action.step is None]
         for action in notes:  # appending is for ever: whatever is wrong here must not fill the ledger
@@ -303,7 +303,7 @@ class _Apply:
 
     def _others_at_work(self, now: Look) -> bool:
         """Whether another runner, which may live, works at something that what is left to do here waits for."""
-        if not any(action.step is not None and is_mine(self.place, action) for action in now.plan.changes):
+        if not any(action.step is not None and self.place.acts_on(action) for action in now.plan.changes):
             return False
         wanted = {action.key for action in now.plan.changes} | {action.replaces for action in now.plan.changes}
         return any(key in wanted and key not in self.at_work for key in now.leases)
@@ -345,7 +345,7 @@ class _Apply:
     def _is_ready(self, action: Action, now: Look) -> bool:
         if action.key is None or action.step is None or action.products or action.id in {*self.failures, *self.refused}:
             return False
-        if not is_mine(self.place, action):
+        if not self.place.acts_on(action):
             return False
         if action.key in self.at_work.yielded or self.mode.holds_back(action.key):
             return False

@@ -7,7 +7,6 @@ from forge.contract.verdict import VERDICT_FILE, Verdict
 from forge.plan.action import Plan
 from forge.plan.reason import ReasonKind
 from forge.reconcile.place import Place
-from forge.reconcile.preflight import is_mine
 
 
 def no_go_table(place: Place, plan: Plan) -> str:
@@ -36,10 +35,10 @@ def left_to_others(place: Place, plan: Plan) -> str:
     """What a plan still holds for roles that this machine does not act as, or holds back; empty where there is nothing."""
     left: dict[str, list[str]] = defaultdict(list)
     for action in plan.changes:
-        if not is_mine(place, action):
+        if not place.acts_on(action):
             left[place.role_of(action.step or StepKind.RELEASE)].append(action.id)
     rows = [f"{role} {', '.join(names)}" for role, names in sorted(left.items())]
-    blocked = [f"{action.id} ({action.reasons[0]})" for action in plan.blocked if not is_mine(place, action)]
+    blocked = [f"{action.id} ({action.reasons[0]})" for action in plan.blocked if not place.acts_on(action)]
     told = [f"Left to others: {'; '.join(rows)}"] if rows else []
     told += [f"Blocked for others: {'; '.join(blocked)}"] if blocked else []
     return ". ".join(told)

@@ -13,7 +13,7 @@ from forge.executors.workspace import Workspace, requested
 from forge.ledger.lease import Lease
 from forge.ledger.leases import Leases
 from forge.ledger.ledger import Ledger, Snapshot
-from forge.plan.action import Plan
+from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
 from forge.plan.live import EVERY_ARTIFACT, Live, Running
@@ -60,6 +60,16 @@ class Place:
     def acts_for(self, step: StepKind) -> bool:
         """Whether this machine acts as the role that answers for a step."""
         return self.role_of(step) in self.roles
+
+    def acts_on(self, action: Action) -> bool:
+        """Whether an action is for a role that this machine acts as, or for nobody in particular.
+
+        Of notes about resources, a withdrawal and the end of an environment's service are the releaser's word.
+        """
+        if action.step is not None:
+            return self.acts_for(action.step)
+        is_signed = action.withdraw is not None or (action.kind is ActionKind.RETIRE and action.environment is not None)
+        return self.acts_for(StepKind.RELEASE) or not is_signed
 
     @property
     def scene(self) -> Scene:

@@ -9,7 +9,7 @@ from forge.attest.signers import prove
 from forge.attest.trust import read_trust_root
 from forge.contract.kinds import Role, StepKind
 from forge.errors import RefusedError, TrustError
-from forge.plan.action import Action, ActionKind, Plan
+from forge.plan.action import Plan
 from forge.reconcile.place import Place
 from forge.reconcile.timestamping import check_authority
 
@@ -23,24 +23,12 @@ def check_plan(place: Place, plan: Plan, approvals: int) -> None:
         _check_keys(place, plan)
 
 
-def is_mine(place: Place, action: Action) -> bool:
-    """Whether an action is for a role that this machine acts as, or for nobody in particular."""
-    if action.step is None:
-        return place.acts_for(StepKind.RELEASE) or not is_signed_note(action)
-    return place.acts_for(action.step)
-
-
-def is_signed_note(action: Action) -> bool:
-    """Whether what the ledger is to note is the releaser's word: that an environment serves nothing more, or a withdrawal."""
-    return action.withdraw is not None or (action.kind is ActionKind.RETIRE and action.environment is not None)
-
-
 def check_approved(place: Place, plan: Plan, approvals: int) -> None:
     """Raise RefusedError for a plan that needs more approvals than it has, also one that came to need them in the middle.
 
     Whoever has nothing of it to do needs none.
     """
-    if plan.approvals > approvals and any(is_mine(place, action) for action in plan.changes):
+    if plan.approvals > approvals and any(place.acts_on(action) for action in plan.changes):
         raise RefusedError(
             f"this plan needs the approval of {plan.approvals}: write it (`forge plan --out FILE`), have it approved "
             "(`forge approve FILE`), and apply again"

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,9 +255,8 @@ async def _answers(session: aiohttp.ClientSession, address: EngineAddress, model
 async def _end_group(process: asyncio.subprocess.Process) -> None:
     _signal_group(process.pid, signal.SIGTERM)
     try:
-        await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
-    except TimeoutError:
-        pass  # what does not listen to SIGTERM is killed with the rest of the group
+        with suppress(TimeoutError):  # what does not listen to SIGTERM is killed with the rest of the group
+            await asyncio.wait_for(process.wait(), _GRACE_SECONDS)
     finally:
         # Workers may outlive their parent; a group's id is not used again while it has members.
         _signal_group(process.pid, signal.SIGKILL)
