@@ -25,7 +25,8 @@ from forge.contract.record import Attempt, Record, Release
 from forge.errors import ForgeError
 from forge.ledger.entry import Body, Entry, attestation_path, index_paths, sequence_path
 from forge.ledger.ledger import Draft, Ledger
-from forge.plan.graph import build_graph, producers_of, step_key
+from forge.plan.graph import build_graph
+from forge.plan.step import producers_of, step_key
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree

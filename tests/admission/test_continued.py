@@ -20,7 +20,7 @@ from forge.contract.kinds import Role, StepKind
 from forge.contract.messages import Continued, FailureCause
 from forge.contract.record import Attempt, Record
 from forge.ledger.entry import Body
-from forge.plan.graph import step_key
+from forge.plan.step import step_key
 
 CHECKPOINT = "sha256:" + "c" * 64
 """It lies in no store: verification never needs its bytes."""

@@ -25,7 +25,8 @@ from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import Role
 from forge.contract.record import Record, Release, Reproduction
 from forge.errors import TrustError
-from forge.plan.graph import build_graph, producers_of
+from forge.plan.graph import build_graph
+from forge.plan.step import producers_of
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree

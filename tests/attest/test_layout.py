@@ -12,7 +12,7 @@ from forge.attest.trust import read_trust_root
 from forge.contract.charter import Charter
 from forge.contract.kinds import StepKind
 from forge.errors import TrustError
-from forge.plan.graph import Step
+from forge.plan.step import Step
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
 
 MOMENT = "2026-11-23T00:00:00+00:00"

@@ -16,7 +16,8 @@ from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import manifest_of
 from forge.contract.record import Record, Release, Spent
 from forge.ledger.ledger import Draft, Ledger
-from forge.plan.graph import FromCommit, build_graph, key_of
+from forge.plan.graph import build_graph
+from forge.plan.step import FromCommit, key_of
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree

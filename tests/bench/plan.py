@@ -19,7 +19,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from forge.plan.desired import Desired
-from forge.plan.graph import FromStep, build_graph
+from forge.plan.graph import build_graph
+from forge.plan.step import FromStep
 from forge.repo.cache import FILE, SpecCache
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository

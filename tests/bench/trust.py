@@ -41,7 +41,8 @@ from forge.contract.record import Record
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Report
 from forge.contract.verdict import check as decide
 from forge.ledger.ledger import Draft, Ledger
-from forge.plan.graph import Step, build_graph, producers_of, step_key
+from forge.plan.graph import build_graph
+from forge.plan.step import Step, producers_of, step_key
 from forge.repo.desired import read_desired
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree

@@ -5,7 +5,8 @@ from typing import Any
 
 from forge.canonical import digest_of_bytes
 from forge.plan.desired import Bundle, BundleFile, Desired
-from forge.plan.graph import FromStep, build_graph, key_of
+from forge.plan.graph import build_graph
+from forge.plan.step import FromStep, key_of
 from forge.spec.compiled import compile_resource
 from forge.spec.resolve import check, in_order
 from forge.spec.resource import RESOURCE_TYPES

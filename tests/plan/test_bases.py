@@ -14,11 +14,12 @@ from forge.plan.bases import flops_of_base
 from forge.plan.desired import Bundle, BundleFile, Desired
 from forge.plan.explain import explain
 from forge.plan.explanation import to_text
-from forge.plan.graph import FromCommit, FromStep, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.markdown import to_markdown
 from forge.plan.reason import ReasonKind
 from forge.plan.recorded import Scope
 from forge.plan.review import FindingKind, review
+from forge.plan.step import FromCommit, FromStep
 from forge.spec.resource import Model
 
 FOLDER = "{path: vendor/base, license: MIT, origin: elsewhere}"

@@ -5,7 +5,8 @@ from typing import Any
 from tests.plan.full import desired_from, full_documents, own_keys
 
 from forge.plan.contamination import contamination_warnings
-from forge.plan.graph import FromCommit, build_graph
+from forge.plan.graph import build_graph
+from forge.plan.step import FromCommit
 from forge.spec.compiled import compile_resource
 
 

@@ -17,9 +17,10 @@ from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.approvals import Given
 from forge.plan.desired import Desired
-from forge.plan.graph import build_graph, key_of
+from forge.plan.graph import build_graph
 from forge.plan.live import Live
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.step import key_of
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD
 
 ALIKE = {

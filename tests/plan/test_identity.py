@@ -20,7 +20,7 @@ from tests.plan.world import World, desired_of
 from forge.canonical import canonical_json, digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan.desired import Bundle, BundleFile
-from forge.plan.graph import Step, key_of, step_key
+from forge.plan.step import Step, key_of, step_key
 from forge.spec.load import load
 
 CORPUS = Path(__file__).with_name("step_keys.json")

@@ -3,7 +3,8 @@
 from tests.plan.full import desired_from, mixed_documents, own_keys
 
 from forge.plan.contamination import contamination_warnings
-from forge.plan.graph import FromStep, build_graph
+from forge.plan.graph import build_graph
+from forge.plan.step import FromStep
 
 
 def test_each_part_is_tokenized_with_the_models_tokenizer_and_is_an_input_of_the_training() -> None:

@@ -9,9 +9,10 @@ from forge.canonical import digest_of_json
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan import render
 from forge.plan.desired import Desired
-from forge.plan.graph import FromCommit, build_graph, step_key, version_of
+from forge.plan.graph import build_graph
 from forge.plan.recorded import Scope
 from forge.plan.saved import Reading, SavedPlan, from_bytes, to_bytes
+from forge.plan.step import FromCommit, step_key, version_of
 
 DEPLOYMENT = "models/deployment.yaml"
 edits = st.fixed_dictionaries(

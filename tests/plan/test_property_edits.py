@@ -10,8 +10,9 @@ from tests.plan.world import World, desired_of
 from forge.contract.kinds import StepKind
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.desired import Desired
-from forge.plan.graph import FromStep, Step, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.reason import ReasonKind
+from forge.plan.step import FromStep, Step
 
 DEPLOYMENT = "models/deployment.yaml"
 KINDS = [kind.value for kind in (StepKind.CURATE, StepKind.TOKENIZE, StepKind.TRAIN, StepKind.GATE, StepKind.RELEASE)]

@@ -25,10 +25,11 @@ from forge.ledger.subjects import Note, subjects_of
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.blame import Alike
 from forge.plan.desired import Bundle, BundleFile, Desired
-from forge.plan.graph import FromCommit, Step, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.live import Live, Running
 from forge.plan.plan import make_plan
 from forge.plan.recorded import EVERYTHING, Scope, Span
+from forge.plan.step import FromCommit, Step
 from forge.spec.load import load
 from forge.spec.resolve import resolve
 from forge.spec.settings import read_settings

@@ -7,7 +7,7 @@ import pytest
 
 from forge.contract.kinds import StepKind
 from forge.errors import RefusedError
-from forge.plan.graph import Step
+from forge.plan.step import Step
 from forge.reconcile.recording import _check_formats
 
 TRAIN = Step("train/small", StepKind.TRAIN, "small", "Model/small", "{}", {})

@@ -19,7 +19,8 @@ from forge.contract.record import Release, Retirement
 from forge.ledger.lease import Holder
 from forge.ledger.leases import Leases
 from forge.ledger.ledger import Draft, Ledger
-from forge.plan.graph import build_graph, key_of
+from forge.plan.graph import build_graph
+from forge.plan.step import key_of
 from forge.reconcile.apply import apply
 from forge.reconcile.claim import ask_to_stop
 from forge.reconcile.place import gives_way, look

@@ -7,7 +7,8 @@ from tests.conftest import commit_all, git
 from tests.repo.test_repo import desired_at, diagnostics_at
 from tests.spec.test_sft_spec import TUNED
 
-from forge.plan.graph import FromCommit, FromStep, build_graph
+from forge.plan.graph import build_graph
+from forge.plan.step import FromCommit, FromStep
 
 PLACE = "models/tuned.yaml:7:"
 

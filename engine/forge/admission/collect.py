@@ -12,6 +12,7 @@ from forge.admission.history import History
 from forge.admission.lifting import unfounded
 from forge.admission.moves import Moves
 from forge.admission.plans import Done, authors_at
+from forge.admission.searches import beside_the_best
 from forge.admission.verdict import Finding, Rule
 from forge.canonical import digest_of_bytes, is_digest
 from forge.contract.kinds import StepKind
@@ -53,7 +54,7 @@ def collect(
     roots: list[Record],
     release: Release | None,
 ) -> None:
-    """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes.
+    """Add the closure of some records over their inputs; every artifact in it is hashed from its bytes, but ``beside``.
 
     Without a store no bytes are read: what records say is collected, and whether they are signed can be judged.
     """
@@ -72,6 +73,7 @@ def collect(
             if digest not in followed:  # a thousand records may have read one artifact
                 pending.extend(makers.get(digest, ()))
                 followed.add(digest)
+    evidence.beside |= beside_the_best(roots, evidence, makers)
     _prefetch(repository, evidence)
     for record in evidence.records.values():
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
@@ -177,7 +179,7 @@ def _collect_renamings(repository: Repository, evidence: Evidence) -> None:
 
 def _collect_bytes(store: Store, record: Record, evidence: Evidence) -> None:
     for name, digest in [*record.inputs.items(), *record.products.items()]:
-        if digest not in evidence.manifests:
+        if digest not in evidence.manifests and digest not in evidence.beside:
             try:
                 evidence.manifests[digest] = store.check(digest, evidence.whole)
             except StoreError as error:

@@ -17,7 +17,7 @@ from forge.contract.record import Record, Release, Retirement, Withdrawal
 from forge.errors import LedgerError
 from forge.ledger.entry import Body, Entry
 from forge.ledger.ledger import Snapshot
-from forge.plan.graph import Step
+from forge.plan.step import Step
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Evidence:
     attestations: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
     """By artifact digest; only artifacts whose bytes were hashed and are whole."""
+    beside: set[str] = field(default_factory=set)
+    """Weights of trials that a search did not pick: their statements are verified, their bytes are not hashed."""
     whole: set[str] = field(default_factory=set)
     """Blobs that were hashed: what several artifacts hold is hashed once."""
     documents: dict[str, bytes] = field(default_factory=dict)

@@ -25,7 +25,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release
 from forge.errors import LedgerError, TrustError
 from forge.ledger.snapshot import Snapshot
-from forge.plan.graph import Step
+from forge.plan.step import Step
 from forge.repo.repository import Repository
 
 _Bounds = dict[tuple[str, str, str], float]

@@ -38,7 +38,7 @@ from forge.contract.verdict import Decision, Report, check
 from forge.contract.verdict import Verdict as GateVerdict
 from forge.errors import TrustError
 from forge.ledger.entry import sequence_path
-from forge.plan.graph import FromCommit, FromStep, Step, producers_of, step_key
+from forge.plan.step import FromCommit, FromStep, Step, producers_of, step_key
 from forge.spec.deployment import Gate
 from forge.spec.extend import earlier_runs, why_not_extended
 from forge.spec.meaning import RELOAD, meaningful

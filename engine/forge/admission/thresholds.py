@@ -19,7 +19,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Reproduction
 from forge.errors import TrustError
 from forge.ledger.entry import Entry
-from forge.plan.graph import producers_of
+from forge.plan.step import producers_of
 from forge.plan.withdrawn import KEY
 
 

@@ -29,6 +29,8 @@ class Rule(StrEnum):
     """Weights hold files of formats that run no code when they are loaded, whatever their names say."""
     GATE = "gate"
     """The reports, of this very model, meet the thresholds; evaluated again here."""
+    SWEEP = "sweep"
+    """What a search picked is the best of its trials, by their reports; picked again here."""
     RELEASE = "release"
     """The release names this model, this policy and this verdict."""
     AUTHORITY = "authority"
@@ -60,6 +62,7 @@ REMEDIES: Mapping[Rule, str] = {
     Rule.BYTES: "restore the store's files from a copy, or `forge scrub` and `forge apply`: what is damaged is made again",
     Rule.FORMAT: "export the weights as safetensors, without files that run code, and train or import them anew",
     Rule.GATE: "change the model, its data or the gate in a commit, and apply it",
+    Rule.SWEEP: "`forge apply --force sweep/MODEL` picks anew, from the reports of the trials",
     Rule.RELEASE: "`forge apply --force release/DEPLOYMENT` releases anew what the commit asks for",
     Rule.AUTHORITY: "whoever keeps the root's key reviews policies/ and runs `forge keys delegate`; then `forge apply`",
     Rule.LAYOUT: "list the shape in the SupplyChain, `forge keys delegate`, and `forge apply --force release/DEPLOYMENT`",

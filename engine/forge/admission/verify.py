@@ -21,6 +21,7 @@ from forge.admission.history import History, read_history
 from forge.admission.plans import Done, judge_plans
 from forge.admission.registration import collect_measured
 from forge.admission.rules import Judgement, judge, judge_gate, judge_moves, judge_retirement, record_holds
+from forge.admission.searches import judge_searches
 from forge.admission.summary import judge_subjects, judge_summary
 from forge.admission.thresholds import judge_thresholds
 from forge.admission.timestamps import Body, judge_timestamps, unjudged
@@ -253,6 +254,7 @@ def _judge_gates(evidence: Evidence, weights: str, verdict: str | None) -> list[
 def _judge_records(evidence: Evidence, snapshot: Snapshot, store: Store, history: History) -> list[Judgement]:
     """What is asked of records besides signatures and bytes: their weights, what gates are about, and their locks."""
     judgements: list[Judgement] = [*_judge_weights(evidence, store, history), *judge_subjects(evidence)]
+    judgements += judge_searches(evidence)
     for lock in sorted({record.lock for record in evidence.records.values() if record.lock is not None}):
         if lock in evidence.attestations:  # of a candidate, which brings it along
             continue

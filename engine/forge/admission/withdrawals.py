@@ -24,7 +24,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Withdrawal
 from forge.errors import TrustError
 from forge.ledger.signers import named_signers
-from forge.plan.graph import FromCommit
+from forge.plan.step import FromCommit
 from forge.plan.withdrawn import KEY, addresses_of
 
 REMEDY = (

@@ -126,10 +126,12 @@ class Authority:
 
 
 def role_of(charter: Charter, step: StepKind) -> Role:
-    """The role that a charter gives a step to."""
+    """The role that a charter gives a step to; one that gives ``sweep`` to none gives it to whoever trains."""
     for role, rules in charter.supply_chain.roles.items():
         if step.value in rules.steps:
             return Role(role)
+    if step is StepKind.SWEEP:
+        return role_of(charter, StepKind.TRAIN)
     raise TrustError(f"the supply chain gives the step {step.value} to nobody")
 
 

@@ -16,7 +16,7 @@ from forge.contract.kinds import StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record
 from forge.errors import TrustError
-from forge.plan.graph import FromCommit, FromStep, Step, key_of, producers_of
+from forge.plan.step import FromCommit, FromStep, Step, key_of, producers_of
 
 _PRETRAIN = (
     StepKind.CURATE,
@@ -30,7 +30,9 @@ _PRETRAIN = (
 _IMPORTED, _TUNED, _TUNED_IMPORTED = "continue-imported", "sft", "sft-imported"
 _PREFERRED, _PREFERRED_IMPORTED = "dpo", "dpo-imported"
 _ANSWERED = tuple(k for k in _PRETRAIN if k not in (StepKind.CURATE, StepKind.TOKENIZER, StepKind.TOKENIZE))
-SHAPES: Mapping[str, tuple[StepKind, ...]] = {
+SEARCHED = "-sweep"
+"""How the name of a shape ends that has a search: its trainings may read values that a sweep chose."""
+_DIRECT: Mapping[str, tuple[StepKind, ...]] = {
     "pretrain": _PRETRAIN,
     "continue": _PRETRAIN,
     _IMPORTED: tuple(kind for kind in _PRETRAIN if kind is not StepKind.TOKENIZER),
@@ -39,13 +41,18 @@ SHAPES: Mapping[str, tuple[StepKind, ...]] = {
     _PREFERRED: _PRETRAIN,
     _PREFERRED_IMPORTED: _ANSWERED,
 }
+SHAPES: Mapping[str, tuple[StepKind, ...]] = {
+    **_DIRECT,
+    **{f"{name}{SEARCHED}": (*kinds[:-2], StepKind.SWEEP, *kinds[-2:]) for name, kinds in _DIRECT.items()},
+}
 """The kinds of step that a release of each shape rests on; what a step of them may read depends on the shape too."""
 _READS: Mapping[StepKind, tuple[StepKind, ...]] = {
     StepKind.CURATE: (),
     StepKind.TOKENIZER: (StepKind.CURATE,),
     StepKind.TOKENIZE: (StepKind.CURATE, StepKind.TOKENIZER),
-    StepKind.TRAIN: (StepKind.TOKENIZE, StepKind.TOKENIZER),
+    StepKind.TRAIN: (StepKind.TOKENIZE, StepKind.TOKENIZER, StepKind.SWEEP),
     StepKind.EVALUATE: (StepKind.TRAIN,),
+    StepKind.SWEEP: (StepKind.EVALUATE, StepKind.SWEEP),
     StepKind.GATE: (StepKind.EVALUATE,),
     StepKind.RELEASE: (StepKind.TRAIN, StepKind.GATE),
 }
@@ -82,19 +89,22 @@ def shape_of(steps: Iterable[Step]) -> str | None:
 
     Whatever is trained from files of the commit has a shape of its own, and the kinds tell which: where the first weights are
     made here there is a tokenizer step, and where nothing is tokenized there are conversations alone. Whoever lists sft has not
-    listed dpo: one training that reads preferences makes a chain dpo, and one that has no shape for that has none.
+    listed dpo: one training that reads preferences makes a chain dpo, and one that has no shape for that has none. A search is
+    told by its steps, whatever the rest is.
     """
     steps = tuple(steps)
     trained = [step for step in steps if step.kind is StepKind.TRAIN]
     sources = [source for step in steps if step.kind in _COMMITTED_IF_IMPORTED for source in step.inputs.values()]
     begins = {source.step_id for step in trained for source in step.inputs.values() if isinstance(source, FromStep)}
     name = "continue" if any(step.id in begins for step in trained) else "pretrain"
-    kinds = {step.kind for step in steps}
+    kinds = {step.kind for step in steps} - {StepKind.SWEEP}
     if any(isinstance(source, FromCommit) for source in sources):
         name = next((each for each in _COMMITTED_OF if frozenset(SHAPES[each]) == kinds), _IMPORTED)
     if any("preferences" in step.inputs for step in trained):
         name = _WITH_PREFERENCES.get(name, "")
-    return name if frozenset(SHAPES.get(name, ())) == kinds else None
+    if frozenset(SHAPES.get(name, ())) != kinds:
+        return None
+    return f"{name}{SEARCHED}" if any(step.kind is StepKind.SWEEP for step in steps) else name
 
 
 def steps_behind(release: Step, graph: Mapping[str, Step]) -> list[Step]:
@@ -163,10 +173,11 @@ def _may_sign(authority: Authority, kind: StepKind, moment: str) -> list[PublicK
 
 def _step(kind: StepKind, shape: str, pubkeys: Sequence[str], threshold: int) -> dict[str, Any]:
     reads = [source for source in _READS[kind] if source in SHAPES[shape]]
-    if kind is StepKind.TRAIN and shape != "pretrain":
+    direct = shape.removesuffix(SEARCHED)
+    if kind is StepKind.TRAIN and direct != "pretrain":
         reads.append(StepKind.TRAIN)  # the weights that it begins with: another training's products in the same link
     materials = [["MATCH", f"{source.value}/*", "WITH", "PRODUCTS", "FROM", source.value] for source in reads]
-    committed = {**_COMMITTED, **_COMMITTED_OF.get(shape, {})}
+    committed = {**_COMMITTED, **_COMMITTED_OF.get(direct, {})}
     if kind in committed:
         materials.append(["ALLOW", f"commit/{committed[kind]}/*"])
     return {

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forge.contract.checkpoints import BRANCH_POINT, BYPRODUCT
+from forge.contract.hyperparameters import HYPERPARAMETERS
 from forge.contract.inventory import BYPRODUCT as INVENTORY
 from forge.contract.survey import BYPRODUCT as SURVEY
 
@@ -25,6 +26,8 @@ class StepKind(StrEnum):
     """Documents and a tokenizer -> packed token files (.ds)."""
     TRAIN = "train"
     """Token files -> weights in Hugging Face format."""
+    SWEEP = "sweep"
+    """Reports of trials -> values of the fields that are searched: those of a further trial, or of the best one."""
     EVALUATE = "evaluate"
     """Weights and task files -> a report of metrics."""
     GATE = "gate"
@@ -39,7 +42,7 @@ class Role(StrEnum):
     DATA_STEWARD = "data-steward"
     """Answers for what went into the training documents."""
     TRAINER = "trainer"
-    """Answers for tokenizers, token files and weights."""
+    """Answers for tokenizers, token files and weights, and for what a search chose."""
     EVALUATOR = "evaluator"
     """Answers for reports and verdicts."""
     RELEASER = "releaser"
@@ -75,6 +78,7 @@ STEPS: dict[StepKind, StepDefinition] = {
     StepKind.TOKENIZER: StepDefinition(1, ("tokenizer",), Role.TRAINER),
     StepKind.TOKENIZE: StepDefinition(1, ("tokens",), Role.TRAINER),
     StepKind.TRAIN: StepDefinition(2, ("weights",), Role.TRAINER, byproducts=(BYPRODUCT,), numbered=BRANCH_POINT),
+    StepKind.SWEEP: StepDefinition(1, (HYPERPARAMETERS,), Role.TRAINER),
     StepKind.EVALUATE: StepDefinition(1, ("report",), Role.EVALUATOR),
     StepKind.GATE: StepDefinition(1, ("verdict",), Role.EVALUATOR),
     StepKind.RELEASE: StepDefinition(1, ("release",), Role.RELEASER, frozenset({"weights"})),

@@ -32,10 +32,15 @@ def bases_of(model: "Model", resources: "Mapping[str, Resource]") -> "Iterator[M
         address = base_of(_model(found))
 
 
-def estimate_model(model: "Model", resources: "Mapping[str, Resource]", settings: "Settings") -> Estimate:
-    """What a model's training takes; nothing is known where its chain of bases begins in a folder."""
+def estimate_model(
+    model: "Model", resources: "Mapping[str, Resource]", settings: "Settings", tokens: int | None = None
+) -> Estimate:
+    """What a model's training takes; nothing is known where its chain of bases begins in a folder.
+
+    ``tokens``: of a trial, where it is trained on another number than the model.
+    """
     shape = _shape(model, resources)
-    return NO_ESTIMATE if shape is None else estimate_training(model.spec, *shape, settings)
+    return NO_ESTIMATE if shape is None else estimate_training(model.spec, *shape, settings, tokens)
 
 
 def flops_of_base(model: "Model", resources: "Mapping[str, Resource]", settings: "Settings") -> float | None:

@@ -8,9 +8,10 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
+from forge.contract.hyperparameters import Pick
 from forge.contract.kinds import StepKind
 from forge.plan.differences import Part, differences
-from forge.plan.graph import FromCommit, Step
+from forge.plan.step import FromCommit, Step
 from forge.spec.compiled import Compiled, read_json
 
 Alike = Callable[[Compiled, Compiled], bool]
@@ -38,12 +39,16 @@ class Blame(Protocol):
 
 def owner_of(step: Step) -> str:
     """Address of the resource that a step's parameters are fields of."""
+    if step.kind is StepKind.SWEEP and step.parameters["pick"] != Pick.WRITTEN:
+        return str(step.settings["sweep"])
     tasks = step.inputs.get("tasks") if step.kind is StepKind.EVALUATE else None
     return tasks.address if isinstance(tasks, FromCommit) else step.subject
 
 
 def same_field(step: Step, path: tuple[Part, ...]) -> Alike:
-    """Whether a parameter of a step is the same."""
+    """Whether a parameter of a step is the same; of a search, whether all that is searched is."""
+    if step.kind is StepKind.SWEEP:
+        return lambda then, now: then.parameters == now.parameters
     if step.kind is StepKind.RELEASE:
         return lambda then, now: _is_same(read_json(then.served), read_json(now.served), path)
     return lambda then, now: _is_same(read_json(then.parameters), read_json(now.parameters), path)

@@ -7,12 +7,13 @@ from typing import Any
 from forge.contract.kinds import StepKind
 from forge.plan.blame import Alike, same_field, same_in_policy
 from forge.plan.differences import Part, differences, shown, written
-from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.step import Step
 from forge.spec.deployment import DeploymentSpec
 from forge.spec.extend import TRUNK
 from forge.spec.meaning import Meaning, meaning_at
 from forge.spec.resource import RESOURCE_TYPES, InferencePolicy
+from forge.spec.sweep import SweepSpec
 
 Brought = Callable[[Alike], str | None]
 """What counts as the same -> the commit that brought what is there now, as far as it can be told."""
@@ -54,5 +55,7 @@ def _meaning(step: Step, where: tuple[Part, ...]) -> Meaning | None:
     resource_type = RESOURCE_TYPES.get(step.subject.split("/", 1)[0])
     if step.kind is StepKind.EVALUATE:
         resource_type = RESOURCE_TYPES["EvalSuite"]
+    if step.kind is StepKind.SWEEP:
+        return meaning_at(SweepSpec, path if path[0] == "objective" else ("rounds", 0, *path))
     place = ("from",) if path[:1] == (TRUNK,) else path  # how a branch's first steps were taken, in the place of who took them
     return meaning_at(resource_type, ("spec", *place)) if resource_type else None

@@ -7,9 +7,9 @@ from typing import Any
 from forge.contract.checkpoints import BYPRODUCT, branch_point_of, newest_checkpoint, position_of
 from forge.contract.record import Record
 from forge.plan.action import Action, Continuation
-from forge.plan.graph import Step, version_of
 from forge.plan.live import Live, Running
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.step import Step, version_of
 from forge.plan.withdrawn import Descent
 from forge.spec.extend import shared_steps, steps_before_decay, why_not_extended
 from forge.spec.training import LargeTraining

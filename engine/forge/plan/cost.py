@@ -34,15 +34,19 @@ NO_ESTIMATE = Estimate()
 
 
 def estimate_training(
-    spec: "PretrainSpec | BasedSpec", architecture: "Architecture", vocab_size: int, settings: "Settings"
+    spec: "PretrainSpec | BasedSpec",
+    architecture: "Architecture",
+    vocab_size: int,
+    settings: "Settings",
+    tokens: int | None = None,
 ) -> Estimate:
     """Time and cost of a train step; both None where forge.toml does not describe the accelerator.
 
-    Of dpo, the most that it can be: the reference reads each pair once, however often the training does, and only the step
-    knows how many there are.
+    ``tokens``: where they are not the spec's. Of dpo, the most that it can be: the reference reads each pair once, however
+    often the training does, and only the step knows how many there are.
     """
     training = spec.training
-    steps = -(-training.tokens // training.batch_tokens)
+    steps = -(-(tokens or training.tokens) // training.batch_tokens)
     tokens = steps * training.batch_tokens
     shape = (architecture, vocab_size, training.sequence_length)
     flops = tokens * flops_per_token(*shape)

@@ -16,11 +16,12 @@ from forge.plan.blame import owner_of, same_policy, same_references
 from forge.plan.changes import changed_fields, changed_inputs
 from forge.plan.desired import Desired
 from forge.plan.explanation import Chain, Explanation, Told
-from forge.plan.graph import FromCommit, FromStep, Step, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
 from forge.plan.past import Past, changed_files
 from forge.plan.reason import Reason, ReasonKind, shortened
 from forge.plan.recorded import Recorded
+from forge.plan.step import FromCommit, FromStep, Step
 from forge.plan.withdrawn import is_withdrawn
 from forge.spec.load import did_you_mean
 

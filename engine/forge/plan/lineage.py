@@ -13,8 +13,9 @@ from typing import NamedTuple
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Renamed
 from forge.plan.desired import Desired
-from forge.plan.graph import Step, tokenize_name
+from forge.plan.graph import tokenize_name
 from forge.plan.recorded import NOW, Recorded, Span
+from forge.plan.step import Step
 
 
 class _Era(NamedTuple):
@@ -136,6 +137,8 @@ def _named_after(step: Step) -> list[str]:
 def _id_of(step: Step, eras: tuple[_Era, ...]) -> str:
     """The step's id when its resources had other names."""
     names = [era.address.split("/", 1)[1] for era in eras]
+    if step.trial is not None:
+        names.insert(1, str(step.trial))
     if step.kind is StepKind.TOKENIZE and step.subject.startswith("Tokenizer/"):
         names = [tokenize_name(*names)]
     elif step.kind is StepKind.TOKENIZE:

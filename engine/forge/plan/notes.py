@@ -6,9 +6,9 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Subject
 from forge.plan.action import Action, ActionKind
 from forge.plan.desired import Desired
-from forge.plan.graph import Step
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
+from forge.plan.step import Step
 
 
 def about_resources(desired: Desired, graph: Mapping[str, Step], recorded: Recorded) -> Iterator[Action]:

@@ -25,7 +25,7 @@ from forge.plan.continuation import Place, find_earlier
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
 from forge.plan.drift import was_moved
-from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of, version_of
+from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
 from forge.plan.live import Live, Running
 from forge.plan.notes import about_resources
@@ -33,6 +33,7 @@ from forge.plan.reason import Reason, ReasonKind
 from forge.plan.rebuilt import if_rebuilt_alike
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
+from forge.plan.step import FromCommit, FromStep, Step, key_of, version_of
 from forge.plan.upkeep import approvals_cover_release, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.resource import Model
@@ -384,7 +385,8 @@ class _Planner:
         model = self.desired.resources[step.subject]
         if not isinstance(model, Model):
             raise TypeError(f"{step.subject} is no Model")
-        estimate = estimate_model(model, self.desired.resources, self.desired.settings)
+        tokens = step.parameters["training"].get("tokens") if step.trial is not None else None
+        estimate = estimate_model(model, self.desired.resources, self.desired.settings, tokens)
         return estimate if estimate.flops is not None else estimate_from_history(latest)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from forge.contract.kinds import STEPS, StepKind
 from forge.plan.action import Plan
 from forge.plan.desired import Desired
-from forge.plan.graph import FromStep, Step
+from forge.plan.step import FromStep, Step
 from forge.spec.compiled import Compiled, read_facts
 from forge.spec.settings import SETTINGS_FILE, Settings
 

@@ -6,8 +6,8 @@ from typing import Any
 from forge.canonical import digest_of_json
 from forge.plan.action import Plan
 from forge.plan.desired import Desired
-from forge.plan.graph import Step
 from forge.plan.recorded import Recorded
+from forge.plan.step import Step
 from forge.spec.settings import SETTINGS_FILE
 
 _MOST_STEPS = 5

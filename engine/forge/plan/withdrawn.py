@@ -14,10 +14,10 @@ from forge.contract.kinds import StepKind
 from forge.contract.record import Made, Record
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.desired import Desired
-from forge.plan.graph import FromCommit, FromStep, Step
 from forge.plan.lineage import Lineage
 from forge.plan.reason import Reason, ReasonKind
 from forge.plan.recorded import Recorded
+from forge.plan.step import FromCommit, FromStep, Step
 
 KEY = "key:"
 """How a subject begins that is a signing key."""

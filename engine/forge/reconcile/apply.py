@@ -27,9 +27,10 @@ from forge.ledger.lease import StaleLeaseError
 from forge.ledger.ledger import Draft, Snapshot
 from forge.ledger.remote import UnreachableError
 from forge.plan.action import Action, Plan
-from forge.plan.graph import FromCommit, Step, build_graph, producers_of
+from forge.plan.graph import build_graph
 from forge.plan.recorded import EVERYTHING, Scope
 from forge.plan.saved import exceeds
+from forge.plan.step import FromCommit, Step, producers_of
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verify_move
 from forge.reconcile.approved import Approved

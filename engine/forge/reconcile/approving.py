@@ -15,8 +15,9 @@ from forge.canonical import digest_of_bytes
 from forge.contract.record import Approval
 from forge.errors import RefusedError, TrustError, UsageError
 from forge.ledger.ledger import Draft
-from forge.plan.graph import build_graph, key_of
+from forge.plan.graph import build_graph
 from forge.plan.saved import digest_of, from_bytes
+from forge.plan.step import key_of
 from forge.plan.upkeep import approvals_cover_release
 from forge.reconcile.place import Place, look
 from forge.reconcile.timestamping import check_authority, tokens

@@ -17,7 +17,7 @@ from forge.executors.workspace import Workspace, requested, step_lock, workspace
 from forge.ledger.lease import Lease
 from forge.ledger.ledger import Draft
 from forge.plan.action import Action
-from forge.plan.graph import FromCommit, Step
+from forge.plan.step import FromCommit, Step
 from forge.reconcile.observer import Observer
 from forge.reconcile.place import Place
 from forge.spec.extend import shared_steps

@@ -18,9 +18,10 @@ from forge.executors.open_runs import open_runs
 from forge.executors.workspace import Workspace, requested
 from forge.ledger.entry import sequence_path
 from forge.ledger.ledger import Snapshot
-from forge.plan.graph import FromCommit, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
 from forge.plan.reach import History, Retention, reachable, removable
+from forge.plan.step import FromCommit
 from forge.reconcile.place import Look, Place
 from forge.store.store import is_young
 

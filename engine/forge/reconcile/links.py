@@ -30,7 +30,8 @@ from forge.errors import LedgerError, TrustError
 from forge.ledger.entry import RELEASES, links_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import SETTLED, Plan
-from forge.plan.graph import Step, build_graph
+from forge.plan.graph import build_graph
+from forge.plan.step import Step
 from forge.plan.withdrawn import is_withdrawn
 from forge.reconcile.admit import verified
 from forge.reconcile.place import Place

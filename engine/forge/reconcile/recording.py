@@ -38,8 +38,9 @@ from forge.ledger.entry import Entry, key_folder, withdrawal_folder
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind, Withdraw
 from forge.plan.cost import price, spent
-from forge.plan.graph import FromCommit, FromStep, Step, build_graph, producers_of
+from forge.plan.graph import build_graph
 from forge.plan.lineage import Lineage
+from forge.plan.step import FromCommit, FromStep, Step, producers_of
 from forge.reconcile.at_work import AtWork
 from forge.reconcile.links import release_links
 from forge.reconcile.place import Place

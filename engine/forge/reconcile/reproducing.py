@@ -33,8 +33,9 @@ from forge.executors.workspace import Workspace, step_lock
 from forge.ledger.entry import Entry
 from forge.ledger.ledger import Draft, Snapshot
 from forge.plan.action import Action, ActionKind
-from forge.plan.graph import FromCommit, Step, build_graph
+from forge.plan.graph import build_graph
 from forge.plan.reason import Reason, ReasonKind
+from forge.plan.step import FromCommit, Step
 from forge.reconcile.admit import verified
 from forge.reconcile.apply import InterruptedApplyError
 from forge.reconcile.at_work import request_of, store_bundle, teller

@@ -14,8 +14,9 @@ from forge.contract.record import Record
 from forge.errors import ForgeError, StoreError, TrustError
 from forge.ledger.entry import Entry, key_folder, reproduction_folder
 from forge.ledger.ledger import Snapshot
-from forge.plan.graph import Step, build_graph, producers_of
+from forge.plan.graph import build_graph
 from forge.plan.reproductions import Count
+from forge.plan.step import Step, producers_of
 from forge.plan.withdrawn import KEY
 from forge.reconcile.approvals import read_trusted, trust_of
 from forge.reconcile.place import Place

@@ -9,7 +9,7 @@ from forge.errors import LedgerError
 from forge.ledger.lease import Lease
 from forge.ledger.leases import Leases
 from forge.plan.action import Action
-from forge.plan.graph import Step
+from forge.plan.step import Step
 from forge.reconcile.at_work import AtWork, begin
 from forge.reconcile.heartbeat import Heartbeats
 from forge.reconcile.observer import Observer

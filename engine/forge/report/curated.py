@@ -16,7 +16,8 @@ from forge.errors import AssessError, StoreError, UsageError
 from forge.ledger.ledger import Snapshot
 from forge.plan.bases import estimate_model
 from forge.plan.desired import Desired
-from forge.plan.graph import FromCommit, FromStep, Step, build_graph, key_of
+from forge.plan.graph import build_graph
+from forge.plan.step import FromCommit, FromStep, Step, key_of
 from forge.plan.withdrawn import Descent
 from forge.report.material import REPORT_FILE, CurateReport, Material, Use
 from forge.report.readiness import TokenCount

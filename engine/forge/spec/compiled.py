@@ -170,7 +170,7 @@ def _served(resource: "Resource") -> dict[str, Any]:
 
 
 def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per kind)
-    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, People, SupplyChain, Withdrawals
+    from forge.spec.resource import DataRecipe, Deployment, EvalSuite, Model, People, SupplyChain, Sweep, Withdrawals
 
     match resource:
         case DataRecipe():
@@ -186,6 +186,8 @@ def _facts(resource: "Resource") -> dict[str, Any]:  # noqa: PLR0911 (one per ki
             }
         case EvalSuite():
             return {"include": resource.spec.include, "tasks": resource.spec.tasks}
+        case Sweep():
+            return {"suite": resource.spec.objective.suite, "task": resource.spec.objective.task}
         case Model():
             return _facts_of_model(resource.spec)
         case Deployment():
@@ -217,6 +219,7 @@ def _facts_of_model(spec: "PretrainSpec | BasedSpec") -> dict[str, Any]:
         "accelerator": spec.resources.accelerator,
         **({} if isinstance(spec, TunedSpec) else {"data": spec.data}),
         "sequence_length": spec.training.sequence_length,
+        **({} if spec.sweep is None else {"sweep": spec.sweep}),
     }
     if isinstance(spec, PretrainSpec):
         experts = {} if spec.architecture.experts is None else {"experts": spec.architecture.experts.num_local_experts}

@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from forge.spec.training import LargeTraining, Training, WsdSchedule
+from forge.spec.trials import SWEEP
 
 TRUNK = "trunk"
 """The parameter: stretches in order, each {"steps", "optimizer", "schedule"}, and {"tokens"} where the rates depend on the
@@ -83,6 +84,8 @@ def why_not_extended(old: Mapping[str, Any], new: Mapping[str, Any]) -> str | No
 
     Both are a train step's parameters, as ``meaningful(model.spec, REBUILD)`` gives them, with the trunk of a branch.
     """
+    if SWEEP in old or SWEEP in new:
+        return "some of its fields are a sweep's choice, which a longer training may have otherwise"
     try:
         before, after = (LargeTraining.model_validate(parameters["training"]) for parameters in (old, new))
     except (KeyError, TypeError, ValidationError):

@@ -18,6 +18,7 @@ _DNS_1123 = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 KINDS = (
     "DataRecipe",
     "Tokenizer",
+    "Sweep",
     "Model",
     "EvalSuite",
     "InferencePolicy",
@@ -34,7 +35,8 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True, strict=True)
 
 
-def _parse_count(value: Any) -> Any:
+def parse_count(value: Any) -> Any:
+    """A text such as ``100k`` as a whole number, anything else as it is; raises ValueError for a text that is no count."""
     if isinstance(value, str):
         match = _COUNT.fullmatch(value)
         if match is None:
@@ -61,7 +63,7 @@ def _safe_path(value: str) -> str:
 
 Count = Annotated[
     int,
-    BeforeValidator(_parse_count),
+    BeforeValidator(parse_count),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_COUNT.pattern}$"}]}),
 ]
 """A whole number; ``100k``, ``2M``, ``1.5B`` and ``1T`` are decimal multiples."""
@@ -119,7 +121,8 @@ def references_in(value: Any, location: tuple[str | int, ...] = ()) -> Iterator[
             if is_reference and isinstance(item, list):
                 yield from (((*location, name, index), target) for index, target in enumerate(item))
             elif is_reference:
-                yield (*location, name), item
+                if item is not None:
+                    yield (*location, name), item
             elif isinstance(item, BaseModel | list | tuple):
                 yield from references_in(item, (*location, name))
     elif isinstance(value, list | tuple):
@@ -146,12 +149,14 @@ def _marks_of_items(annotation: Any) -> tuple[Any, ...]:
     return tuple(mark for item in items for mark in getattr(item, "__metadata__", ()))
 
 
-def _reference(kind: str) -> Any:
-    return Annotated[str, Field(pattern=rf"^{kind}/{_DNS_1123}$"), ReferenceTo(kind)]
+def _reference(kind: str, *, may_be_absent: bool = False) -> Any:
+    of = str | None if may_be_absent else str
+    return Annotated[of, Field(pattern=rf"^{kind}/{_DNS_1123}$"), ReferenceTo(kind)]
 
 
 DataRecipeRef = _reference("DataRecipe")
 TokenizerRef = _reference("Tokenizer")
+OptionalSweepRef = _reference("Sweep", may_be_absent=True)
 ModelRef = _reference("Model")
 EvalSuiteRef = _reference("EvalSuite")
 InferencePolicyRef = _reference("InferencePolicy")

@@ -4,6 +4,7 @@ Faults come as diagnostics with a place and, where a name is near, a suggestion;
 """
 
 import difflib
+import re
 import typing
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -103,7 +104,9 @@ def _annotations(document: Document) -> Iterable[Diagnostic]:
             yield document.diagnostic(("metadata", "annotations", key), message, at_key=at_key)
 
 
-def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[str, Any]) -> Diagnostic:
+def _diagnostic(  # noqa: PLR0911 (one per kind of fault)
+    document: Document, resource_type: type[BaseModel], fault: dict[str, Any]
+) -> Diagnostic:
     location = _within(document, fault["loc"], is_absent=fault["type"] == "missing")
     name = str(location[-1]) if location else ""
     match fault["type"]:
@@ -112,6 +115,9 @@ def _diagnostic(document: Document, resource_type: type[BaseModel], fault: dict[
             return document.diagnostic(location, f"unknown key `{name}`{remedy}", at_key=True)
         case "missing":
             return document.diagnostic(location[:-1] if location[-1:] == (name,) else location, f"missing key `{name}`")
+        case "literal_error" if fault["loc"][-1] == "[key]":
+            known = re.findall(r"'([^']+)'", fault["ctx"]["expected"])
+            return document.diagnostic(location, f"unknown key `{name}`{did_you_mean(name, known)}", at_key=True)
         case "literal_error":
             return document.diagnostic(location, f"`{name}` is {fault['input']!r}, expected {fault['ctx']['expected']}")
         case "union_tag_not_found" | "union_tag_invalid":

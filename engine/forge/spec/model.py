@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from forge.spec.architecture import Architecture
 from forge.spec.base import Base
-from forge.spec.fields import DataRecipeRef, ModelRef, Part, TokenizerRef
+from forge.spec.fields import DataRecipeRef, ModelRef, OptionalSweepRef, Part, TokenizerRef
 from forge.spec.meaning import NONE, REBUILD
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.spec.training import LargeTraining, ModelResources, check_grid, exact, optimizer_sequences
@@ -57,6 +57,8 @@ class PretrainSpec(Part):
     """Other data that is mixed in, besides ``data``."""
     from_: Annotated[BranchPoint | None, Field(alias="from"), REBUILD] = None
     """Begin as another model's training did, and go on alone after a step of it; None: from random weights."""
+    sweep: Annotated[OptionalSweepRef, REBUILD] = None
+    """What chooses some of these fields: what is written here is its first trial, and the best one is this model."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -124,6 +126,8 @@ class ContinueSpec(Part):
     chat_template: Annotated[str | None, REBUILD] = None
     """Jinja; exported with the weights. None: the base's, and where it has none, one that joins the messages' contents."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
+    sweep: Annotated[OptionalSweepRef, REBUILD] = None
+    """What chooses some of these fields: what is written here is its first trial, and the best one is this model."""
 
     @model_validator(mode="after")
     def _mixes(self) -> Self:

@@ -17,6 +17,7 @@ from forge.spec.compiled import Compiled, compile_resource, read_facts
 from forge.spec.fields import KINDS, references_in
 from forge.spec.governed import governed
 from forge.spec.lineage import branched, continued, positions_of
+from forge.spec.searched import searched
 
 if TYPE_CHECKING:  # parsers and models load where something is parsed
     from forge.spec.document import Document, Location
@@ -84,7 +85,10 @@ def check(compiled: Sequence[Compiled], broken: AbstractSet[str] = frozenset()) 
                 if target in missing
             ]
     faults.extend(_renamed(compiled, by_address, broken))
-    faults.extend(Fault(*row) for row in (*continued(compiled, by_address), *branched(compiled, by_address)))
+    faults.extend(
+        Fault(*row)
+        for row in (*continued(compiled, by_address), *branched(compiled, by_address), *searched(compiled, by_address))
+    )
     faults.extend(_across(compiled, by_address))
     faults.extend(_licenses(compiled))
     faults.extend(Fault(*row) for row in governed(compiled, by_address))

@@ -13,6 +13,7 @@ from forge.spec.inference_policy import InferencePolicySpec
 from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.model import ModelSpec
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
+from forge.spec.sweep import SweepSpec
 from forge.spec.tokenizer import TokenizerSpec
 from forge.spec.withdrawals import WithdrawalsSpec
 
@@ -82,6 +83,13 @@ class Model(_Resource):
     spec: Annotated[ModelSpec, REBUILD]
 
 
+class Sweep(_Resource):
+    """A search for some fields of models."""
+
+    kind: Annotated[Literal["Sweep"], NONE]
+    spec: Annotated[SweepSpec, REBUILD]
+
+
 class EvalSuite(_Resource):
     """Tasks that a model is measured by."""
 
@@ -125,12 +133,13 @@ class Withdrawals(_Resource):
 
 
 Resource = Annotated[
-    DataRecipe | Tokenizer | Model | EvalSuite | InferencePolicy | Deployment | People | SupplyChain | Withdrawals,
+    DataRecipe | Tokenizer | Sweep | Model | EvalSuite | InferencePolicy | Deployment | People | SupplyChain | Withdrawals,
     Field(discriminator="kind"),
 ]
 RESOURCE_TYPES: dict[str, type[_Resource]] = {
     "DataRecipe": DataRecipe,
     "Tokenizer": Tokenizer,
+    "Sweep": Sweep,
     "Model": Model,
     "EvalSuite": EvalSuite,
     "InferencePolicy": InferencePolicy,

@@ -14,16 +14,33 @@ from forge.spec.fields import EvalSuiteRef, Name, Part
 from forge.spec.meaning import GOVERN
 
 RoleName = Literal["data-steward", "trainer", "evaluator", "releaser", "agent"]
-StepName = Literal["curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release"]
+StepName = Literal["curate", "tokenizer", "tokenize", "train", "sweep", "evaluate", "gate", "release"]
 Duty = Literal["author", "data-steward", "trainer", "evaluator", "approver", "releaser", "agent"]
-Shape = Literal["pretrain", "continue", "continue-imported", "sft", "sft-imported", "dpo", "dpo-imported"]
+Shape = Literal[
+    "pretrain",
+    "continue",
+    "continue-imported",
+    "sft",
+    "sft-imported",
+    "dpo",
+    "dpo-imported",
+    "pretrain-sweep",
+    "continue-sweep",
+    "continue-imported-sweep",
+    "sft-sweep",
+    "sft-imported-sweep",
+    "dpo-sweep",
+    "dpo-imported-sweep",
+]
 """A way from data to a release: ``pretrain`` is curate, tokenizer, tokenize, train, evaluate, gate, release; ``continue`` is
 the same with trainings that begin with another's weights; ``continue-imported`` has no tokenizer step, for the first weights
 and their tokenizer lie in the repository. ``sft`` has trainings that read conversations of the commit, ``dpo`` some that read
-preferences; their ``-imported`` begin with a folder and tokenize nothing."""
+preferences; their ``-imported`` begin with a folder and tokenize nothing. Each with ``-sweep`` behind it is the same where a
+training has the values that a search chose: the chain then has all of its trials, and what chose between them."""
 MOST_FUNCTIONARIES = 10
 """The highest threshold of a role: each of them carries out every step, the trainings too."""
 STEP_NAMES: tuple[StepName, ...] = ("curate", "tokenizer", "tokenize", "train", "evaluate", "gate", "release")
+"""Those that have to be given to a role. ``sweep`` may be: else the role that does ``train`` does it."""
 
 
 @functools.cache

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from forge.spec.base import Base
 from forge.spec.data_recipe import Pii
-from forge.spec.fields import ContentOf, EvalSuiteRef, FileOrder, Part, Regions, RepoPath
+from forge.spec.fields import ContentOf, EvalSuiteRef, FileOrder, OptionalSweepRef, Part, Regions, RepoPath
 from forge.spec.meaning import GOVERN, NONE, REBUILD
 from forge.spec.training import ModelResources, Training, check_shares
 
@@ -115,6 +115,8 @@ class TunedModel(Part):
     adapter: Annotated[Adapter | None, REBUILD] = None
     """None: every weight is trained."""
     resources: Annotated[ModelResources, NONE] = ModelResources()
+    sweep: Annotated[OptionalSweepRef, REBUILD] = None
+    """What chooses some of these fields: what is written here is its first trial, and the best one is this model."""
 
     @model_validator(mode="after")
     def _marks_answers(self) -> Self:

@@ -31,6 +31,7 @@ _MODULES = {
     StepKind.TOKENIZER: ("forge.steps.tokenizer", ("sentencepiece", "tokenizers", "transformers")),
     StepKind.TOKENIZE: ("forge.steps.tokenize", ("datatrove", "tokenizers")),
     StepKind.TRAIN: ("forge.steps.train", ("torch", "safetensors")),
+    StepKind.SWEEP: ("forge.steps.sweep", ("optuna",)),
     StepKind.EVALUATE: ("forge.steps.evaluate", ("lm-eval", "torch", "transformers")),
     StepKind.GATE: ("forge.steps.gate", ()),
     StepKind.RELEASE: ("forge.steps.release", ()),

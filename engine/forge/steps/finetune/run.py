@@ -78,7 +78,7 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
         if world.is_main:
             run.stop.check()
             export_weights(run.product("weights"), state, job, meta, run.input("tokenizer"), taught.template.exported())
-    tokens = lesson.num_tokens(0, lesson.num_rows)
+    tokens = lesson.num_tokens(0, lesson.num_rows * outcome.steps // job.total_steps)
     shape = (job.architecture, rows, job.training.sequence_length)
     formula = flops_formula(job.architecture)
     per_token, flops = flops_per_token(*shape), taught.reference_tokens * reference_flops_per_token(*shape)
@@ -91,7 +91,7 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
         "parameters": num_parameters(job.architecture, rows),
         **({"active_parameters": num_active_parameters(job.architecture, rows)} if job.architecture.experts else {}),
         "trained_parameters": trained,
-        "optimizer_steps": job.total_steps,
+        "optimizer_steps": outcome.steps,
         "resumed_from_step": outcome.resumed_from_step,
         "tokens_per_second": outcome.tokens_per_second,
         "flops": float(per_token * tokens + flops),

@@ -27,7 +27,6 @@ import trl
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 
 from forge.contract.checkpoints import CHECKPOINTS
-from forge.errors import StepError
 from forge.plan.compute import flops_per_token
 from forge.steps.control_tokens import read_control_tokens
 from forge.steps.finetune.lesson import LOSS, Apprentice, Lesson
@@ -39,7 +38,7 @@ from forge.steps.train.distributed import World, reason_of_any, tensors_of_all, 
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import back_to, bit_environment, topology_of
 from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
-from forge.steps.train.rise import Losses, has_risen, is_calm, not_finite_remedy, risen_error
+from forge.steps.train.rise import Losses, NotFiniteError, has_risen, is_calm, risen_error
 from forge.steps.train.schedule import learning_rate_fraction
 from forge.steps.train.throughput import Throughput, memory_bytes
 
@@ -49,6 +48,8 @@ class Outcome:
     """What a finished fine-tuning has to say; losses are its lesson's."""
 
     train_loss: float
+    steps: int
+    """All of them, but for a trial of a search that diverged."""
     base: Mapping[str, float]
     """What was measured of the base."""
     now: Mapping[str, float]
@@ -85,9 +86,14 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             base = self._validate("validation of the base")
             self._take_up()
             if self._first < job.total_steps:
-                self._train()
+                try:
+                    self._train()
+                except NotFiniteError as error:
+                    if not job.searched:
+                        raise
+                    self._emit(message=error.end_of_trial())
             now = self._validate("validation")
-        return Outcome(self._loss, base, now, self._first, self._clock.tokens_per_second)
+        return Outcome(self._loss, self._step, base, now, self._first, self._clock.tokens_per_second)
 
     def on_step_begin(self, *_positional: Any, **_others: Any) -> None:
         """Put the checkpoint's numbers in place, once nothing draws any more."""
@@ -98,6 +104,12 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
             self._resumed = None
         self._clock.start()
 
+    def on_pre_optimizer_step(self, _args: Any, state: Any, _control: Any, **_others: Any) -> None:
+        """Before each step: end a trial whose gradient is not finite, while its weights still are."""
+        gradients = (tensor.grad for tensor in self._model.parameters() if tensor.grad is not None)
+        if self._job.searched and not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+            raise NotFiniteError(self._job, self._first + int(state.global_step) + 1, "the gradient is not finite")
+
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, Any] | None = None, **_others: Any) -> None:
         """After each step: check the loss, say how far it is, leave a checkpoint where one is due."""
         if logs is None or "loss" not in logs:  # the Trainer's farewell
@@ -107,10 +119,7 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         norm = float(logs["grad_norm"]) if "grad_norm" in logs else None
         step = self._first + int(state.global_step)
         if not math.isfinite(self._loss) or not math.isfinite(norm or 0.0):
-            raise StepError(
-                f"{job.subject}: at step {step} of {job.total_steps} the loss is {self._loss} and the gradient norm {norm}; "
-                f"expected finite numbers. {not_finite_remedy()}"
-            )
+            raise NotFiniteError(job, step, f"the loss is {self._loss} and the gradient norm {norm}")
         tokens = self._lesson.num_tokens(self._step * self._rows_of_a_step, step * self._rows_of_a_step)
         rate = job.training.optimizer.lr * self._rate(step - 1)
         self._watch(step, rate)

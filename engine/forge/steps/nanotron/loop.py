@@ -43,7 +43,7 @@ from forge.steps.train.distributed import World, sum_values, text_of_main
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import back_to, not_kept
 from forge.steps.train.loop import Measured, Outcome, Validation
-from forge.steps.train.rise import Losses, has_risen, is_calm, not_finite_remedy, risen_error
+from forge.steps.train.rise import Losses, NotFiniteError, has_risen, is_calm, risen_error
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.throughput import Throughput, memory_bytes
 
@@ -87,23 +87,17 @@ class Loop:
         with stop.deferred():
             if resumed_from and resumed_from in job.kept_steps:
                 self._keep()
-            while self.progress.step < job.total_steps:
-                clock.start()
-                reason = self._step(stop, clock)
-                clock.stop(job.training.batch_tokens)
-                step = self.progress.step
-                if step in job.kept_steps:
-                    self._keep()
-                if reason:
-                    self._end_here(reason)
-                if step % job.checkpoint_every_steps == 0 or step == job.total_steps:
-                    self._checkpoint()
-                if step % job.validate_every_steps == 0 and step < job.total_steps:
-                    self._validate(stop)
+            try:
+                self._train(stop, clock)
+            except NotFiniteError as error:
+                if not job.searched:
+                    raise
+                self._emit_progress(message=error.end_of_trial())
             measured = self._validate(stop)
         progress = self.progress
         return Outcome(
             progress.train_loss,
+            progress.step,
             None,
             Measured(measured, None),
             resumed_from,
@@ -112,6 +106,23 @@ class Loop:
             self.stalled_seconds,
             (),  # a checkpoint of another layout is refused
         )
+
+    def _train(self, stop: StopRequest, clock: Throughput) -> None:
+        """All steps that are left."""
+        job = self.job
+        while self.progress.step < job.total_steps:
+            clock.start()
+            reason = self._step(stop, clock)
+            clock.stop(job.training.batch_tokens)
+            step = self.progress.step
+            if step in job.kept_steps:
+                self._keep()
+            if reason:
+                self._end_here(reason)
+            if step % job.checkpoint_every_steps == 0 or step == job.total_steps:
+                self._checkpoint()
+            if step % job.validate_every_steps == 0 and step < job.total_steps:
+                self._validate(stop)
 
     def leave_checkpoints(self, place: Callable[[str], Path]) -> None:
         """Make the by-products on rank 0: the checkpoints that other runs may go on from, where sound ones are kept."""
@@ -136,10 +147,8 @@ class Loop:
         asked = stop.reason
         loss, *askers = sum_values([own_loss, *(float(asked is each) for each in StopReason)], self.world)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise StepError(
-                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}; "
-                f"expected finite numbers (learning rate {rate:.3g}). {not_finite_remedy()}"
-            )
+            what = f"the loss is {loss} and the gradient norm {norm} (learning rate {rate:.3g})"
+            raise NotFiniteError(job, step + 1, what)
         self._watch(step + 1, loss, rate)
         self.progress.step, self.progress.train_loss = step + 1, loss
         if clock.event_is_due() or step + 1 in {1, job.total_steps}:

@@ -81,7 +81,7 @@ def train(run: StepRun, meeting_point: Path) -> Metrics:
             loop.leave_checkpoints(run.byproduct)
             if outcome.continued is not None:
                 run.continued = outcome.continued
-    metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **metrics_of_mixture(job, corpus)}
+    metrics = {**_metrics(job, outcome, corpus.meta.vocab_size, windows), **metrics_of_mixture(job, corpus, outcome.steps)}
     return {**metrics, "logits_difference": difference, **provenance()}
 
 
@@ -164,13 +164,13 @@ def _metrics(job: TrainJob, outcome: Outcome, vocab_size: int, windows: int) -> 
         "train_loss": outcome.train_loss,
         "validation_loss": outcome.measured.data.loss,
         "validation_bits_per_byte": outcome.measured.data.bits_per_byte,
-        "tokens": job.total_tokens,
-        "epochs": job.total_steps * job.batch_sequences / windows,
+        "tokens": outcome.steps * job.training.batch_tokens,
+        "epochs": outcome.steps * job.batch_sequences / windows,
         "parameters": num_parameters(job.architecture, vocab_size),
-        "optimizer_steps": job.total_steps,
+        "optimizer_steps": outcome.steps,
         "resumed_from_step": outcome.resumed_from_step,
         "tokens_per_second": outcome.tokens_per_second,
-        "flops": float(per_token * job.total_tokens),
+        "flops": float(per_token * outcome.steps * job.training.batch_tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
         "flops_formula": FLOPS_FORMULA,
     }

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from forge.contract.checkpoints import BYPRODUCT, branch_point, lineage_of
+from forge.contract.hyperparameters import HYPERPARAMETERS
 from forge.contract.messages import InputArtifact, StepRequest
 from forge.errors import StepError
 from forge.spec.architecture import Architecture
@@ -15,6 +16,8 @@ from forge.spec.extend import TRUNK, earlier_runs, optimizer_steps, steps_before
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE
 from forge.spec.nanotron import NanotronLayout, why_not_nanotron
 from forge.spec.training import CosineSchedule, LargeTraining, Optimizer, Training, WsdSchedule, exact
+from forge.spec.trials import SWEEP, with_values
+from forge.steps.hyperparameters import read_hyperparameters
 from forge.steps.train.base import chat_template_of, check_control_tokens, check_same_tokenizer, read_architecture, rows_of
 from forge.steps.train.mixture import Share, num_replayed
 
@@ -62,7 +65,7 @@ class TrainJob:
     threads: int
     accelerator: str
     parameters: dict[str, Any]
-    """As the request has them: what a checkpoint's lineage is about."""
+    """As the request has them, with the values that a sweep chose in their places."""
     lineage: str
     inputs: dict[str, str]
     """The digests of what it reads, by the names of inputs."""
@@ -79,6 +82,8 @@ class TrainJob:
     """Other data, of the inputs ``mixture-0`` and on."""
     trunk: tuple[Stretch, ...] = ()
     """Of a branch: its first steps, in order; none for a training that branches from no other."""
+    searched: tuple[str, ...] = ()
+    """The fields whose values come from a sweep: then a loss that is not finite is the end of a trial, and no failure."""
     branches: frozenset[int] = frozenset()
     """The steps at which others leave this training: each has a checkpoint kept."""
 
@@ -156,12 +161,9 @@ class TrainJob:
         """Tokens that those steps see; the schedule ends there."""
         return _whole_steps(self.training)
 
-    @property
-    def replayed_sequences(self) -> int:
-        """Of the whole training, those that are replayed."""
-        return (
-            0 if self.replay_fraction is None else num_replayed(self.total_steps * self.batch_sequences, self.replay_fraction)
-        )
+    def replayed_sequences(self, steps: int) -> int:
+        """Of the first so many steps, those that are replayed."""
+        return 0 if self.replay_fraction is None else num_replayed(steps * self.batch_sequences, self.replay_fraction)
 
     @property
     def validate_every_steps(self) -> int:
@@ -179,13 +181,15 @@ class TrainJob:
 
 def read_job(request: StepRequest) -> TrainJob:
     """Rebuild the spec's values from a request; raises ``StepError`` where they do not fit the engine or each other."""
-    parameters = request.parameters
+    parameters = _whole(request)
     objective = parameters.get("objective")
     if objective not in OBJECTIVES:
         raise StepError(
             f"{request.subject}: objective {objective!r} is unknown to this engine; expected one of {', '.join(OBJECTIVES)}"
         )
     settings: dict[str, Any] = request.settings.get("training", {})
+    if SWEEP in parameters:  # what is trained is told by the key alone, and a rise is no end of it
+        settings = {**settings, "max_loss_rise": None}
     base = _laid_out(request, "base") if objective != "pretrain" else None
     template = parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE)
     if base is not None:
@@ -217,7 +221,7 @@ def read_job(request: StepRequest) -> TrainJob:
         threads=request.resources.threads,
         accelerator=request.resources.accelerator,
         parameters=parameters,
-        lineage=lineage_of(request.step_version, parameters, inputs),
+        lineage=lineage_of(request.step_version, request.parameters, inputs),
         inputs=inputs,
         continues=request.continues,
         base=base,
@@ -226,10 +230,24 @@ def read_job(request: StepRequest) -> TrainJob:
         nanotron=layout,
         mixture=mixture,
         trunk=trunk,
+        searched=tuple(parameters.get(SWEEP, ())),
         branches=frozenset(request.settings.get("branches", ())),
     )
     _check_split(job)
     return job
+
+
+def _whole(request: StepRequest) -> dict[str, Any]:
+    """The parameters, with the values of those that a sweep chooses; raises ``StepError`` where it chose others."""
+    fields = request.parameters.get(SWEEP)
+    if fields is None:
+        return request.parameters
+    chosen = read_hyperparameters(_laid_out(request, HYPERPARAMETERS)).values
+    if sorted(chosen) != sorted(fields):
+        raise StepError(
+            f"{request.subject}: its sweep chooses {', '.join(fields)}, and gave {', '.join(sorted(chosen)) or 'nothing'}"
+        )
+    return with_values(request.parameters, chosen)
 
 
 def _layout(request: StepRequest) -> NanotronLayout | None:

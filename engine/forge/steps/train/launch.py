@@ -8,6 +8,7 @@ into its own. It imports no torch itself when it only launches.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -39,6 +40,16 @@ its speed there. Single runs on two idle cores: 12.0 k tokens a second with this
 def launch(run: StepRun) -> Metrics:
     """Train with as many processes as the request asks for."""
     job = read_job(run.request)
+    metrics = _launch(run, job)
+    if not job.searched:
+        return metrics
+    taken = int(metrics["optimizer_steps"])
+    ended = {} if taken == job.total_steps else {"diverged_at_step": taken + 1}
+    finite = {name: value for name, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
+    return {**finite, **ended}
+
+
+def _launch(run: StepRun, job: TrainJob) -> Metrics:
     os.environ.setdefault("GOMP_SPINCOUNT", _SPIN_COUNT)  # read once, when torch is imported below
     if job.architecture.rope_scaling is not None:
         run.environment["transformers"] = version("transformers")  # it works out the frequencies

@@ -3,7 +3,8 @@
 Rules:
 1. A step reads only weights, optimiser state, its position and the seed; so a resumed run takes the same steps.
 2. Nothing that is not finite reaches the weights: loss and gradient norm are checked before the optimiser steps. A loss that
-   has risen too far (``rise``) ends the training too: what follows would be spent on a model that is lost.
+   has risen too far (``rise``) ends the training too: what follows would be spent on a model that is lost. A trial of a search
+   ends there as well, but that is a result: its weights are measured like any other's.
 3. All ranks agree on stopping, because the request to stop travels with the loss of the same step, and between two
    batches of a validation in a sum of its own.
 4. Validation and checkpoints (``keeping``) depend on the step number alone and change no state of the training.
@@ -19,7 +20,6 @@ from typing import Any
 import torch
 
 from forge.contract.messages import Continued
-from forge.errors import StepError
 from forge.plan.compute import flops_per_token
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.train.balance import Balance, Load, split
@@ -29,7 +29,7 @@ from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import Keeper, Progress
 from forge.steps.train.model import LlamaForCausalLM
 from forge.steps.train.optimizer import follow
-from forge.steps.train.rise import has_risen, is_calm, not_finite_remedy, risen_error
+from forge.steps.train.rise import NotFiniteError, has_risen, is_calm, risen_error
 from forge.steps.train.schedule import learning_rate
 from forge.steps.train.sharding import clip_gradients
 from forge.steps.train.summing import GradientSum
@@ -75,6 +75,8 @@ class Outcome:
 
     train_loss: float
     """Nats per token of the last step."""
+    steps: int
+    """All of them, but for a trial of a search that diverged."""
     base: Measured | None
     """What the base makes of the same splits, before the first step; None where there is no base."""
     measured: Measured
@@ -119,7 +121,12 @@ class Trainer:
         clock = Throughput()
         with stop.deferred():
             try:
-                self._train(stop, clock, resumed_from)
+                try:
+                    self._train(stop, clock, resumed_from)
+                except NotFiniteError as error:
+                    if not job.searched:
+                        raise
+                    self._emit_progress(message=error.end_of_trial())
                 measured = self._validate(stop)
                 self._tell_dead_experts(measured.data.load)
             finally:
@@ -127,6 +134,7 @@ class Trainer:
         progress = self.progress
         return Outcome(
             progress.train_loss,
+            progress.step,
             base,
             measured,
             resumed_from,
@@ -180,10 +188,8 @@ class Trainer:
         norm = clip_gradients(self.model, way.optimizer.gradient_clip_norm, self.world)
         if not math.isfinite(loss) or not math.isfinite(norm) or (load and not math.isfinite(load.aux_loss)):
             balancing = "" if load is None else f" (load-balancing loss {load.aux_loss})"
-            raise StepError(
-                f"{job.subject}: at step {step + 1} of {job.total_steps} the loss is {loss} and the gradient norm {norm}"
-                f"{balancing}; expected finite numbers (learning rate {rate:.3g}). {not_finite_remedy()}"
-            )
+            what = f"the loss is {loss} and the gradient norm {norm}{balancing} (learning rate {rate:.3g})"
+            raise NotFiniteError(job, step + 1, what)
         self._watch(step + 1, loss, rate)
         self.optimizer.step()
         self.progress.step, self.progress.train_loss = step + 1, loss

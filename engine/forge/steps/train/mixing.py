@@ -21,7 +21,7 @@ def open_mixture(run: StepRun, job: TrainJob) -> Corpus:
     if not job.mixture:
         return own
     parts = []
-    for index, (part, sequences) in enumerate(zip(job.mixture, _counts(job), strict=False)):
+    for index, (part, sequences) in enumerate(zip(job.mixture, _counts(job, job.total_steps), strict=False)):
         folder = run.input(f"mixture-{index}")
         other = open_corpus(folder)
         for name in ("vocab_size", "eos_token_id", "bos_token_id"):
@@ -41,10 +41,10 @@ def open_mixture(run: StepRun, job: TrainJob) -> Corpus:
     return replace(own, train=replace(own.train, mixed_in=tuple(parts)))
 
 
-def metrics_of_mixture(job: TrainJob, corpus: Corpus) -> Metrics:
-    """What was read of each part; empty where nothing is mixed in."""
+def metrics_of_mixture(job: TrainJob, corpus: Corpus, steps: int) -> Metrics:
+    """What was read of each part in so many steps; empty where nothing is mixed in."""
     metrics: Metrics = {}
-    length, counts = job.training.sequence_length, _counts(job)
+    length, counts = job.training.sequence_length, _counts(job, steps)
     for index, (part, sequences) in enumerate(zip(corpus.train.mixed_in, counts, strict=False)):
         metrics[f"mixture_{index}_tokens"] = sequences * length
         metrics[f"mixture_{index}_epochs"] = sequences / count_windows(part.tokens, length)
@@ -53,7 +53,7 @@ def metrics_of_mixture(job: TrainJob, corpus: Corpus) -> Metrics:
     return metrics
 
 
-def _counts(job: TrainJob) -> tuple[int, ...]:
+def _counts(job: TrainJob, steps: int) -> tuple[int, ...]:
     """Sequences of each part, and last of the model's own."""
-    sequences = job.total_steps * job.batch_sequences - job.replayed_sequences
+    sequences = steps * job.batch_sequences - job.replayed_sequences(steps)
     return counts_of(sequences, tuple(part.fraction for part in job.mixture))

@@ -95,12 +95,22 @@ def risen_error(job: TrainJob, step: int, losses: Losses, rate: float, good: tup
     )
 
 
-def not_finite_remedy() -> str:
-    """What can be done where loss or gradient is not finite."""
-    return (
-        "The next attempt goes on from the last checkpoint and takes the same steps, to the same end: a lower optimizer.lr, a "
-        "longer schedule.warmup_tokens or an optimizer.gradient_clip_norm make another model, trained from its first step"
-    )
+class NotFiniteError(StepError):
+    """Loss or gradient is not finite; the optimiser has not taken this step."""
+
+    def __init__(self, job: TrainJob, step: int, what: str) -> None:
+        self.told = f"at step {step} of {job.total_steps} {what}"
+        super().__init__(f"{job.subject}: {self.told}; expected finite numbers. {_NOT_FINITE}")
+
+    def end_of_trial(self) -> str:
+        """What is said where this is the end of a trial, and no failure (``TrainJob.searched``)."""
+        return f"{self.told}: this trial has diverged, and ends with the weights that it had before that step"
+
+
+_NOT_FINITE = (
+    "The next attempt goes on from the last checkpoint and takes the same steps, to the same end: a lower optimizer.lr, a "
+    "longer schedule.warmup_tokens or an optimizer.gradient_clip_norm make another model, trained from its first step"
+)
 
 
 def _what_is_kept(good: tuple[int, float] | None) -> str:

@@ -70,7 +70,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
             if outcome.continued is not None:
                 run.continued = outcome.continued
     metrics = {**_metrics(job, outcome, rows, windows), **_metrics_of_base(job, outcome, replay)}
-    return {**metrics, **metrics_of_mixture(job, corpus)}
+    return {**metrics, **metrics_of_mixture(job, corpus, outcome.steps)}
 
 
 def open_replay(folder: Path, corpus: Corpus, job: TrainJob) -> Corpus:
@@ -120,18 +120,19 @@ def main(argv: list[str], train_rank: Callable[[StepRun, Path], Metrics] = train
 
 def _metrics(job: TrainJob, outcome: Outcome, rows: int, windows: int) -> Metrics:
     per_token = flops_per_token(job.architecture, rows, job.training.sequence_length)
+    sequences = outcome.steps * job.batch_sequences
     return {
         "train_loss": outcome.train_loss,
         "validation_loss": outcome.measured.data.loss,
         "validation_bits_per_byte": outcome.measured.data.bits_per_byte,
-        "tokens": job.total_tokens,
-        "epochs": (job.total_steps * job.batch_sequences - job.replayed_sequences) / windows,
+        "tokens": outcome.steps * job.training.batch_tokens,
+        "epochs": (sequences - job.replayed_sequences(outcome.steps)) / windows,
         "parameters": num_parameters(job.architecture, rows),
-        "optimizer_steps": job.total_steps,
+        "optimizer_steps": outcome.steps,
         "resumed_from_step": outcome.resumed_from_step,
         "tokens_per_second": outcome.tokens_per_second,
         # A float, because canonical JSON holds no integer above 2**53.
-        "flops": float(per_token * job.total_tokens),
+        "flops": float(per_token * outcome.steps * job.training.batch_tokens),
         "flops_per_second": per_token * outcome.tokens_per_second,
         "flops_formula": flops_formula(job.architecture),
         "checkpoint_stall_seconds": outcome.checkpoint_stall_seconds,
@@ -154,8 +155,8 @@ def _metrics_of_base(job: TrainJob, outcome: Outcome, replay: Corpus | None) -> 
     measured = {"base_validation": outcome.base.data} if outcome.base is not None else {}
     if replay is not None and outcome.measured.replay is not None:
         length = job.training.sequence_length
-        metrics["replay_tokens"] = job.replayed_sequences * length
-        metrics["replay_epochs"] = job.replayed_sequences / count_windows(replay.train, length)
+        metrics["replay_tokens"] = job.replayed_sequences(outcome.steps) * length
+        metrics["replay_epochs"] = job.replayed_sequences(outcome.steps) / count_windows(replay.train, length)
         measured["replay_validation"] = outcome.measured.replay
         if outcome.base is not None and outcome.base.replay is not None:
             measured["base_replay_validation"] = outcome.base.replay

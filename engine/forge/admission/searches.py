@@ -1,0 +1,69 @@
+"""Searches: the best trial is picked once more, from the reports of all trials that the sweep step read.
+
+That each report is about a training with the values of its trial is a matter of the materials (``rules``): every input is a
+product of a step that the commit asks for. What is left is whether the one that was picked is the best of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from forge.admission.evidence import Evidence
+from forge.admission.verdict import Check, Finding, Rule
+from forge.contract.hyperparameters import HYPERPARAMETERS, Pick
+from forge.contract.kinds import StepKind
+from forge.contract.record import Record
+from forge.contract.search import best_of
+from forge.contract.verdict import Report
+
+
+def beside_the_best(roots: list[Record], evidence: Evidence, makers: Mapping[str, Sequence[Record]]) -> set[str]:
+    """The weights that nothing but a search's choice rests on: they were measured, and another trial's were taken.
+
+    Args:
+        roots: what is verified.
+        evidence: with the records of the whole closure.
+        makers: by product, the records that made it.
+    """
+    needed: dict[str, Record] = {}
+    pending = list(roots)
+    while pending:
+        record = pending.pop()
+        if record.key not in needed:
+            needed[record.key] = record
+            for name, digest in record.inputs.items():
+                if record.step is not StepKind.SWEEP or not name.startswith("report-"):
+                    pending.extend(makers.get(digest, ()))
+    others = [record for key, record in evidence.records.items() if key not in needed]
+    used = {digest for record in needed.values() for digest in (*record.inputs.values(), *record.products.values())}
+    return {record.products["weights"] for record in others if record.step is StepKind.TRAIN} - used
+
+
+def judge_searches(evidence: Evidence) -> Iterator[Finding | Check]:
+    """Whether each search of the chain picked its best trial."""
+    for record in evidence.records.values():
+        if record.step is StepKind.SWEEP and record.parameters.get("pick") == Pick.BEST:
+            try:
+                yield _judge(record, evidence)
+            except (KeyError, ValueError) as error:  # a ValidationError is a ValueError
+                yield Finding(Rule.SWEEP, record.step_id, f"its record or the reports of its trials cannot be read: {error!r}")
+    if evidence.beside:
+        told = f"the weights of {len(evidence.beside)} trials that were not picked are not hashed"
+        yield Check(Rule.SWEEP, f"{told}; what was signed about them is verified")
+
+
+def _judge(record: Record, evidence: Evidence) -> Finding | Check:
+    count = sum(name.startswith("report-") for name in record.inputs)
+    digests = [record.inputs[f"report-{number}"] for number in range(count)]
+    missing = next((digest for digest in digests if digest not in evidence.documents), None)
+    if missing is not None:
+        return Finding(Rule.SWEEP, record.step_id, f"the report {missing} of one of its trials could not be read")
+    objective = record.parameters["objective"]
+    best = best_of([Report.model_validate_json(evidence.documents[digest]) for digest in digests], objective)
+    if best is None:
+        return Finding(Rule.SWEEP, record.step_id, "none of its trials has a figure, and it picked one all the same")
+    number, score = best
+    name = f"{objective['task']} {objective['metric']}"
+    expected, found = record.inputs[f"{HYPERPARAMETERS}-{number}"], record.products[HYPERPARAMETERS]
+    if expected != found:
+        message = f"the best of its {count} trials is trial {number} ({name} {score:g}), and it picked other values ({found})"
+        return Finding(Rule.SWEEP, record.step_id, message)
+    return Check(Rule.SWEEP, f"{record.step_id} picked the best of {count} trials: trial {number}, {name} {score:g}")
