@@ -20,6 +20,7 @@ from forge.admission.export import approvals_named, write_export
 from forge.admission.verify import Examination
 from forge.attest.trust import TrustRoot
 from forge.canonical import canonical_json, hex_of
+from forge.contract.hyperparameters import HYPERPARAMETERS
 from forge.contract.kinds import StepKind
 from forge.contract.record import Approval, Delegation, Record, Release, RootChange
 from forge.errors import RepoError, TrustError
@@ -33,6 +34,7 @@ WEIGHTS_LIST = "weights.sha256"
 _DOCUMENTS = {
     (StepKind.CURATE, "report"),
     (StepKind.EVALUATE, "report"),
+    (StepKind.SWEEP, HYPERPARAMETERS),
     (StepKind.GATE, "verdict"),
     (StepKind.RELEASE, "release"),
 }

@@ -50,6 +50,11 @@ class Facts:
         found = [record for record in evidence.records.values() if record.step is step]
         return sorted(found, key=evidence.sequence)
 
+    @property
+    def beside(self) -> set[str]:
+        """Weights of trials that a search did not pick."""
+        return self.examined.evidence.beside
+
     def holds(self, record: Record) -> bool:
         """Whether what a record says is proved."""
         if record.key not in self._judged:

@@ -1,6 +1,6 @@
 """Chain, evaluations, approvals and changes: the parts of a report that are rows rather than fields."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from forge.admission.approvals import author_of, commits_between, judge_approvals
@@ -10,6 +10,7 @@ from forge.admission.stamps import moment_of
 from forge.admission.thresholds import runs_in
 from forge.attest.bundle import signed_by
 from forge.attest.timestamps import PREFIX, signature_in
+from forge.contract.hyperparameters import HYPERPARAMETERS, Pick
 from forge.contract.kinds import StepKind
 from forge.contract.record import Approval, Record, Reproduction
 from forge.contract.verdict import REPORT_FILE, VERDICT_FILE, Bound
@@ -26,6 +27,7 @@ from forge.report.model import (
     Measurement,
     ReproducedBy,
 )
+from forge.report.searches import measured_by_searches
 
 _LONGEST = 200
 _MOST_ROWS = 500
@@ -36,14 +38,7 @@ def chain(facts: Facts) -> tuple[ChainStep, ...]:
     evidence = facts.examined.evidence
     runs = runs_in(evidence, facts.examined.history, facts.release)
     records = sorted(evidence.records.values(), key=evidence.sequence)
-    makers: dict[str, list[Record]] = {}
-    for record in records:
-        for digest in record.products.values():
-            makers.setdefault(digest, []).append(record)
-    reads = {
-        record.key: sorted({maker.key for digest in record.inputs.values() for maker in makers.get(digest, ())} - {record.key})
-        for record in records
-    }
+    reads = _reads(records)
     by_key = {record.key: record for record in records}
     levels: dict[str, int] = {}
 
@@ -66,9 +61,42 @@ def chain(facts: Facts) -> tuple[ChainStep, ...]:
             stamped=_stamped(facts, record),
             threshold=facts.authority.threshold(record.step),
             reproductions=tuple(_reproduced(facts, runs.of(record))),
+            trial_of=_trial_of(facts, record),
         )
         for record in records
     )
+
+
+def _trial_of(facts: Facts, record: Record) -> str | None:
+    step = facts.examined.evidence.graphs.get(record.commit, {}).get(record.step_id)
+    if step is None or step.trial is None:
+        return None
+    is_picked = record.step is StepKind.TRAIN and record.products["weights"] not in facts.beside
+    return None if is_picked else record.subject
+
+
+def _reads(records: Sequence[Record]) -> dict[str, list[str]]:
+    """By key: the keys of the records whose products each record reads; ``records`` in the ledger's order.
+
+    What was made later was not read where something earlier was the same: a search picks what one of its trials had already.
+    Whoever reads the weights that a search picked rests on that choice, too.
+    """
+    makers: dict[str, list[tuple[int, Record]]] = {}
+    for number, record in enumerate(records):
+        for digest in record.products.values():
+            makers.setdefault(digest, []).append((number, record))
+
+    def made(digest: str, before: int) -> list[Record]:
+        found = makers.get(digest, [])
+        return [maker for number, maker in found if number < before] or [maker for _, maker in found]
+
+    reads: dict[str, list[str]] = {}
+    for number, record in enumerate(records):
+        found = [maker for digest in record.inputs.values() for maker in made(digest, number)]
+        chosen = [maker.inputs[HYPERPARAMETERS] for maker in found if HYPERPARAMETERS in maker.inputs]
+        picks = [pick for digest in chosen for pick in made(digest, number) if pick.parameters.get("pick") == Pick.BEST]
+        reads[record.key] = sorted({maker.key for maker in (*found, *picks)} - {record.key})
+    return reads
 
 
 def measurements(facts: Facts) -> tuple[Measurement, ...]:
@@ -80,7 +108,10 @@ def measurements(facts: Facts) -> tuple[Measurement, ...]:
         for check in document["checks"] if document else ():
             bounds[check["suite"], check["task"], check["metric"], check["bound"]] = check, gate
     rows: list[Measurement] = []
+    by_searches = measured_by_searches(facts)  # what a model was chosen by is told with the search
     for record in facts.records(StepKind.EVALUATE):
+        if record.products["report"] in by_searches:
+            continue
         report = facts.document(record, "report", REPORT_FILE)
         suite = f"EvalSuite/{record.step_id.rpartition('.')[2]}"
         for task, found in report["tasks"].items() if report else ():

@@ -89,6 +89,8 @@ class ChainStep:
     threshold: int = 1
     """How many functionaries the step's role asks for."""
     reproductions: tuple[ReproducedBy, ...] = ()
+    trial_of: str | None = None
+    """The model whose search it is a step of; None for every other step, and for the training that the search picked."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from forge.contract.record import Record
 from forge.report.bases import architecture_of, base_text, parameters_text, replay_text
 from forge.report.facts import Facts, shown
 from forge.report.model import DataSheet, DataSource, Evidence, Fact, Section, Standing
+from forge.report.searches import chosen, searches
 from forge.spec.extend import TRUNK
 from forge.spec.resource import DataRecipe, Model
 
@@ -20,8 +21,9 @@ def data_sheets(facts: Facts) -> tuple[DataSheet, ...]:
 
 
 def training(facts: Facts) -> tuple[Section, ...]:
-    """One for each model that the chain trained."""
-    return tuple(_training(facts, record) for record in facts.records(StepKind.TRAIN))
+    """One for each model that the chain trained, and one for each search; trials that were not picked stand in those."""
+    trained = [record for record in facts.records(StepKind.TRAIN) if record.products["weights"] not in facts.beside]
+    return (*(_training(facts, record) for record in trained), *searches(facts))
 
 
 def _data_sheet(facts: Facts, record: Record) -> DataSheet:
@@ -121,6 +123,7 @@ def _training(facts: Facts, record: Record) -> Section:
             facts.proved("Hardware, as the step says", machine, record),
             facts.proved("Software, as the step says", record.environment, record),
             facts.proved("Hyperparameters that are not at their default", {**training} or _EVERY_DEFAULT, record),
+            *chosen(facts, record),
             facts.proved("Training loss", metrics.get("train_loss"), record),
             facts.proved("Validation loss", metrics.get("validation_loss"), record),
             facts.proved(

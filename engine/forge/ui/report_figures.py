@@ -3,7 +3,9 @@
 Both have a title and a description, and everything that they show stands in a table beside them.
 """
 
+import graphlib
 from collections.abc import Sequence
+from dataclasses import replace
 from xml.etree.ElementTree import Element
 
 from forge.contract.verdict import Bound
@@ -17,7 +19,8 @@ _PLOT, _LEFT, _RIGHT = 46, 10, 430
 
 
 def chain_figure(steps: Sequence[ChainStep]) -> Element:
-    """Boxes from top to bottom, each below everything that it reads."""
+    """Boxes from top to bottom, each below everything that it reads; the trials of a search are one."""
+    steps = _with_trials_together(steps)
     rows = _rows(steps)
     height = len(rows) * _ROW - (_ROW - _HEIGHT) + 16
     place = {}
@@ -87,6 +90,36 @@ def _label(x: float, text: str) -> Element:
     return el("text", text, x=x, y=44, font_size=11, text_anchor=anchor, class_="quiet")
 
 
+def _with_trials_together(steps: Sequence[ChainStep]) -> list[ChainStep]:
+    """The same steps, those of each search's trials as one: what was tried, and below it what was picked of that."""
+    names = {step.id: f"trials of {step.trial_of}" for step in steps if step.trial_of is not None}
+    if not names:
+        return list(steps)
+    reads: dict[str, set[str]] = {names.get(step.id, step.id): set() for step in steps}
+    for step in steps:
+        known = [source for source in step.reads if source in reads or source in names]
+        reads[names.get(step.id, step.id)] |= {names.get(source, source) for source in known}
+    for name in set(names.values()):
+        reads[name].discard(name)
+        pick = next(step_id for step_id in reads if step_id.startswith("sweep/") and name in reads[step_id])
+        for step_id in [each for each in reads if name in reads[each] and each != pick]:  # the training that was picked
+            reads[step_id] = (reads[step_id] - {name}) | {pick}
+            reads[name].discard(step_id)
+    levels: dict[str, int] = {}
+    for step_id in graphlib.TopologicalSorter(reads).static_order():
+        levels[step_id] = 1 + max((levels[source] for source in reads[step_id]), default=-1)
+    found = {}
+    for step in steps:
+        name = names.get(step.id, step.id)
+        drawn = replace(step, id=name, level=levels[name], reads=tuple(sorted(reads[name])))
+        if step.id in names:
+            members = [each for each in steps if names.get(each.id) == name]
+            holds = all(each.holds for each in members)
+            drawn = replace(drawn, signer=f"those of {len(members)} records below", products=(), holds=holds)
+        found[name] = drawn
+    return list(found.values())
+
+
 def _rows(steps: Sequence[ChainStep]) -> list[list[ChainStep]]:
     """Steps by level; a level that is too wide takes several rows."""
     rows: list[list[ChainStep]] = []
@@ -114,7 +147,7 @@ def _box(step: ChainStep, x: float, y: float) -> Element:
         (step.id, 15, "", "600"),
         (f"{'signed by' if step.holds else 'NOT PROVED: claims'} {step.signer}", 13, "", "400"),
         (f"commit {step.commit[:12]}", 12, "quiet mono", "400"),
-        (f"{name} {digest[:23]}..{more}", 12, "quiet mono", "400"),
+        (f"{name} {digest[:23]}..{more}" if name else "", 12, "quiet mono", "400"),
     )
     texts = []
     for number, (text, size, style, weight) in enumerate(lines):

@@ -12,6 +12,7 @@ RULES = {
     Rule.BYTES: "The stored bytes are what was signed",
     Rule.FORMAT: "The weights hold nothing that runs when it is loaded",
     Rule.GATE: "The evaluations of this very model keep the thresholds",
+    Rule.SWEEP: "A search picked the best of its trials",
     Rule.RELEASE: "The release names this model, this policy and this verdict",
     Rule.AUTHORITY: "The root signed the supply chain in force, and it has not expired",
     Rule.LAYOUT: "The steps form a chain that the root's layout allows",
