@@ -10,7 +10,7 @@ from forge.attest.authority import Authority
 from forge.attest.layout import SHAPES, layout_of, shape_of
 from forge.attest.trust import read_trust_root
 from forge.contract.charter import Charter
-from forge.contract.kinds import StepKind
+from forge.contract.kinds import Role, StepKind
 from forge.errors import TrustError
 from forge.plan.step import Step
 from forge.spec.supply_chain import PeopleSpec, SupplyChainSpec
@@ -43,8 +43,38 @@ def test_a_chain_that_lacks_a_kind_of_step_has_no_shape(absent: StepKind) -> Non
 
 def test_a_chain_with_a_kind_of_step_more_has_no_shape() -> None:
     assert shape_of(steps(*SHAPES["pretrain"])) == "pretrain"
-    for more in set(StepKind) - set(SHAPES["pretrain"]):
-        assert shape_of(steps(*SHAPES["pretrain"], more)) is None
+    assert shape_of(steps(*SHAPES["pretrain-sweep"])) == "pretrain-sweep"
+    assert set(StepKind) == set(SHAPES["pretrain-sweep"]), "another kind of step: which chain may have it?"
+    kinds = [kind for kind in SHAPES["continue-imported"] if kind is not StepKind.TOKENIZER]
+    assert shape_of(steps(*kinds)) is None
+    assert shape_of(steps(*kinds, StepKind.SWEEP)) is None
+
+
+def test_a_search_is_bound_to_its_evaluations_and_trainings_to_what_it_chose(governed: Governed) -> None:
+    layout = json.loads(layout_of(authority_of(governed), "pretrain-sweep", MOMENT))
+    rules = {step["name"]: step["expected_materials"] for step in layout["steps"]}
+
+    def matches(*kinds: str) -> list[list[str]]:
+        return [["MATCH", f"{kind}/*", "WITH", "PRODUCTS", "FROM", kind] for kind in kinds]
+
+    assert rules["sweep"] == [*matches("evaluate", "sweep"), ["DISALLOW", "*"]]
+    assert rules["train"] == [*matches("tokenize", "tokenizer", "sweep"), ["DISALLOW", "*"]]
+    without = json.loads(layout_of(authority_of(governed), "pretrain", MOMENT))
+    assert next(step for step in without["steps"] if step["name"] == "train")["expected_materials"] == [
+        *matches("tokenize", "tokenizer"),
+        ["DISALLOW", "*"],
+    ]
+
+
+def test_whoever_trains_searches_unless_another_role_is_given_the_sweep(governed: Governed) -> None:
+    assert authority_of(governed).role_of(StepKind.SWEEP) is Role.TRAINER
+    roles = governed.supply_chain()["roles"]
+    roles["evaluator"]["steps"].append("sweep")
+    authority = authority_of(governed, roles=roles)
+    assert authority.role_of(StepKind.SWEEP) is Role.EVALUATOR
+    layout = json.loads(layout_of(authority, "pretrain-sweep", MOMENT))
+    keys = {step["name"]: step["pubkeys"] for step in layout["steps"]}
+    assert keys["sweep"] == keys["evaluate"] != keys["train"]
 
 
 def test_every_rule_that_matches_is_followed_by_one_that_refuses_the_rest(governed: Governed) -> None:

@@ -13,6 +13,7 @@ from forge.contract.kinds import StepKind
 from forge.plan.differences import Part, differences
 from forge.plan.step import FromCommit, Step
 from forge.spec.compiled import Compiled, read_json
+from forge.spec.trials import SWEEP
 
 Alike = Callable[[Compiled, Compiled], bool]
 """(a resource as a commit has it, as it is now) -> whether that of it which is asked about is the same."""
@@ -49,6 +50,8 @@ def same_field(step: Step, path: tuple[Part, ...]) -> Alike:
     """Whether a parameter of a step is the same; of a search, whether all that is searched is."""
     if step.kind is StepKind.SWEEP:
         return lambda then, now: then.parameters == now.parameters
+    if path[0] == SWEEP:  # which fields a training leaves to a sweep: as a reference to it came, or went
+        return same_references
     if step.kind is StepKind.RELEASE:
         return lambda then, now: _is_same(read_json(then.served), read_json(now.served), path)
     return lambda then, now: _is_same(read_json(then.parameters), read_json(now.parameters), path)

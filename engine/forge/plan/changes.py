@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from forge.contract.hyperparameters import Pick
 from forge.contract.kinds import StepKind
 from forge.plan.blame import Alike, same_field, same_in_policy
 from forge.plan.differences import Part, differences, shown, written
@@ -14,16 +15,23 @@ from forge.spec.extend import TRUNK
 from forge.spec.meaning import Meaning, meaning_at
 from forge.spec.resource import RESOURCE_TYPES, InferencePolicy
 from forge.spec.sweep import SweepSpec
+from forge.spec.trials import SWEEP, with_values
 
 Brought = Callable[[Alike], str | None]
 """What counts as the same -> the commit that brought what is there now, as far as it can be told."""
+_CHOSEN = "as its sweep chooses"
 
 
 def changed_fields(step: Step, old: Mapping[str, Any], kind: ReasonKind, brought: Brought) -> Iterator[Reason]:
     """A reason for each field whose value differs, with what its declaration says that a change means, and who brought it."""
-    for each in differences(old, step.parameters):
+    for each in differences(_with_choices(old), _with_choices(step.parameters)):
         commit = brought(same_field(step, each.path))
         yield Reason(kind, written(each.path), *shown(each), _meaning(step, each.path), commit)
+
+
+def _with_choices(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A step's parameters; fields that a sweep chooses are none of a training's, and are not at their default either."""
+    return with_values(parameters, dict.fromkeys(parameters[SWEEP], _CHOSEN)) if SWEEP in parameters else parameters
 
 
 def changed_policy(old: bytes, new: bytes, brought: Brought) -> Iterator[Reason]:
@@ -55,6 +63,8 @@ def _meaning(step: Step, where: tuple[Part, ...]) -> Meaning | None:
     resource_type = RESOURCE_TYPES.get(step.subject.split("/", 1)[0])
     if step.kind is StepKind.EVALUATE:
         resource_type = RESOURCE_TYPES["EvalSuite"]
+    if step.kind is StepKind.SWEEP and step.parameters["pick"] == Pick.WRITTEN:  # a value, of the field that it is named by
+        return meaning_at(resource_type, ("spec", *(name for part in path[1:] for name in str(part).split("."))))
     if step.kind is StepKind.SWEEP:
         return meaning_at(SweepSpec, path if path[0] == "objective" else ("rounds", 0, *path))
     place = ("from",) if path[:1] == (TRUNK,) else path  # how a branch's first steps were taken, in the place of who took them

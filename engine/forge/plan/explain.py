@@ -54,6 +54,8 @@ def explain(plan: Plan, name: str, desired: Desired, recorded: Recorded, past: P
 
 def _reads(step: Step, address: str, desired: Desired) -> bool:
     """Whether a step reads a resource that it is not named after, as its tasks or its policy, or is cleaned of it."""
+    if step.kind is StepKind.SWEEP and step.settings["sweep"] == address:
+        return True
     if any(isinstance(source, FromCommit) and source.address == address for source in step.inputs.values()):
         return True
     return any(name.startswith("suite-") for name in step.inputs) and address in desired.compiled[step.subject].references

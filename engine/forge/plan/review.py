@@ -169,9 +169,10 @@ def _compute(plan: Plan, desired: Desired) -> list[Compute]:
         model = desired.resources[action.subject] if action.step is StepKind.TRAIN else None
         if not isinstance(model, Model):
             continue
-        flops = estimate_model(model, desired.resources, desired.settings).flops
+        rest = action.continues is not None  # of a run that goes on, an action has what is left; of a trial, its own tokens
+        whole = estimate_model(model, desired.resources, desired.settings) if rest else action.estimate
         base, before = _base(model.spec), flops_of_base(model, desired.resources, desired.settings)
-        found.append(Compute(action.id, flops, base, before))
+        found.append(Compute(action.id, whole.flops, base, before))
     return sorted(found, key=lambda item: (-(item.whole or item.flops or math.inf), item.step_id))
 
 

@@ -49,9 +49,7 @@ def _search(facts: Facts, record: Record) -> Section:
             facts.proved("Chosen by", f"{name}, {objective['direction']}d", record),
             *_trials(facts, record, reports),
             facts.proved("Picked", picked, record),
-            facts.proved(
-                "Trained besides, for trials that were not picked", f"{len(spent)} trainings, {flops:.3g} FLOPs", record
-            ),
+            facts.proved("Trained for trials that were not picked", f"{len(spent)} trainings, {flops:.3g} FLOPs", record),
         ),
     )
 

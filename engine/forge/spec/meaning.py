@@ -93,8 +93,12 @@ def meaning_at(model: Any, path: tuple[str | int, ...]) -> Meaning | None:
             candidates = [branch for item in candidates for argument in typing.get_args(item) for branch in branches(argument)]
             continue
         fields = [info for item in candidates if _is_model(item) for info in (field_at(item, part),) if info is not None]
-        if not fields:
-            return None
+        if not fields:  # a key of a mapping, whose values mean what it does, or say more
+            values = [typing.get_args(item)[1] for item in candidates if typing.get_origin(item) is dict]
+            candidates = [branch for item in values for branch in branches(item)]
+            if not candidates:
+                return None
+            continue
         found = next((mark for mark in fields[0].metadata if isinstance(mark, Meaning)), found)
         candidates = [branch for info in fields for branch in branches(info.annotation)]
     return found

@@ -48,7 +48,8 @@ def _of_model(index: int, model: Compiled, facts: Mapping[str, Mapping[str, Any]
         return
     sought: dict[str, Any] = read_json(sweep.parameters)
     rounds = [Round.model_validate(each) for each in sought["rounds"]]
-    fault = why_not_searched(read_json(model.parameters), read_json(model.settings), rounds, sought.get("trial", {}))
+    parameters, settings = read_json(model.parameters), read_json(model.settings)
+    fault = why_not_searched(parameters, settings, facts[model.address]["processes"], rounds, sought.get("trial", {}))
     if fault is not None:
         yield index, place, f"{sweep.address} does not fit {model.address}: {fault}", None
 

@@ -4,6 +4,8 @@ A sweep says nothing of the model: a model names the sweep that chooses some of 
 searched on its own. What a trial is trained with, and that the best one is the model, is decided in ``forge.spec.trials``.
 """
 
+import math
+from decimal import Decimal
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -29,6 +31,8 @@ Searched = Literal[
 ]
 """Fields of a Model's body that can be searched: numbers that only the training itself reads."""
 SEARCHED: tuple[Searched, ...] = get_args(Searched)
+SetForTrials = Literal[Searched, "training.tokens"]
+"""Fields that a trial can have another value of than the model."""
 WHOLE: frozenset[str] = frozenset(
     {
         "training.schedule.warmup_tokens",
@@ -78,6 +82,14 @@ class Dimension(Part):
         if self.log and (self.low <= 0 or self.step is not None):
             raise ValueError("on a logarithmic scale low is above 0, and there is no step")
         return self
+
+    @property
+    def num_points(self) -> int:
+        """How many values a grid has of it, which is finite. Steps are counted as they are written: three times 0.1 is 0.3."""
+        if self.choices is not None:
+            return len(self.choices)
+        low, high, step = (Decimal(repr(value)) for value in (self.low, self.high, 1 if self.step is None else self.step))
+        return int((high - low) / step) + 1
 
 
 class GridSampler(Part):
@@ -141,6 +153,11 @@ class Round(Part):
             raise ValueError(f"a grid over {endless[0]} has no end: give it choices, or a step")
         return self
 
+    @property
+    def num_trials(self) -> int:
+        """How many trials it has."""
+        return self.trials if self.trials is not None else math.prod(each.num_points for each in self.space.values())
+
 
 def _is_endless(field: str, dimension: Dimension) -> bool:
     return field not in WHOLE or dimension.log
@@ -163,7 +180,7 @@ class SweepSpec(Part):
     objective: Annotated[SearchObjective, REBUILD]
     rounds: Annotated[list[Round], Field(min_length=1), REBUILD]
     """In order. To search further, or elsewhere, add one: what the earlier ones trained stays as it is."""
-    trial: Annotated[dict[Searched | Literal["training.tokens"], Number], REBUILD] = {}
+    trial: Annotated[dict[SetForTrials, Number], REBUILD] = {}
     """Fields that every trial has another value of than the model: fewer training.tokens, say. The model itself is trained
     with its own, and the best trial's values of the searched ones. Empty: the best trial is the model."""
 
@@ -176,6 +193,9 @@ class SweepSpec(Part):
                 raise ValueError(
                     f"round {number + 1} and the first do not search the same fields: {other} is only in one of them"
                 )
+        total = sum(each.num_trials for each in self.rounds)
+        if total > MOST_TRIALS:
+            raise ValueError(f"{total:,} trials in all rounds together: a search has {MOST_TRIALS} at most")
         both = sorted(fields & set(self.trial))
         if both:
             raise ValueError(f"{both[0]} is searched: `trial` cannot set it")

@@ -9,11 +9,12 @@ follow round by round. Invariants:
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from forge.spec.sweep import WHOLE, Dimension, Round, TpeSampler
 
@@ -41,19 +42,9 @@ def trials_of(rounds: Sequence[Round]) -> Iterator[Trial]:
     number = 1
     for index, each in enumerate(rounds):
         first = number
-        for place in range(num_trials(each)):
+        for place in range(each.num_trials):
             yield Trial(number, index, place, _known_to(number, first, each))
             number += 1
-
-
-def num_trials(each: Round) -> int:
-    """How many trials a round has."""
-    if each.trials is not None:
-        return each.trials
-    count = 1
-    for points in points_of(dict(each.space.items())):
-        count *= len(points)
-    return count
 
 
 def _known_to(number: int, first: int, each: Round) -> int:
@@ -77,12 +68,10 @@ def grid_point(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
 
 
 def _points(dimension: Dimension, *, whole: bool) -> list[Value]:
-    """Steps are counted as they are written: three times 0.1 is 0.3."""
     if dimension.choices is not None:
         return list(dimension.choices)
-    low, high = Decimal(repr(dimension.low)), Decimal(repr(dimension.high))
-    step = Decimal(repr(dimension.step if dimension.step is not None else 1))
-    values = (low + number * step for number in range(int((high - low) / step) + 1))
+    low, step = (Decimal(repr(value)) for value in (dimension.low, 1 if dimension.step is None else dimension.step))
+    values = (low + number * step for number in range(dimension.num_points))
     return [int(value) if whole else float(value) for value in values]
 
 
@@ -99,7 +88,7 @@ def without(parameters: Mapping[str, Any], fields: Sequence[str]) -> dict[str, A
     return found
 
 
-def with_values(parameters: Mapping[str, Any], values: Mapping[str, Value]) -> dict[str, Any]:
+def with_values(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A training's parameters with other values of some fields."""
     found = _copy(parameters)
     for field, value in values.items():
@@ -135,11 +124,16 @@ def as_written(parameters: Mapping[str, Any], fields: Sequence[str]) -> dict[str
 
 
 def why_not_searched(
-    parameters: Mapping[str, Any], settings: Mapping[str, Any], rounds: Sequence[Round], trial: Mapping[str, Value]
+    parameters: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    processes: int,
+    rounds: Sequence[Round],
+    trial: Mapping[str, Value],
 ) -> str | None:
-    """Why a model cannot be trained as some trial of a sweep would have it; None where all can.
+    """Why a model cannot be trained as a sweep would have it, or some trial of it; None where all can.
 
-    The ends of every range and all choices are tried, together as far as they are few; what lies between them is not.
+    The ends of every range and all choices are tried, together as far as they are few; what lies between them is not. The
+    values that are written are tried as the first trial has them, and all others without what is for trials alone, too.
     """
     fields = sorted(map(str, rounds[0].space))
     for field in (*fields, *trial):
@@ -147,41 +141,75 @@ def why_not_searched(
             as_written(parameters, [field])
         except KeyError:
             return f"it has no {field}, or none is set"
+    combinations = [as_written(parameters, fields)]
     for each in rounds:
         space: Mapping[str, Dimension] = dict(each.space.items())
-        ends = [_ends(space[field]) for field in fields]
-        for values in itertools.islice(itertools.product(*ends), _MOST_CORNERS):
-            chosen = dict(zip(fields, values, strict=True))
-            fault = _fault(with_values(parameters, {**trial, **chosen}), settings)
+        corners = _corners([_ends(space[field]) for field in fields])
+        combinations += [dict(zip(fields, values, strict=True)) for values in corners]
+    for chosen in combinations:
+        for values in ({**trial, **chosen}, chosen) if trial else (chosen,):
+            fault = _fault(with_values(parameters, values), settings, processes)
             if fault is not None:
-                told = ", ".join(f"{field} {value:g}" for field, value in {**trial, **chosen}.items())
-                return f"with {told}: {fault}"
+                return f"with {', '.join(f'{field} {value:g}' for field, value in values.items())}: {fault}"
     return None
 
 
 def _ends(dimension: Dimension) -> list[Value]:
+    """The lowest value first, the highest last."""
     if dimension.choices is not None:
-        return list(dimension.choices)
+        return sorted(dimension.choices)
     return [end for end in (dimension.low, dimension.high) if end is not None]
 
 
-def _fault(parameters: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """What is wrong with the parameters of a training, as far as its fields say."""
-    from forge.spec.model import Replay
-    from forge.spec.training import LargeTraining
-    from forge.spec.tuning import Adapter
+def _corners(ends: Sequence[Sequence[Value]]) -> Iterator[Sequence[Value]]:
+    """All combinations where they are few; else those where all fields but one are at their lowest, or all at their highest."""
+    if math.prod(map(len, ends)) <= _MOST_CORNERS:
+        yield from itertools.product(*ends)
+        return
+    for end in (0, -1):
+        others = [values[end] for values in ends]
+        for place, values in enumerate(ends):
+            yield from ((*others[:place], value, *others[place + 1 :]) for value in values)
 
+
+def _fault(parameters: Mapping[str, Any], settings: Mapping[str, Any], processes: int) -> str | None:
+    """What would be wrong with a model that had these parameters."""
+    from forge.spec.model import ContinueSpec, PretrainSpec
+    from forge.spec.tuning import DpoSpec, SftSpec
+
+    bodies: dict[str, type[BaseModel]] = {"pretrain": PretrainSpec, "continue": ContinueSpec, "sft": SftSpec, "dpo": DpoSpec}
+    body = _as_spec(parameters, settings, processes)
     try:
-        LargeTraining.model_validate({**parameters["training"], **settings.get("training", {})})
-        if parameters.get("adapter") is not None:
-            Adapter.model_validate(parameters["adapter"])
-        if parameters.get("replay") is not None:
-            Replay.model_validate({"data": "DataRecipe/any", **parameters["replay"]})
+        bodies[parameters["objective"]].model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        return f"{place}: {first['msg']}" if place else str(first["msg"]).removeprefix("Value error, ")
-    return "beta is not above 0" if parameters.get("beta", 1) <= 0 else None
+        if first["type"] == "value_error":  # in words of its own, which name the fields
+            return str(first["msg"]).removeprefix("Value error, ")
+        return f"{'.'.join(_within(body, first['loc']))}: {first['msg']}"
+    return None
+
+
+def _as_spec(parameters: Mapping[str, Any], settings: Mapping[str, Any], processes: int) -> dict[str, Any]:
+    """A model's body again: what it names is no parameter, and anything stands in its place."""
+    body = {**parameters, **settings, "training": {**parameters["training"], **settings.get("training", {})}}
+    body["resources"] = {"count": processes}
+    if parameters["objective"] == "pretrain":
+        mixture = [{"data": f"DataRecipe/any-{number}", **part} for number, part in enumerate(parameters.get("mixture", ()))]
+        return {**body, "data": "DataRecipe/any", "tokenizer": "Tokenizer/any", "mixture": mixture}
+    body["base"] = {"model": "Model/any"}
+    if parameters["objective"] == "continue":
+        replay = parameters.get("replay")
+        return {**body, "data": "DataRecipe/any", "replay": replay and {"data": "DataRecipe/another", **replay}}
+    chats = "conversations" if parameters["objective"] == "sft" else "preferences"
+    return {**body, chats: {**parameters.get(chats, {}), "path": "any", "license": "any", "origin": "any"}}
+
+
+def _within(value: Any, location: Sequence[int | str]) -> Iterator[str]:
+    """A fault's place, without the names of a union's branches, which pydantic puts in."""
+    for part in location:
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+            yield str(part)
 
 
 def _copy(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@
 import { createHash, createPublicKey } from "node:crypto";
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 
-const ROLE_OF = { curate: "data-steward", tokenizer: "trainer", tokenize: "trainer", train: "trainer", evaluate: "evaluator", gate: "evaluator", release: "releaser" };
+const ROLE_OF = { curate: "data-steward", tokenizer: "trainer", tokenize: "trainer", train: "trainer", sweep: "trainer", evaluate: "evaluator", gate: "evaluator", release: "releaser" };
 const PLAIN = /^[A-Za-z0-9._@+-]+$/;
 
 class Refused extends Error {}
@@ -78,9 +78,14 @@ function readTrust(pinned) {
 
 // Which layout the root signed for a chain such as this one. What the links say, in-toto-verify then holds against that layout.
 // sft and dpo differ in what is learnt from the files, which no path tells: their layouts have the same rules.
+// A search is told by its own links, whatever the rest is.
 function shapesOfLinks() {
   const links = list("in-toto/links").map((path) => payloadOf(envelopeOf(path)));
   const has = (kind) => links.some((link) => link.name === kind);
+  return directShapes(links, has).map((shape) => (has("sweep") ? `${shape}-sweep` : shape));
+}
+
+function directShapes(links, has) {
   const reads = (kinds, start) => links.some((link) => kinds.includes(link.name) && Object.keys(link.materials).some((path) => path.startsWith(start)));
   if (!reads(["tokenize", "train"], "commit/Model/")) return [reads(["train"], "train/") ? "continue" : "pretrain"];
   if (has("tokenizer")) return ["sft", "dpo"];
@@ -109,8 +114,14 @@ function kindOf(payload) {
 
 function roleOf(kind, charter) {
   if (kind === "weights") return "weights";
-  if (charter) return Object.entries(charter.supply_chain.roles).find(([, rules]) => (rules.steps ?? []).includes(kind))?.[0];
+  if (charter) return Object.entries(charter.supply_chain.roles).find(([, rules]) => stepsOf(rules, charter).includes(kind))?.[0];
   return ROLE_OF[kind];
+}
+
+// A supply chain that gives `sweep` to nobody gives it to whoever trains.
+function stepsOf({ steps = [] }, charter) {
+  const searches = Object.values(charter.supply_chain.roles).some((rules) => (rules.steps ?? []).includes("sweep"));
+  return !searches && steps.includes("train") ? [...steps, "sweep"] : steps;
 }
 
 function attestations(trust) {
@@ -268,6 +279,8 @@ function verdict() {
   for (const path of list("records")) need(said.has(sha256(readFileSync(path))), `${path}: no signed statement names a record with these bytes`);
   ok("every input of every step was made by a signed step, or lies in a commit");
 
+  for (const item of of("https://slsa.dev/provenance/v1").filter(({ payload }) => kindOf(payload) === "sweep")) judgeSearch(item, ok);
+
   const files = manifestOf(weights).files.map((file) => [file.path, bare(file.sha256)]);
   need(files.every(([path]) => !/[\\\n\r\0]/.test(path)), "odd names among the weights");
   need(readFileSync("weights.sha256", "utf8") === files.map(([path, hash]) => `${hash}  ${path}\n`).join(""), "weights.sha256 is not the list of the signed weights");
@@ -312,11 +325,31 @@ function verdict() {
   console.log(`VERDICT release/${environment}: the chain holds${trust.root.development ? " (DEVELOPMENT trust root)" : ""}`);
 }
 
+// The best trial of a search, by the reports that its statement names, is the one that it picked; of equal ones the first.
+function judgeSearch({ path, payload }, ok) {
+  const { externalParameters, resolvedDependencies: read } = payload.predicate.buildDefinition;
+  const { pick, objective } = externalParameters.parameters;
+  if (pick !== "best") return;
+  const numbered = (pattern) => new Map(read.flatMap((row) => { const found = pattern.exec(row.name); return found ? [[Number(found[1]), digestOf(row)]] : []; }));
+  const [reports, chosen] = [numbered(/^evaluate\/[^/.]+\.([0-9]+)\.[^/.]+\/report$/), numbered(/^sweep\/[^/.]+\.([0-9]+)\/hyperparameters$/)];
+  need(reports.size > 0 && reports.size === chosen.size, `${path}: a search whose trials have no reports`);
+  const sign = objective.direction === "minimize" ? 1 : -1;
+  let best;
+  for (const [number, digest] of [...reports].sort(([one], [other]) => one - other)) {
+    const value = documentOf(digest, "report.json").tasks[objective.task]?.metrics[objective.metric];
+    if (typeof value === "number" && (best === undefined || sign * value < sign * best.value)) best = { number, value };
+  }
+  const picked = digestOf(payload.subject.find((row) => row.name.endsWith("/hyperparameters")));
+  need(best !== undefined && chosen.get(best.number) === picked, `${path}: the best of its ${reports.size} trials is trial ${best?.number}, and it picked another`);
+  ok(`a search picked the best of its ${reports.size} trials: trial ${best.number}, ${objective.task} ${objective.metric} ${best.value}`);
+}
+
 // in-toto-verify has counted keys; a threshold is about functionaries, of whom one may hold several. A P-256 key of the trainer
 // that is nobody's signs weights.
 function judgeThresholds(charter, found, ok) {
-  for (const [role, { threshold = 1, steps = [] }] of Object.entries(charter.supply_chain.roles)) {
-    for (const kind of threshold > 1 ? steps : []) {
+  for (const [role, rules] of Object.entries(charter.supply_chain.roles)) {
+    const { threshold = 1 } = rules;
+    for (const kind of threshold > 1 ? stepsOf(rules, { supply_chain: charter.supply_chain }) : []) {
       const path = list("in-toto/links").find((each) => each.startsWith(`in-toto/links/${kind}.`));
       if (!path) continue; // which kinds of step there have to be, the layout says
       const said = payloadOf(envelopeOf(path));
