@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tests.steps.finetune.conftest import LORA, Tuning
+from tests.steps.train.conftest import let_choose
 
 from forge.errors import StepError
 from forge.steps.train.checkpoint import load_checkpoint
@@ -93,6 +94,15 @@ def test_a_rank_that_fails_is_the_steps_own_failure(new_tuning: Make) -> None:
     assert process.returncode == 1
     assert "expected finite numbers" in attempt.failure()["message"]
     assert attempt.failure()["cause"] == "input"
+
+
+def test_a_trial_that_diverges_ends_on_every_rank_at_once(new_tuning: Make) -> None:
+    attempt = new_tuning(processes=2, training={"optimizer": {"lr": 1e-3, "gradient_clip_norm": None}})
+    let_choose(attempt, {"training.optimizer.lr": 1e37})
+    metrics = finished(attempt)
+    assert metrics["optimizer_steps"] == metrics["diverged_at_step"] - 1 < 12
+    tensors = load_file(attempt.weights / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused(new_preferring: Make) -> None:

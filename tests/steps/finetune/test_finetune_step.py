@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.steps.finetune.conftest import LORA, TEMPLATE, chat, write_conversations
-from tests.steps.train.conftest import ARCHITECTURE
+from tests.steps.train.conftest import ARCHITECTURE, let_choose
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forge.contract.control_tokens import BOS_ID, EOS_ID
@@ -176,6 +176,23 @@ def test_a_loss_that_is_not_finite_ends_it_and_keeps_the_last_checkpoint(new_tun
         attempt.run()
     assert [path.name for path in attempt.checkpoints.iterdir()] == ["step-00000001-attempt-1"]
     assert not (attempt.weights / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(("adapter", "lr", "is_finite"), [(None, 1e30, True), (LORA, 1e12, True), (LORA, 1e30, False)])
+def test_a_trial_of_a_search_that_diverges_ends_with_the_weights_before_that_step(
+    new_tuning: Make, adapter: Any, lr: float, is_finite: bool
+) -> None:
+    """Those of an adapter are merged, which may exceed what float32 holds: then they are exported so."""
+    schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    optimizer = {"lr": 1e-3, "gradient_clip_norm": None}
+    attempt = new_tuning(training={"optimizer": optimizer, "schedule": schedule}, adapter=adapter)
+    let_choose(attempt, {"training.optimizer.lr": lr})
+    metrics = attempt.run()
+    assert metrics["optimizer_steps"] == metrics["diverged_at_step"] - 1 == 1
+    assert metrics["tokens"] * 12 == pytest.approx(new_tuning("other").run()["tokens"], rel=0.2)
+    tensors = load_file(attempt.weights / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values()) is is_finite
+    assert any("this trial has diverged" in event.get("message", "") for event in attempt.events())
 
 
 def test_a_process_that_is_killed_leaves_a_run_that_goes_on(new_tuning: Make) -> None:

@@ -16,7 +16,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save
 from tests.steps.nanotron.conftest import SETTINGS, STEPS, TRAINING, NanotronAttempt
-from tests.steps.train.conftest import Attempt
+from tests.steps.train.conftest import Attempt, let_choose
 
 from forge.errors import StepError
 from forge.steps.nanotron.loader import machine_for
@@ -271,3 +271,13 @@ def test_numbers_that_are_not_finite_stop_it_before_they_reach_the_weights(new_a
         attempt.run()
     assert not list((attempt.folder / "out" / "weights").glob("*.safetensors"))
     assert all(math.isfinite(event["loss"]) for event in attempt.events() if "loss" in event)
+
+
+def test_a_trial_of_a_search_that_diverges_ends_with_finite_weights(new_attempt: Callable[..., NanotronAttempt]) -> None:
+    attempt = new_attempt(training={**TRAINING, "optimizer": {"lr": 1e-2, "gradient_clip_norm": None}})
+    let_choose(attempt, {"training.optimizer.lr": 1e37})
+    metrics = attempt.run()
+    assert metrics["optimizer_steps"] == metrics["diverged_at_step"] - 1 < 12
+    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
+    tensors = load_file(attempt.folder / "out" / "weights" / "model.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())

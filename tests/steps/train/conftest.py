@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from forge.canonical import digest_of_bytes
+from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE, Hyperparameters
 from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest, manifest_of
 from forge.contract.messages import InputArtifact, Resources, StepRequest
+from forge.spec.trials import SWEEP, without
 from forge.steps.interruption import StopRequest
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train import checkpoint
@@ -210,6 +212,17 @@ class Attempt:
 
     def weights_digest(self) -> str:
         return manifest_of_folder(self.weights).digest
+
+
+def let_choose(attempt: Attempt, values: dict[str, float], fields: Sequence[str] | None = None) -> None:
+    """Take fields out of an attempt's parameters, and give it their values as a sweep does; ``fields``: others than chosen."""
+    folder = attempt.root / "chosen"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / HYPERPARAMETERS_FILE).write_bytes(Hyperparameters(values=values).to_bytes())
+    request, searched = attempt.request(), sorted(values if fields is None else fields)
+    parameters = {**without(request.parameters, searched), SWEEP: searched}
+    inputs = {**request.inputs, HYPERPARAMETERS: InputArtifact(digest="sha256:" + "c" * 64, path=str(folder))}
+    attempt.request = lambda: request.model_copy(update={"parameters": parameters, "inputs": inputs})  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")

@@ -84,12 +84,15 @@ def load_trained_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Ten
 
 
 def merged_state(model: PreTrainedModel | PeftModel, job: TrainJob) -> dict[str, torch.Tensor]:
-    """The finished model's tensors, the adapter merged into them; raises ``StepError`` where one is not finite."""
+    """The finished model's tensors, the adapter merged into them; raises ``StepError`` where one is not finite.
+
+    Of a trial of a search they are what they are: what was measured of them says that they are worth nothing.
+    """
     whole = model.merge_and_unload() if isinstance(model, PeftModel) else model
     state = {name: tensor.detach() for name, tensor in whole.state_dict().items()}
     if job.architecture.tie_word_embeddings:
         state.pop(_HEAD, None)
     for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
+        if not job.searched and not torch.isfinite(tensor).all():
             raise StepError(f"{job.subject}: after the last step {name} holds numbers that are not finite; lower optimizer.lr")
     return state
