@@ -136,6 +136,20 @@ def test_two_processes_give_equal_reports_with_the_numbers_of_transformers(
     assert report.tasks["small_choice"].metrics["acc"] == sum(sample["scores"]["acc"] for sample in samples) / 10
 
 
+def test_a_model_that_says_nothing_finite_has_no_figure(weights: Path, tmp_path: Path, run_step: RunStep) -> None:
+    """A trial that diverged is measured like any other: its perplexity is no number, and no gate passes it."""
+    from safetensors.torch import load_file, save_file
+
+    lost = shutil.copytree(weights, tmp_path / "lost")
+    tensors = load_file(lost / "model.safetensors")
+    save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, lost / "model.safetensors", {"format": "pt"})
+    tasks = write_tasks(tmp_path / "tasks", ROLLING)
+    done = run_step("evaluate", {"tasks": ["small_bpb"], "bootstrap_iters": 50}, {"weights": lost, "tasks": tasks})
+    report = Report.model_validate_json((done.product("report") / "report.json").read_bytes())
+    assert report.tasks["small_bpb"].metrics == {"bits_per_byte": None}
+    assert done.metrics == {}
+
+
 @pytest.mark.parametrize(("limit", "expected"), [(evaluate.SMALL_MODEL_PARAMETERS, 1), (0, 3)])
 def test_a_small_model_gets_one_thread_whatever_the_request_allows(
     limit: int, expected: int, weights: Path, monkeypatch: pytest.MonkeyPatch

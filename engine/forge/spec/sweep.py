@@ -108,7 +108,7 @@ class RandomSampler(Part):
 class TpeSampler(Part):
     """Tree-structured Parzen estimator (Bergstra et al. 2011; Optuna's TPESampler): where the better trials lie.
 
-    Every option is fixed here, because Optuna's own defaults have changed between its versions.
+    The options are fixed here, because Optuna's own defaults have changed between its versions.
     """
 
     name: Annotated[Literal["tpe"], REBUILD]

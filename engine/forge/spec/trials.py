@@ -68,11 +68,14 @@ def grid_point(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
 
 
 def _points(dimension: Dimension, *, whole: bool) -> list[Value]:
-    if dimension.choices is not None:
-        return list(dimension.choices)
+    return dimension.choices or [_point(dimension, place, whole=whole) for place in range(dimension.num_points)]
+
+
+def _point(dimension: Dimension, place: int, *, whole: bool) -> Value:
+    """A value of a range with steps."""
     low, step = (Decimal(repr(value)) for value in (dimension.low, 1 if dimension.step is None else dimension.step))
-    values = (low + number * step for number in range(dimension.num_points))
-    return [int(value) if whole else float(value) for value in values]
+    value = low + place * step
+    return int(value) if whole else float(value)
 
 
 def without(parameters: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
@@ -132,8 +135,9 @@ def why_not_searched(
 ) -> str | None:
     """Why a model cannot be trained as a sweep would have it, or some trial of it; None where all can.
 
-    The ends of every range and all choices are tried, together as far as they are few; what lies between them is not. The
-    values that are written are tried as the first trial has them, and all others without what is for trials alone, too.
+    The ends of every range and all choices are tried, together as far as they are few; of what lies between the ends, the
+    first value alone. The values that are written are tried as the first trial has them, and all others without what is for
+    trials alone, too.
     """
     fields = sorted(map(str, rounds[0].space))
     for field in (*fields, *trial):
@@ -144,7 +148,7 @@ def why_not_searched(
     combinations = [as_written(parameters, fields)]
     for each in rounds:
         space: Mapping[str, Dimension] = dict(each.space.items())
-        corners = _corners([_ends(space[field]) for field in fields])
+        corners = _corners([_ends(space[field], whole=field in WHOLE) for field in fields])
         combinations += [dict(zip(fields, values, strict=True)) for values in corners]
     for chosen in combinations:
         for values in ({**trial, **chosen}, chosen) if trial else (chosen,):
@@ -154,10 +158,13 @@ def why_not_searched(
     return None
 
 
-def _ends(dimension: Dimension) -> list[Value]:
-    """The lowest value first, the highest last."""
+def _ends(dimension: Dimension, *, whole: bool) -> list[Value]:
+    """The lowest value first, the highest last; of a range with steps the second one, too: it tells whether the steps fit."""
     if dimension.choices is not None:
         return sorted(dimension.choices)
+    if whole or dimension.step is not None:
+        last = dimension.num_points - 1
+        return [_point(dimension, place, whole=whole) for place in sorted({0, min(1, last), last})]
     return [end for end in (dimension.low, dimension.high) if end is not None]
 
 

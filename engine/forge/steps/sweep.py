@@ -102,10 +102,6 @@ def _drawn(run: StepRun, sampler: RandomSampler | TpeSampler, space: dict[str, D
             multivariate=sampler.multivariate,
             group=False,
             constant_liar=sampler.trials_at_once > 1,
-            prior_weight=1.0,
-            consider_magic_clip=True,
-            consider_endpoints=False,
-            warn_independent_sampling=False,
         )
     objective = run.parameters.get("objective")
     study = optuna.create_study(sampler=drawing, direction=objective["direction"] if objective else "minimize")
