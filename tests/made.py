@@ -6,6 +6,7 @@ repository's own, and only the work is another's. What the repository wants othe
 """
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from forge.canonical import hex_of
@@ -18,12 +19,12 @@ LONGEST = ("curate/small", "tokenizer/small", "tokenize/small", "train/small", "
 """The steps that take seconds: each loads libraries in a process of its own."""
 
 
-def lay_made(applied: Path, folder: Path) -> None:
-    """Lay the longest steps' results, as they were before they were recorded, into a repository that has made nothing."""
+def lay_made(applied: Path, folder: Path, steps: Iterable[str] = LONGEST) -> None:
+    """Lay steps' results, as they were before they were recorded, into a repository that has made nothing of them."""
     with Repository(applied) as repository:
         snapshot = Ledger(repository, "refs/forge/ledger").snapshot()
     store = Store(".forge/store", applied)
-    for step_id in LONGEST:
+    for step_id in steps:
         record = snapshot.latest(step_id)
         assert record is not None, step_id
         attempt = Path(".forge", "work", hex_of(record.key), f"{record.attempt:06d}")

@@ -31,6 +31,7 @@ from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
 from forge.attest.weights import verify_weights
 from forge.canonical import digest_of_bytes, is_digest
+from forge.contract.hyperparameters import HYPERPARAMETERS
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Retirement
 from forge.contract.weights import bytes_looked_at, why_refused
@@ -206,6 +207,16 @@ class _Past:
         current = [move for move in newest.values() if isinstance(move, Release)]
         return sorted(current, key=self.releases.index, reverse=True)
 
+    def trained(self, name: str) -> Record | None:
+        """The training that a model's weights are of, the newest one: its own, or the trial's that its search picked."""
+        found = [self.by_step.get(f"{StepKind.TRAIN}/{name}")]
+        pick = self.by_step.get(f"{StepKind.SWEEP}/{name}")
+        for record in self.records if pick is not None else ():
+            is_trial = record.step is StepKind.TRAIN and record.step_id.rpartition(".")[0] == f"{StepKind.TRAIN}/{name}"
+            if is_trial and pick is not None and record.inputs.get(HYPERPARAMETERS) == pick.products[HYPERPARAMETERS]:
+                found.append(record)
+        return max((record for record in found if record is not None), key=self.records.index, default=None)
+
     def retirement(self, subject: str) -> Retirement | None:
         """What retired the environment of ``release/ENVIRONMENT``, where nothing was released to it since."""
         newest = next((move for move in reversed(self.moves) if f"release/{move.environment}" == subject), None)
@@ -234,7 +245,7 @@ def _resolve(subject: str, past: _Past) -> tuple[list[Record], str | None, Relea
             record = past.by_key.get(release.key)
             if record is not None and "weights" in record.inputs and record.parameters.get("model") == name:
                 return [record], record.inputs["weights"], release
-        trained = past.by_step.get(f"{StepKind.TRAIN}/{name}")
+        trained = past.trained(name)
         if trained is None or "weights" not in trained.products:
             raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
         return [trained], trained.products["weights"], None
