@@ -103,7 +103,7 @@ class Reason:
             return f"{text}: {_short(self.subject)}{through}: {printable(self.new or '')}"
         if self.subject:
             separator = " " if self.kind in _SPACED else ": "
-            text += separator + printable(self.subject)
+            text += separator + printable(_few(self.subject) if self.kind in _STEPS else self.subject)
         if self.kind not in _DIGESTS_UNSHOWN and (self.old is not None or self.new is not None):
             text += ": {} -> {}".format(*shortened(self.old, self.new))
         if self.meaning is not None:
@@ -113,7 +113,14 @@ class Reason:
 
 _DIGESTS_UNSHOWN = frozenset({ReasonKind.INPUT_CHANGED, ReasonKind.ARTIFACT_MISSING, ReasonKind.ARTIFACT_CORRUPT})
 _SPACED = (ReasonKind.UPSTREAM, ReasonKind.WAITS, ReasonKind.RENAMED, ReasonKind.MOVED_BY)
-_SHORT_DIGEST = 19
+_STEPS = (ReasonKind.UPSTREAM, ReasonKind.WAITS)
+_SHORT_DIGEST, _MOST_STEPS = 19, 4
+
+
+def _few(steps: str) -> str:
+    """Steps for people: of many the last one, which a search's choice waits for longest, and how many others there are."""
+    names = steps.split(", ")
+    return steps if len(names) <= _MOST_STEPS else f"{names[-1]} and {len(names) - 1} others"
 
 
 def shortened(old: str | None, new: str | None) -> tuple[str, str]:
