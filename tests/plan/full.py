@@ -65,6 +65,36 @@ REMOTE: dict[str, dict[str, Any]] = {
 """Sources from outside of the repository, every field written."""
 MIXTURE: list[dict[str, Any]] = [{"data": "DataRecipe/b", "fraction": 0.25, "max_epochs": 2.0}]
 """Data that is mixed in, every field written."""
+DIMENSIONS: dict[str, dict[str, Any]] = {
+    "log": {"low": 0.001, "high": 0.01, "log": True},
+    "choices": {"choices": [0.001, 0.002]},
+    "step": {"low": 0.001, "high": 0.003, "step": 0.001},
+}
+"""Where a field is searched, in each way."""
+ROUNDS: dict[str, dict[str, Any]] = {
+    "TpeSampler": {
+        "trials": 3,
+        "sampler": {
+            "name": "tpe",
+            "seed": 7,
+            "startup_trials": 2,
+            "ei_candidates": 12,
+            "multivariate": False,
+            "trials_at_once": 2,
+        },
+        "space": {"training.seed": {"choices": [17, 18]}, "training.optimizer.lr": DIMENSIONS["log"]},
+    },
+    "RandomSampler": {
+        "trials": 1,
+        "sampler": {"name": "random", "seed": 8},
+        "space": {"training.seed": {"low": 0, "high": 10, "step": 5}, "training.optimizer.lr": DIMENSIONS["choices"]},
+    },
+    "GridSampler": {
+        "sampler": {"name": "grid"},
+        "space": {"training.seed": {"choices": [17]}, "training.optimizer.lr": DIMENSIONS["step"]},
+    },
+}
+"""Rounds of a search, of each sampler, every field written: three trials, one, and three."""
 
 
 def _document(kind: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +253,26 @@ def _suite(name: str) -> dict[str, Any]:
     return _document("EvalSuite", name, spec)
 
 
+def _sweep(name: str) -> dict[str, Any]:
+    """``b`` searches another field, and is one small grid. Both read a suite that nothing else does."""
+    rounds = list(ROUNDS.values())
+    if name == "b":
+        rounds = [{"sampler": {"name": "grid"}, "space": {"training.optimizer.weight_decay": {"choices": [0.0, 0.1]}}}]
+    spec = {
+        "objective": {"suite": "EvalSuite/c", "task": "two", "metric": "acc", "direction": "maximize"},
+        "rounds": rounds,
+        "trial": {"training.tokens": "1M"},
+    }
+    return _document("Sweep", name, spec)
+
+
+def _searched() -> dict[str, Any]:
+    """A model whose fields a sweep chooses, with a tokenization of its own."""
+    document = _model("i")
+    document["spec"] |= {"data": "DataRecipe/c", "tokenizer": "Tokenizer/b", "sweep": "Sweep/a"}
+    return document
+
+
 def _policy(name: str) -> dict[str, Any]:
     limits = {
         "max_tokens": 32,
@@ -303,13 +353,15 @@ def full_documents() -> Documents:
     """By address. Each kind whose resources are referred to has a second one, ``b``, for references to change to.
 
     ``Model/c`` and ``Model/d`` continue others, with recipes of their own, so that no other step's readers change with them;
-    ``Model/e`` and ``Model/f`` are fine-tuned, ``Model/g`` and ``Model/h`` learn from preferences.
+    ``Model/e`` and ``Model/f`` are fine-tuned, ``Model/g`` and ``Model/h`` learn from preferences; some fields of ``Model/i``
+    are a sweep's choice.
     """
     makers = {
         "DataRecipe": _recipe,
         "Tokenizer": _tokenizer,
         "Model": _model,
         "EvalSuite": _suite,
+        "Sweep": _sweep,
         "InferencePolicy": _policy,
         "Deployment": _deployment,
         "People": _people,
@@ -321,6 +373,7 @@ def full_documents() -> Documents:
     for name in "cd":
         found |= {f"DataRecipe/{name}": _recipe(name), f"Model/{name}": _continued(name)}
     found |= {f"Model/{name}": _continued(name) for name in "efgh"}
+    found |= {"EvalSuite/c": _suite("c"), "Model/i": _searched()}
     return copy.deepcopy(found)
 
 

@@ -31,6 +31,17 @@ def test_a_model_that_faces_a_suite_its_data_was_not_cleaned_of_is_told() -> Non
     assert warnings(documents(["EvalSuite/b", "EvalSuite/a"])) == []
 
 
+def test_a_suite_that_a_search_chooses_by_is_one_that_the_model_faces() -> None:
+    """What has been read chooses who has read it best."""
+    found = full_documents()
+    found["Deployment/a"]["spec"]["model"] = "Model/i"
+    suites = [message.split(" is evaluated on ")[1].split(",")[0] for message in warnings(found)]
+    assert suites == ["EvalSuite/a", found["Sweep/a"]["spec"]["objective"]["suite"]]
+    found["Model/c"]["spec"]["base"] = {"model": "Model/i"}
+    found["Deployment/a"]["spec"]["model"] = "Model/c"
+    assert any("Model/c is evaluated on EvalSuite/c" in message for message in warnings(found))
+
+
 def test_the_files_of_the_suite_are_inputs_of_the_curation() -> None:
     desired = desired_from(documents(["EvalSuite/b", "EvalSuite/a"]))
     inputs = build_graph(desired)["curate/a"].inputs

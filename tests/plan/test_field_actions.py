@@ -122,6 +122,8 @@ def test_the_plan_does_what_a_changed_field_declares_and_says_why(kind: str, pat
     elif (kind, path) in ALIKE:
         (own,) = (name.replace("/a", f"/{table.name_at(path)}", 1) for name in OWN_STEP[kind, meaning])
         assert not actions[own].does_something
+    elif kind == "Sweep" and path not in ("spec.objective.suite", table.ROUND + "trials"):
+        expect_chosen([actions[name] for name in MOVES_STEPS[kind, path]], path)
     elif (kind, path) in MOVES_STEPS:
         for name in MOVES_STEPS[kind, path] & set(actions):
             expect_moved(actions[name], name not in build_graph(before))
@@ -167,9 +169,24 @@ def expect_own(action: Action, kind: str, path: str, value: Any) -> None:
     assert str(reason).endswith(f"-> {printable(reason.new or 'nothing')} ({meaning})")
 
 
+def expect_chosen(found: list[Action], path: str) -> None:
+    """Of the steps of a search, those that nothing is to come before name the field; the others wait for them."""
+    name, meaning = as_written(path).removeprefix("rounds.").replace("space.", "space.training.optimizer.lr."), REBUILD
+    if name == "trial":  # it sets that field of the model for the trials, none of which goes on from an earlier one
+        name, meaning = "training.tokens", EXTEND
+    told = 0
+    for action in found:
+        if not only_waits(action):
+            reason = next(reason for reason in action.reasons if re.sub(r"\[[^\]]*\]", "", reason.subject) == name)
+            assert (action.kind, reason.kind, reason.meaning) == (ActionKind.RUN, ReasonKind.FIELD_CHANGED, meaning)
+            assert reason.old != reason.new
+            told += 1
+    assert told > 0
+
+
 def as_written(path: str) -> str:
     """``spec{PretrainSpec}.training.schedule{WsdSchedule}.name`` -> ``training.schedule.name``."""
-    return re.sub(r"\{\w+\}|\[\]", "", path).removeprefix("spec.")
+    return re.sub(r"\{\w+\}|\[\*?\]", "", path).removeprefix("spec.")
 
 
 def same(told: str | None, value: Any) -> bool:

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from tests.plan.full import LATER, MIXTURE, REMOTE, ROPES, desired_from, full_documents, nanotron_documents, own_keys
+from tests.plan.full import (
+    DIMENSIONS,
+    LATER,
+    MIXTURE,
+    REMOTE,
+    ROPES,
+    ROUNDS,
+    desired_from,
+    full_documents,
+    nanotron_documents,
+    own_keys,
+)
 
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
@@ -19,7 +30,6 @@ from forge.spec.compiled import read_facts
 from forge.spec.fields import name_in_yaml
 from forge.spec.meaning import EXTEND, GOVERN, NONE, REBUILD, RELOAD, Meaning, meanings_of
 from forge.spec.resource import NEVER_SUSPENDED, RESOURCE_TYPES
-from forge.spec.supply_chain import STEP_NAMES
 
 OWN_STEP = {
     ("DataRecipe", REBUILD): {"curate/a"},
@@ -80,6 +90,12 @@ def of_each_chat() -> dict[str, Any]:
     return {body + path.replace("CHATS", name): value for body, name in names.items() for path, value in changes.items()}
 
 
+ROUND, ROLE = "spec.rounds[].", "spec.roles[*]."
+TPE, RANDOM, GRID = (f"{ROUND}sampler{{{name}}}." for name in ROUNDS)
+_KEY = """-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEA6kpsY+KcUgq+9VB7Ey7F+ZVHdq6+vnuSQh7qaRRG0iw=
+-----END PUBLIC KEY-----
+"""
 LANGUAGE, C4, FINEWEB = "spec.filters.language.", "spec.filters.c4_quality.", "spec.filters.fineweb_quality."
 CHANGES: dict[str, dict[str, Any]] = {
     "DataRecipe": {
@@ -243,6 +259,7 @@ CHANGES: dict[str, dict[str, Any]] = {
                 "training.compile": True,
             }.items()
         },
+        **of_each_objective({"sweep": "Sweep/b"}),
         **of_each_chat(),
         PREFERRED + "beta": 0.3,
         PREFERRED + "loss_type": "hinge",
@@ -269,6 +286,28 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.seed": 6,
         "spec.batch_size": 16,
         "spec.bootstrap_iters": 0,
+    },
+    "Sweep": {
+        "spec.objective.suite": "EvalSuite/a",
+        "spec.objective.task": "one",
+        "spec.objective.metric": "f1",
+        "spec.objective.direction": "minimize",
+        ROUND + "trials": 4,
+        TPE + "name": {"name": "random"},
+        TPE + "seed": 9,
+        TPE + "startup_trials": 3,
+        TPE + "ei_candidates": 13,
+        TPE + "multivariate": True,
+        TPE + "trials_at_once": 1,
+        RANDOM + "name": {"name": "tpe"},
+        RANDOM + "seed": 9,
+        GRID + "name": {"name": "random"},
+        ROUND + "space[*].choices": [0.001, 0.003],
+        ROUND + "space[*].low": 0.002,
+        ROUND + "space[*].high": 0.02,
+        ROUND + "space[*].log": False,
+        ROUND + "space[*].step": 0.002,
+        "spec.trial": {"training.tokens": "1500k"},
     },
     "InferencePolicy": {
         "spec.roles[].name": "writer",
@@ -306,7 +345,14 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.people[].keys[].revoked": None,
     },
     "SupplyChain": {
-        "spec.roles": {"releaser": {"steps": list(STEP_NAMES)}},
+        ROLE + "steps": ["release", "sweep"],
+        ROLE + "threshold": 2,
+        ROLE + "keys[].name": "releaser-2",
+        ROLE + "keys[].public": _KEY,
+        ROLE + "keys[].valid_from": "2026-02-01T00:00:00Z",
+        ROLE + "keys[].valid_until": "2027-02-01T00:00:00Z",
+        ROLE + "keys[].revoked": "2026-06-01T00:00:00Z",
+        ROLE + "keys[].holder": "ana",
         "spec.approvers": ["ben", "ana"],
         "spec.separation_of_duties": [["trainer", "approver"]],
         "spec.release.approvals": {"prod": 0},
@@ -335,7 +381,31 @@ ONE_VALUE = {
 }
 """Fields that have one value so far: there is nothing to change them to."""
 
+CHOICES = {f"sweep/i.{number}" for number in (1, 2, 3)}
+"""Those of the first round of ``Sweep/a``, for ``Model/i``; the last two of them know figures of trials before."""
+LEARNT = {"sweep/i.2", "sweep/i.3", "sweep/i"}
+SEARCHES: dict[str, set[str]] = {
+    "spec.objective.suite": LEARNT | {f"evaluate/i.{number}.{suite}" for number in range(8) for suite in "ac"},
+    **{f"spec.objective.{name}": LEARNT for name in ("task", "metric", "direction")},
+    ROUND + "trials": {"train/i.8", "evaluate/i.8.c", "sweep/i", *(f"sweep/i.{number}" for number in range(4, 9))},
+    **{path: CHOICES for path in CHANGES["Sweep"] if path.startswith((ROUND + "sampler", ROUND + "space"))},
+    RANDOM + "name": {"sweep/i.1"},
+    RANDOM + "seed": {"sweep/i.1"},
+    "spec.trial": {f"train/i.{number}" for number in range(8)},
+}
+"""The steps that a field of a sweep gives another key: of one more trial in the first round, all numbers after it."""
+
+
+def of_a_search(model: str) -> set[str]:
+    """What another sweep of other fields, with two trials, is to a model: but for evaluations, all that it had and has."""
+    numbers = [f".{number}" for number in range(8)]
+    chosen = {f"{kind}/{model}{number}" for kind in ("sweep", "train") for number in ("", *numbers)}
+    return chosen | {f"evaluate/{model}{number}.c" for number in numbers[3:]}
+
+
 MOVES_STEPS = {
+    **{("Sweep", path): steps for path, steps in SEARCHES.items()},
+    **{("Model", objective + "sweep"): of_a_search(name) for objective, name in zip(OBJECTIVES, "aceg", strict=True)},
     ("Model", PRETRAINED + "data"): {"tokenize/b.a", "train/a"},
     ("Model", PRETRAINED + "tokenizer"): {"tokenize/a.b", "train/a"},
     ("Model", PRETRAINED + "mixture[].data"): {"tokenize/b.a", "train/a"},
@@ -385,8 +455,7 @@ def leaves(annotation: Any, path: str, meaning: Meaning | None) -> typing.Iterat
         yield path, meaning
     for model in models:
         branch = f"{path}{{{model.__name__}}}" if len(models) > 1 else path
-        if typing.get_origin(_plain(annotation)) is list:
-            branch += "[]"
+        branch += {list: "[]", dict: "[*]"}.get(_of_many(annotation), "")
         for attribute, info in model.model_fields.items():
             name = name_in_yaml(attribute, info)
             yield from leaves(info.annotation, f"{branch}.{name}" if branch else name, meanings_of(model)[name])
@@ -396,11 +465,17 @@ def _plain(annotation: Any) -> Any:
     return typing.get_args(annotation)[0] if typing.get_origin(annotation) is typing.Annotated else annotation
 
 
+def _of_many(annotation: Any) -> Any:
+    """``list`` or ``dict`` where it is one of parts, even one that may be left out."""
+    found = [typing.get_origin(_plain(each)) for each in (annotation, *typing.get_args(_plain(annotation)))]
+    return next((origin for origin in found if origin in (list, dict)), None)
+
+
 def _models(annotation: Any) -> list[type[BaseModel]]:
     annotation = _plain(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list):
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, list, dict):
         return [model for argument in typing.get_args(annotation) for model in _models(argument)]
     return []
 
@@ -454,17 +529,35 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
             other["spec"]["training"]["optimizer"] = {"lr": rate}
             documents[f"Model/{name}"] = other
         document["spec"]["from"] = {"model": "Model/y", "step": 1}
+    for sampler, part in ROUNDS.items():
+        if path.startswith(f"{ROUND}sampler{{{sampler}}}"):
+            document["spec"]["rounds"] = [copy.deepcopy(part)]
+    if path.startswith(ROUND + "space[*]"):
+        way = path.rpartition(".")[2]
+        document["spec"]["rounds"][0]["space"]["training.optimizer.lr"] = copy.deepcopy(DIMENSIONS.get(way, DIMENSIONS["log"]))
+    if kind == "Model" and path.endswith("}.sweep"):
+        document["spec"]["sweep"] = "Sweep/a"
+    if path == ROLE + "threshold":  # two people to meet it, for a role that releases nothing
+        roles = document["spec"]["roles"]
+        key = roles["releaser"]["keys"][0]
+        roles["evaluator"] = {
+            **roles.pop("evaluator"),
+            "keys": [{**key, "name": name, "holder": name} for name in ("ana", "ben")],
+        }
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts
         document["spec"]["architecture"]["family"] = "mixtral" if path.startswith(EXPERTS) else "llama"
     before = desired_from(documents)
-    *parents, last = re.sub(r"\{\w+\}", "", path).replace("[]", ".[]").split(".")
+    *parents, last = re.sub(r"\{\w+\}", "", path).replace("[", ".[").split(".")
     place: Any = document
     for part in parents:
-        place = place[0] if part == "[]" else place.setdefault(part, {})
+        around, at = place, {"[]": 0, "[*]": [*place][-1]}.get(part, part)
+        place = place[at] if part != at else place.setdefault(part, {})
     if isinstance(value, dict) and last == "name":  # another branch of a union
-        document["spec"]["training"]["schedule"] = value
+        around[parents[-1]] = value
+        if path == GRID + "name":  # no other sampler counts its trials
+            around["trials"] = 3
     elif last == "rope_type":
         document["spec"]["architecture"]["rope_scaling"] = value
     else:

@@ -20,7 +20,8 @@ def contamination_warnings(compiled: Mapping[str, Compiled]) -> list[str]:
         for data in _read_by(model, compiled):
             if data.startswith(("DataRecipe/", "Model/")):
                 cleaned = read_facts(compiled[data].facts).get("suites", ())
-                found |= {(model, suite, data): None for suite, _ in facts["gates"] if suite not in cleaned}
+                suites = [*(suite for suite, _ in facts["gates"]), *_chosen_by(model, compiled)]
+                found |= {(model, suite, data): None for suite in suites if suite not in cleaned}
             else:
                 found[model, "", data] = None
     messages = [_message(*row, compiled) for row in islice(found, _MOST)]
@@ -37,6 +38,17 @@ def _message(model: str, suite: str, data: str, compiled: Mapping[str, Compiled]
         return f"{model} is evaluated on {suite}, and the {chats} of {data} are not cleaned of it: {remedy}"
     remedy = f"list {suite} in {data}'s `decontaminate_against`"
     return f"{model} is evaluated on {suite}, and its data, {data}, is not cleaned of it: {remedy}"
+
+
+def _chosen_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:
+    """The suites by which searches chose a model, or one of its bases: every trial is evaluated on them."""
+    found = []
+    while address is not None:
+        facts = read_facts(compiled[address].facts)
+        if "sweep" in facts:
+            found.append(read_facts(compiled[facts["sweep"]].facts)["suite"])
+        address = facts.get("base")
+    return found
 
 
 def _read_by(address: str | None, compiled: Mapping[str, Compiled]) -> list[str]:

@@ -145,7 +145,7 @@ def _uses(step_id: str, recorded: Recorded, desired: Desired) -> Iterator[Use]:
     """One for each input of a training that comes from the recipe, directly or as tokens."""
     graph = recorded.graph
     for step in graph.values():
-        if step.kind is not StepKind.TRAIN:
+        if step.kind is not StepKind.TRAIN or step.trial is not None:  # a trial reads what its model does
             continue
         for name, source in step.inputs.items():
             if isinstance(source, FromStep) and _reads(graph[source.step_id], step_id):

@@ -68,11 +68,11 @@ def grid_point(space: Mapping[str, Dimension], place: int) -> dict[str, Value]:
 
 
 def _points(dimension: Dimension, *, whole: bool) -> list[Value]:
-    return dimension.choices or [_point(dimension, place, whole=whole) for place in range(dimension.num_points)]
+    return dimension.choices or [point_of(dimension, place, whole=whole) for place in range(dimension.num_points)]
 
 
-def _point(dimension: Dimension, place: int, *, whole: bool) -> Value:
-    """A value of a range with steps."""
+def point_of(dimension: Dimension, place: int, *, whole: bool) -> Value:
+    """A value of a range with steps, by its number from 0."""
     low, step = (Decimal(repr(value)) for value in (dimension.low, 1 if dimension.step is None else dimension.step))
     value = low + place * step
     return int(value) if whole else float(value)
@@ -164,7 +164,7 @@ def _ends(dimension: Dimension, *, whole: bool) -> list[Value]:
         return sorted(dimension.choices)
     if whole or dimension.step is not None:
         last = dimension.num_points - 1
-        return [_point(dimension, place, whole=whole) for place in sorted({0, min(1, last), last})]
+        return [point_of(dimension, place, whole=whole) for place in sorted({0, min(1, last), last})]
     return [end for end in (dimension.low, dimension.high) if end is not None]
 
 

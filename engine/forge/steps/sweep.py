@@ -16,7 +16,7 @@ from forge.contract.search import best_of, score_of
 from forge.contract.verdict import REPORT_FILE, Report
 from forge.errors import StepError
 from forge.spec.sweep import WHOLE, Dimension, GridSampler, RandomSampler, Round, TpeSampler
-from forge.spec.trials import Value, grid_point, points_of
+from forge.spec.trials import Value, grid_point, point_of
 from forge.steps.hyperparameters import read_hyperparameters
 from forge.steps.imports import quick_imports
 from forge.steps.run import Metrics, StepRun
@@ -125,10 +125,10 @@ def _distribution(field: str, dimension: Dimension) -> "BaseDistribution":
     low, high, step = dimension.low, dimension.high, dimension.step
     if low is None or high is None:
         raise StepError(f"{field}: a range has two ends")
-    if field in WHOLE:
-        whole = int(step or 1)
-        return IntDistribution(int(low), int(low) + (int(high) - int(low)) // whole * whole, log=dimension.log, step=whole)
-    last = high if step is None else float(points_of({field: dimension})[0][-1])
+    whole = field in WHOLE
+    last = point_of(dimension, dimension.num_points - 1, whole=whole) if whole or step is not None else high
+    if whole:
+        return IntDistribution(int(low), int(last), log=dimension.log, step=int(step or 1))
     return FloatDistribution(low, last, log=dimension.log, step=step)
 
 
