@@ -9,10 +9,10 @@ from forge.spec.governed import Row
 
 def searched(compiled: Sequence[Compiled], by_address: Mapping[str, int]) -> Iterator[Row]:
     """Every fault that shows only where they are seen together."""
+    if not any(item.kind == "Sweep" for item in compiled):
+        return
     first = [(index, item) for index, item in enumerate(compiled) if by_address[item.address] == index]
     sweeps = {item.address: (index, item) for index, item in first if item.kind == "Sweep"}
-    if not sweeps:
-        return
     facts: dict[str, dict[str, Any]] = {
         item.address: read_facts(item.facts) for _, item in first if item.kind in ("Sweep", "Model", "EvalSuite")
     }
