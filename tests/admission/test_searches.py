@@ -91,7 +91,7 @@ def test_a_trial_that_was_left_out_is_found(copy: Path, config_home: Path) -> No
     forged, attestations = signed(copy, config_home, record.model_copy(update={"inputs": fewer}), Role.TRAINER)
     kept = [body for body in bodies(copy) if not (isinstance(body, Record) and body.step_id == "sweep/small")]
     rewrite(copy, [*kept, forged], attestations, fresh=True)
-    assert "sweep/small: it reads other inputs than its commit asks for" in told(copy, config_home)
+    assert "is no recorded product of train/small" in told(copy, config_home)
 
 
 def test_a_report_that_is_damaged_is_found(copy: Path, config_home: Path) -> None:

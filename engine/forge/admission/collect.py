@@ -3,10 +3,10 @@
 What cannot be read is a finding of the evidence, not an exception: one run names every fault.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
+from forge.admission.closure import Closure
 from forge.admission.evidence import Evidence
 from forge.admission.history import History
 from forge.admission.lifting import unfounded
@@ -15,6 +15,7 @@ from forge.admission.plans import Done, authors_at
 from forge.admission.searches import beside_the_best
 from forge.admission.verdict import Finding, Rule
 from forge.canonical import digest_of_bytes, is_digest
+from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE
 from forge.contract.kinds import StepKind
 from forge.contract.record import (
     Approval,
@@ -34,6 +35,7 @@ from forge.ledger.entry import attestation_path, sequence_path
 from forge.ledger.ledger import Snapshot
 from forge.plan.desired import Desired
 from forge.plan.graph import build_graph
+from forge.plan.step import Step
 from forge.repo.desired import read_desired, settings_of
 from forge.repo.repository import Repository
 from forge.repo.tree import CommitTree
@@ -41,6 +43,7 @@ from forge.store.store import Store
 
 _DOCUMENTS = {
     ("report", StepKind.EVALUATE): REPORT_FILE,
+    (HYPERPARAMETERS, StepKind.SWEEP): HYPERPARAMETERS_FILE,
     ("verdict", StepKind.GATE): VERDICT_FILE,
     ("release", StepKind.RELEASE): RELEASE_FILE,
 }
@@ -58,22 +61,14 @@ def collect(
 
     Without a store no bytes are read: what records say is collected, and whether they are signed can be judged.
     """
-    makers: dict[str, list[Record]] = defaultdict(list)  # two models may give the same report: both made it
-    for entry in evidence.entries:
-        if isinstance(entry.body, Record):
-            for digest in entry.body.products.values():
-                makers[digest].append(entry.body)
-    pending, followed = list(roots), set[str]()
-    while pending:
-        record = pending.pop()
-        if record.key in evidence.records:
-            continue
-        evidence.records[record.key] = record
-        for digest in record.inputs.values():
-            if digest not in followed:  # a thousand records may have read one artifact
-                pending.extend(makers.get(digest, ()))
-                followed.add(digest)
-    evidence.beside |= beside_the_best(roots, evidence, makers)
+
+    def graph_of(commit: str) -> Mapping[str, Step]:
+        collect_graph(repository, commit, evidence)
+        return evidence.graphs.get(commit, {})
+
+    closure = Closure([entry.body for entry in evidence.entries if isinstance(entry.body, Record)], graph_of)
+    evidence.records |= closure.of(roots, release)
+    evidence.beside |= beside_the_best(roots, evidence.records.values(), closure)
     _prefetch(repository, evidence)
     for record in evidence.records.values():
         _collect_attestations(snapshot, record.attestations, record.step_id, evidence)
@@ -179,9 +174,10 @@ def _collect_renamings(repository: Repository, evidence: Evidence) -> None:
 
 def _collect_bytes(store: Store, record: Record, evidence: Evidence) -> None:
     for name, digest in [*record.inputs.items(), *record.products.items()]:
-        if digest not in evidence.manifests and digest not in evidence.beside:
+        if digest not in evidence.manifests:
             try:
-                evidence.manifests[digest] = store.check(digest, evidence.whole)
+                beside = digest in evidence.beside
+                evidence.manifests[digest] = store.manifest(digest) if beside else store.check(digest, evidence.whole)
             except StoreError as error:
                 evidence.findings.append(Finding(Rule.BYTES, f"{record.step_id}/{name}", str(error)))
     for name, digest in record.products.items():

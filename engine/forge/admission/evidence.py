@@ -42,13 +42,14 @@ class Evidence:
     are not hashed: weights that nothing serves any more, and checkpoints, may be gone from the store."""
     attestations: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Manifest] = field(default_factory=dict)
-    """By artifact digest; only artifacts whose bytes were hashed and are whole."""
+    """By artifact digest; only artifacts whose bytes were hashed and are whole, and those of ``beside``."""
     beside: set[str] = field(default_factory=set)
-    """Weights of trials that a search did not pick: their statements are verified, their bytes are not hashed."""
+    """Weights of trials that a search did not pick: their files' list is in ``manifests`` as they were signed, and their bytes
+    are not hashed."""
     whole: set[str] = field(default_factory=set)
     """Blobs that were hashed: what several artifacts hold is hashed once."""
     documents: dict[str, bytes] = field(default_factory=dict)
-    """By artifact digest: the one small JSON file of reports, verdicts and releases."""
+    """By artifact digest: the one small JSON file of reports, verdicts, releases and what sweeps chose."""
     graphs: dict[str, Mapping[str, Step]] = field(default_factory=dict)
     """By commit: the steps that the commit asks for."""
     charters: dict[str, Mapping[str, Any] | None] = field(default_factory=dict)

@@ -64,9 +64,9 @@ def judge(evidence: Evidence, history: History, release: Release | None) -> list
         judgements.extend(
             found or [Check(Rule.MATERIAL, f"{checkpoint} is a checkpoint of {_held(record, evidence, history)}")]
         )
-    whole = len(evidence.manifests)
-    size = sum(manifest.size for manifest in evidence.manifests.values())
-    judgements.append(Check(Rule.BYTES, f"{whole} artifacts hashed from their bytes ({size:,} bytes)"))
+    whole = [manifest for digest, manifest in evidence.manifests.items() if digest not in evidence.beside]
+    size = sum(manifest.size for manifest in whole)
+    judgements.append(Check(Rule.BYTES, f"{len(whole)} artifacts hashed from their bytes ({size:,} bytes)"))
     if release is not None:
         found = list(judge_move(release, evidence, history))
         judgements.extend(

@@ -1,53 +1,67 @@
-"""Searches: the best trial is picked once more, from the reports of all trials that the sweep step read.
+"""Searches: the best trial is picked once more, and what was drawn for the others may have been drawn.
 
 That each report is about a training with the values of its trial is a matter of the materials (``rules``): every input is a
-product of a step that the commit asks for. What is left is whether the one that was picked is the best of them.
+product of a step that the commit asks for. What is left is what the sweep steps themselves decide: the first trial has the
+values that are written, a point of a grid is that point, a draw lies in its space, and what was picked is the best of them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator
 
+from forge.admission.closure import Closure
 from forge.admission.evidence import Evidence
 from forge.admission.verdict import Check, Finding, Rule
-from forge.contract.hyperparameters import HYPERPARAMETERS, Pick
+from forge.contract.hyperparameters import HYPERPARAMETERS, Hyperparameters, Pick
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
-from forge.contract.search import best_of
+from forge.contract.search import best_of, why_not_chosen
 from forge.contract.verdict import Report
 
 
-def beside_the_best(roots: list[Record], evidence: Evidence, makers: Mapping[str, Sequence[Record]]) -> set[str]:
+def beside_the_best(roots: Iterable[Record], records: Collection[Record], closure: Closure) -> set[str]:
     """The weights that nothing but a search's choice rests on: they were measured, and another trial's were taken.
 
     Args:
         roots: what is verified.
-        evidence: with the records of the whole closure.
-        makers: by product, the records that made it.
+        records: all that they descend from, and themselves.
+        closure: how they were found.
     """
     needed: dict[str, Record] = {}
     pending = list(roots)
     while pending:
         record = pending.pop()
-        if record.key not in needed:
+        if record.key not in needed and record.step is not StepKind.SWEEP:
             needed[record.key] = record
             for name, digest in record.inputs.items():
-                if record.step is not StepKind.SWEEP or not name.startswith("report-"):
-                    pending.extend(makers.get(digest, ()))
-    others = [record for key, record in evidence.records.items() if key not in needed]
+                pending += closure.made(record, name, digest)
+    others = [record for record in records if record.key not in needed]
     used = {digest for record in needed.values() for digest in (*record.inputs.values(), *record.products.values())}
     return {record.products["weights"] for record in others if record.step is StepKind.TRAIN} - used
 
 
 def judge_searches(evidence: Evidence) -> Iterator[Finding | Check]:
-    """Whether each search of the chain picked its best trial."""
+    """Whether each search of the chain picked its best trial, and what was drawn for the trials may have been drawn."""
     for record in evidence.records.values():
-        if record.step is StepKind.SWEEP and record.parameters.get("pick") == Pick.BEST:
+        if record.step is StepKind.SWEEP:
             try:
-                yield _judge(record, evidence)
-            except (KeyError, ValueError) as error:  # a ValidationError is a ValueError
-                yield Finding(Rule.SWEEP, record.step_id, f"its record or the reports of its trials cannot be read: {error!r}")
+                yield from _judge_choice(record, evidence)
+                if record.parameters.get("pick") == Pick.BEST:
+                    yield _judge(record, evidence)
+            except (KeyError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
+                yield Finding(Rule.SWEEP, record.step_id, f"its record or what it read or made is none of a search: {error!r}")
     if evidence.beside:
         told = f"the weights of {len(evidence.beside)} trials that were not picked are not hashed"
         yield Check(Rule.SWEEP, f"{told}; what was signed about them is verified")
+
+
+def _judge_choice(record: Record, evidence: Evidence) -> Iterator[Finding]:
+    """Whether a step chose what its parameters allow: Optuna's draws are not made again, but they lie where they may."""
+    digest = record.products[HYPERPARAMETERS]
+    if digest not in evidence.documents:
+        return  # its bytes are a finding of their own
+    values = Hyperparameters.model_validate_json(evidence.documents[digest]).values
+    fault = why_not_chosen(values, record.parameters)
+    if fault is not None:
+        yield Finding(Rule.SWEEP, record.step_id, fault)
 
 
 def _judge(record: Record, evidence: Evidence) -> Finding | Check:

@@ -207,15 +207,20 @@ class _Past:
         current = [move for move in newest.values() if isinstance(move, Release)]
         return sorted(current, key=self.releases.index, reverse=True)
 
-    def trained(self, name: str) -> Record | None:
-        """The training that a model's weights are of, the newest one: its own, or the trial's that its search picked."""
-        found = [self.by_step.get(f"{StepKind.TRAIN}/{name}")]
+    def trained(self, name: str) -> tuple[Record | None, Record | None]:
+        """What picked a model's weights, where a search did, and the newest training that they are of.
+
+        That is the model's own, or the trial's that was picked.
+        """
+        own = self.by_step.get(f"{StepKind.TRAIN}/{name}")
+        found = [own]
         pick = self.by_step.get(f"{StepKind.SWEEP}/{name}")
         for record in self.records if pick is not None else ():
             is_trial = record.step is StepKind.TRAIN and record.step_id.rpartition(".")[0] == f"{StepKind.TRAIN}/{name}"
             if is_trial and pick is not None and record.inputs.get(HYPERPARAMETERS) == pick.products[HYPERPARAMETERS]:
                 found.append(record)
-        return max((record for record in found if record is not None), key=self.records.index, default=None)
+        newest = max((record for record in found if record is not None), key=self.records.index, default=None)
+        return (pick if newest is not None and HYPERPARAMETERS in newest.inputs else None), newest
 
     def retirement(self, subject: str) -> Retirement | None:
         """What retired the environment of ``release/ENVIRONMENT``, where nothing was released to it since."""
@@ -245,10 +250,10 @@ def _resolve(subject: str, past: _Past) -> tuple[list[Record], str | None, Relea
             record = past.by_key.get(release.key)
             if record is not None and "weights" in record.inputs and record.parameters.get("model") == name:
                 return [record], record.inputs["weights"], release
-        trained = past.trained(name)
+        *picks, trained = past.trained(name)
         if trained is None or "weights" not in trained.products:
             raise UsageError(f"no model {name!r} was ever trained here: `forge plan` shows what would be")
-        return [trained], trained.products["weights"], None
+        return [trained, *(pick for pick in picks if pick is not None)], trained.products["weights"], None
     raise UsageError(f"not a subject: {subject!r}; expected model/NAME, release/ENVIRONMENT or sha256:DIGEST")
 
 
@@ -283,7 +288,7 @@ def _judge_weights(evidence: Evidence, store: Store, history: History) -> Iterab
         if record.step is not StepKind.TRAIN or digest not in evidence.manifests:
             continue
         place, manifest = f"{record.step_id} weights", evidence.manifests[digest]
-        for file in manifest.files:
+        for file in manifest.files if digest not in evidence.beside else ():
             refusal = why_refused(file.path, file.size, store.head(digest, file.path, bytes_looked_at(file.path, file.size)))
             if refusal is not None:
                 yield Finding(Rule.FORMAT, place, refusal)

@@ -20,6 +20,7 @@ from forge.admission.timestamps import judge_timestamps
 from forge.admission.verdict import Check, Finding, Rule, WithdrawnSubject
 from forge.attest.envelope import unseal
 from forge.attest.statements import withdrawal_statement
+from forge.contract.hyperparameters import Pick
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record, Release, Withdrawal
 from forge.errors import TrustError
@@ -82,6 +83,8 @@ def judge_withdrawals(
     records = [record for record in records if _counts(record, evidence, history)]
     judgements: list[Judgement] = []
     withdrawn: dict[str, WithdrawnSubject] = {}
+    # What a search picked is what one of its trials had already, which descends from no report: the choice does.
+    roots = [*roots, *(record for record in evidence.records.values() if record.parameters.get("pick") == Pick.BEST)]
     for cause in _causes(records, found.in_force, known, roots, release, evidence):
         sequence, body = found.in_force[cause.subject]
         if cause.subject not in withdrawn:

@@ -2,7 +2,8 @@
 
 ``check`` is pure and is the only place where a gate is decided: the gate step calls it, and so does the verifier, which
 must come to the same verdict from the same reports. Invariants:
-  1. What is not there does not pass: a task or metric that a report lacks, NaN, infinity, no gate at all: NO-GO.
+  1. What is not there does not pass: a task or metric that a report lacks, NaN, infinity, no gate at all: NO-GO. A model that
+     diverged in training (a trial of a search, which is measured all the same) has nothing that passes.
   2. A bound is inclusive: a metric equal to its threshold passes.
   3. A Verdict value whose parts contradict each other cannot be built.
 """
@@ -19,6 +20,9 @@ from forge.spec.deployment import Gate, Threshold
 
 REPORT_FILE = "report.json"
 VERDICT_FILE = "verdict.json"
+DIVERGED = "diverged_at_step"
+"""What a record, a report's settings and the file beside diverged weights call the step that a training did not take."""
+DIVERGED_FILE = "diverged.json"
 
 
 class _Value(BaseModel):
@@ -43,6 +47,12 @@ class Report(_Value):
     schema_version: Literal[1] = 1
     tasks: dict[str, TaskReport]
     settings: dict[str, Any]
+
+    @property
+    def diverged_at_step(self) -> int | None:
+        """Where the training of what was measured ended because it diverged; None for one that came to its end."""
+        step: int | None = self.settings.get(DIVERGED)
+        return step
 
 
 class Decision(StrEnum):
@@ -117,7 +127,7 @@ def _check(suite: str, threshold: Threshold, report: Report) -> Check:
     bound, limit = (Bound.MIN, threshold.min) if threshold.min is not None else (Bound.MAX, threshold.max)
     if limit is None:
         raise ValueError(f"{suite}: the threshold of {threshold.task} {threshold.metric} has no bound")
-    task = report.tasks.get(threshold.task)
+    task = report.tasks.get(threshold.task) if report.diverged_at_step is None else None
     value = task.metrics.get(threshold.metric) if task is not None else None
     if value is not None and not math.isfinite(value):
         value = None

@@ -37,6 +37,7 @@ from forge.plan.step import FromCommit, FromStep, Step, key_of, version_of
 from forge.plan.upkeep import approvals_cover_release, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.resource import Model
+from forge.spec.trials import SWEEP
 
 
 def make_plan(desired: Desired, recorded: Recorded, live: Live, scope: Scope = EVERYTHING, blame: Blame | None = None) -> Plan:
@@ -379,18 +380,26 @@ class _Planner:
             **more,
         )
 
+    def _is_a_trials(self, step: Step) -> bool:
+        """Whether a model's training is that of whichever trial its search will pick: then it is done already by then."""
+        first = self._steps.get(f"{step.id}.0")
+        return first is not None and first.canonical_parameters == step.canonical_parameters
+
     def _estimate(self, step: Step, latest: Record | None) -> Estimate:
         if step.kind is not StepKind.TRAIN:
             return estimate_from_history(latest)
         model = self.desired.resources[step.subject]
         if not isinstance(model, Model):
             raise TypeError(f"{step.subject} is no Model")
+        if SWEEP in step.parameters and step.trial is None and self._is_a_trials(step):
+            return _NOTHING_TO_DO
         tokens = step.parameters["training"].get("tokens") if step.trial is not None else None
         estimate = estimate_model(model, self.desired.resources, self.desired.settings, tokens)
         return estimate if estimate.flops is not None else estimate_from_history(latest)
 
 
 _IN_SYNC = (Reason(ReasonKind.IN_SYNC),)
+_NOTHING_TO_DO = Estimate(seconds=0.0, cost=0.0, flops=0.0)
 
 
 def _environment(step: Step) -> str:

@@ -17,7 +17,7 @@ from forge.contract.kinds import StepKind
 from forge.plan.step import FromStep, Input, Step
 from forge.spec.compiled import Compiled, read_json
 from forge.spec.sweep import Round
-from forge.spec.trials import SWEEP, as_written, trials_of, with_values, without
+from forge.spec.trials import SWEEP, Value, as_written, trials_of, with_values, without
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class Search:
         fields = sorted(rounds[0].space)
         written: dict[str, Any] = read_json(train.canonical_parameters)
         shared = {**without(written, fields), SWEEP: fields}
-        of_trials = canonical_json(with_values(shared, sought.get("trial", {}))).decode()
+        given: dict[str, Value] = sought.get("trial", {})
+        others = {field: value for field, value in given.items() if as_written(written, [field])[field] != value}
+        of_trials = canonical_json(with_values(shared, others)).decode()  # what is as it is written makes no other training
         choices: list[tuple[dict[str, Any], int]] = [({"pick": Pick.WRITTEN, "values": as_written(written, fields)}, 0)]
         for trial in trials_of(rounds):
             drawn = {name: sought["rounds"][trial.round][name] for name in ("sampler", "space")}

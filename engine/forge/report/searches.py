@@ -60,7 +60,9 @@ def _trials(facts: Facts, record: Record, reports: list[Report | None]) -> Itera
         values = _values(facts, record.inputs[f"{HYPERPARAMETERS}-{number}"])
         score = None if report is None else score_of(report, objective)
         label = f"Trial {number}" if number else "Trial 0, the model as it is written"
-        told = None if values is None else f"{values}: {'no figure' if score is None else shown(score)}"
+        ended = None if report is None else report.diverged_at_step
+        figure = f"diverged at step {ended}" if ended is not None else "no figure" if score is None else shown(score)
+        told = None if values is None else f"{values}: {figure}"
         yield facts.proved(label, told, _maker(facts, record.inputs[f"report-{number}"]))
 
 

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 _SUFFIXES = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
-_COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
+COUNT = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)([kMBT])?")
 _LARGEST = 2**53 - 1
 _DNS_1123 = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 KINDS = (
@@ -38,7 +38,7 @@ class Part(BaseModel):
 def parse_count(value: Any) -> Any:
     """A text such as ``100k`` as a whole number, anything else as it is; raises ValueError for a text that is no count."""
     if isinstance(value, str):
-        match = _COUNT.fullmatch(value)
+        match = COUNT.fullmatch(value)
         if match is None:
             raise ValueError("expected a count such as 2000000, 100k, 2M or 1.5B")
         number, suffix = match.groups()
@@ -64,7 +64,7 @@ def _safe_path(value: str) -> str:
 Count = Annotated[
     int,
     BeforeValidator(parse_count),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{_COUNT.pattern}$"}]}),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": f"^{COUNT.pattern}$"}]}),
 ]
 """A whole number; ``100k``, ``2M``, ``1.5B`` and ``1T`` are decimal multiples."""
 

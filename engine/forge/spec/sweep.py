@@ -6,11 +6,12 @@ searched on its own. What a trial is trained with, and that the best one is the 
 
 import math
 from decimal import Decimal
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from forge.spec.fields import EvalSuiteRef, Part, parse_count
+from forge.canonical import MAX_INTEGER
+from forge.spec.fields import COUNT, EvalSuiteRef, Part, parse_count
 from forge.spec.meaning import REBUILD
 
 Searched = Literal[
@@ -47,7 +48,18 @@ WHOLE: frozenset[str] = frozenset(
 MOST_TRIALS = 500
 """Of all rounds together: each is three steps, and the newest of an adaptive search reads all before it."""
 
-Number = Annotated[int | float, BeforeValidator(parse_count)]
+
+def _number(value: Any) -> Any:
+    """A number that is whole is one, however it is written: 1024.0 is 1024."""
+    found = parse_count(value)
+    return int(found) if isinstance(found, float) and found.is_integer() and abs(found) <= MAX_INTEGER else found
+
+
+Number = Annotated[
+    int | float,
+    BeforeValidator(_number),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "pattern": f"^{COUNT.pattern}$"}]}),
+]
 """A number; ``100k``, ``2M`` and so on as for every count."""
 
 
@@ -61,7 +73,7 @@ class Dimension(Part):
     """Both ends of a range belong to it."""
     log: Annotated[bool, REBUILD] = False
     """Drawn evenly on a logarithmic scale."""
-    step: Annotated[Number | None, Field(gt=0), REBUILD] = None
+    step: Annotated[Number | None, REBUILD] = None
     """Distance of the values, counted from ``low``; None: 1 for a field of whole numbers, any value for others."""
 
     @model_validator(mode="after")
@@ -77,6 +89,8 @@ class Dimension(Part):
             return self
         if self.low is None or self.high is None:
             raise ValueError("give a list of choices, or both low and high")
+        if self.step is not None and self.step <= 0:
+            raise ValueError("step is not above 0")
         if self.low >= self.high:
             raise ValueError("low is not below high")
         if self.log and (self.low <= 0 or self.step is not None):

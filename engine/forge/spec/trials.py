@@ -21,7 +21,7 @@ from forge.spec.sweep import WHOLE, Dimension, Round, TpeSampler
 SWEEP = "sweep"
 """The parameter of a training that lists the fields whose values come as an input."""
 Value = int | float
-_MOST_CORNERS = 64
+_MOST_CORNERS, _MOST_BETWEEN = 64, 32
 
 
 class Trial(NamedTuple):
@@ -76,6 +76,27 @@ def point_of(dimension: Dimension, place: int, *, whole: bool) -> Value:
     low, step = (Decimal(repr(value)) for value in (dimension.low, 1 if dimension.step is None else dimension.step))
     value = low + place * step
     return int(value) if whole else float(value)
+
+
+def contains(dimension: Dimension, field: str, value: Value) -> bool:
+    """Whether a value may be drawn for a field."""
+    if dimension.choices is not None:
+        return value in dimension.choices
+    if dimension.low is None or dimension.high is None or not dimension.low <= value <= dimension.high:
+        return False
+    whole = field in WHOLE
+    if dimension.step is None and not whole:
+        return True
+    if dimension.log:
+        return value == int(value)
+    return value == nearest_point(dimension, value, whole=whole)
+
+
+def nearest_point(dimension: Dimension, value: Value, *, whole: bool) -> Value:
+    """The value of a range with steps that a number is nearest to: a sampler's own arithmetic may miss it by a digit."""
+    low, step = (Decimal(repr(each)) for each in (dimension.low, 1 if dimension.step is None else dimension.step))
+    place = int(((Decimal(repr(value)) - low) / step).to_integral_value())
+    return point_of(dimension, min(max(place, 0), dimension.num_points - 1), whole=whole)
 
 
 def without(parameters: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
@@ -135,9 +156,9 @@ def why_not_searched(
 ) -> str | None:
     """Why a model cannot be trained as a sweep would have it, or some trial of it; None where all can.
 
-    The ends of every range and all choices are tried, together as far as they are few; of what lies between the ends, the
-    first value alone. The values that are written are tried as the first trial has them, and all others without what is for
-    trials alone, too.
+    The ends of every range and all choices are tried, together as far as they are few; of what lies between the ends, all
+    where those are few, too, else the first. The values that are written are tried as the first trial has them, and all others
+    without what is for trials alone, too.
     """
     fields = sorted(map(str, rounds[0].space))
     for field in (*fields, *trial):
@@ -159,12 +180,13 @@ def why_not_searched(
 
 
 def _ends(dimension: Dimension, *, whole: bool) -> list[Value]:
-    """The lowest value first, the highest last; of a range with steps the second one, too: it tells whether the steps fit."""
+    """The lowest value first, the highest last; of a range with steps all that are between, or the second one of many."""
     if dimension.choices is not None:
         return sorted(dimension.choices)
-    if whole or dimension.step is not None:
+    if (whole or dimension.step is not None) and not dimension.log:
         last = dimension.num_points - 1
-        return [point_of(dimension, place, whole=whole) for place in sorted({0, min(1, last), last})]
+        places = range(last + 1) if last < _MOST_BETWEEN else sorted({0, min(1, last), last})
+        return [point_of(dimension, place, whole=whole) for place in places]
     return [end for end in (dimension.low, dimension.high) if end is not None]
 
 

@@ -5,7 +5,7 @@ choice has a generator of its own, seeded by the sampler's seed and the trial's 
 process made the others, or when.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from forge.contract.search import best_of, score_of
 from forge.contract.verdict import REPORT_FILE, Report
 from forge.errors import StepError
 from forge.spec.sweep import WHOLE, Dimension, GridSampler, RandomSampler, Round, TpeSampler
-from forge.spec.trials import Value, grid_point, point_of
+from forge.spec.trials import Value, contains, grid_point, nearest_point, point_of
 from forge.steps.hyperparameters import read_hyperparameters
 from forge.steps.imports import quick_imports
 from forge.steps.run import Metrics, StepRun
@@ -39,10 +39,7 @@ def run(run: StepRun) -> Metrics:
             reports = _reports(run)
             best = best_of(reports, objective)
             if best is None:
-                raise StepError(
-                    f"{run.request.subject}: none of the {len(reports)} trials has a finite {objective['metric']} of the task "
-                    f"{objective['task']}: each of them diverged, or the suite does not measure it; search lower learning rates"
-                )
+                raise StepError(f"{run.request.subject}: {_why_none(reports, objective)}")
             number, score = best
             chosen = read_hyperparameters(run.input(f"{HYPERPARAMETERS}-{number}"))
             first = score_of(reports[0], objective)
@@ -58,6 +55,18 @@ def run(run: StepRun) -> Metrics:
     run.emit(message=told, fraction=1.0)
     (run.product(HYPERPARAMETERS) / HYPERPARAMETERS_FILE).write_bytes(chosen.to_bytes())
     return {**metrics, **chosen.values}
+
+
+def _why_none(reports: Sequence[Report], objective: Mapping[str, Any]) -> str:
+    """Why no trial has a figure, and what to do."""
+    name, task = objective["metric"], reports[0].tasks.get(objective["task"])
+    if task is not None and name not in task.metrics:
+        known = ", ".join(sorted(task.metrics)) or "nothing"
+        return f"the suite measures {known} of the task {objective['task']}, and no {name}: name one of those in the Sweep"
+    return (
+        f"none of the {len(reports)} trials has a finite {name} of the task {objective['task']}: they diverged, or what they "
+        "say is no number; search lower learning rates"
+    )
 
 
 def _reports(run: StepRun) -> list[Report]:
@@ -106,9 +115,14 @@ def _drawn(run: StepRun, sampler: RandomSampler | TpeSampler, space: dict[str, D
     objective = run.parameters.get("objective")
     study = optuna.create_study(sampler=drawing, direction=objective["direction"] if objective else "minimize")
     if objective:
-        study.add_trials(list(_past(run, objective, distributions)))
+        study.add_trials(list(_past(run, objective, space, distributions)))
     drawn: dict[str, Value] = study.ask(distributions).params
-    return drawn
+    return {field: _exact(space[field], field, value) for field, value in drawn.items()}
+
+
+def _exact(dimension: Dimension, field: str, value: Value) -> Value:
+    """A value as a grid of the same steps would have it: three times 0.1 is 0.3, and so the same training."""
+    return nearest_point(dimension, value, whole=field in WHOLE) if dimension.step is not None else value
 
 
 def _seed(seed: int, part: int, number: int) -> int:
@@ -133,7 +147,7 @@ def _distribution(field: str, dimension: Dimension) -> "BaseDistribution":
 
 
 def _past(
-    run: StepRun, objective: Mapping[str, Any], distributions: Mapping[str, "BaseDistribution"]
+    run: StepRun, objective: Mapping[str, Any], space: Mapping[str, Dimension], distributions: Mapping[str, "BaseDistribution"]
 ) -> Iterator["FrozenTrial"]:
     """The trials before, as Optuna knows them: with a figure, without one, or with none yet.
 
@@ -144,7 +158,7 @@ def _past(
     reports = _reports(run)
     for number in range(sum(name.startswith(f"{HYPERPARAMETERS}-") for name in run.request.inputs)):
         values = read_hyperparameters(run.input(f"{HYPERPARAMETERS}-{number}")).values
-        if not all(_holds(distribution, values[field]) for field, distribution in distributions.items()):
+        if not all(contains(space[field], field, values[field]) for field in distributions):
             continue
         chosen: dict[str, Any] = {"params": dict(values), "distributions": dict(distributions)}
         score = score_of(reports[number], objective) if number < len(reports) else None
@@ -152,13 +166,3 @@ def _past(
             yield create_trial(value=score, **chosen)
         else:  # one that diverged is worse than any that did not; one at work counts as such until it is known
             yield create_trial(state=TrialState.PRUNED if number < len(reports) else TrialState.RUNNING, **chosen)
-
-
-def _holds(distribution: "BaseDistribution", value: Value) -> bool:
-    """Whether a value can be drawn from a distribution."""
-    from optuna.distributions import CategoricalDistribution
-
-    if isinstance(distribution, CategoricalDistribution):
-        return value in distribution.choices
-    low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-    return bool(low <= value <= high)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from forge.contract.messages import Event
 from forge.contract.record import Record, Release
+from forge.contract.verdict import DIVERGED
 from forge.errors import printable
 from forge.plan.action import Action, ActionKind, Plan
 from forge.plan.render import duration, quantity
@@ -66,9 +67,14 @@ def note_text(action: Action) -> str:
     return "protected from now on" if action.protect else "no longer protected"
 
 
+_SAID = ("verdict", DIVERGED, "trial")
+"""What is shown before all figures."""
+
+
 def record_text(record: Record) -> str:
     """What a finished step took and measured."""
-    shown = {name: value for name, value in record.metrics.items() if isinstance(value, float) or name == "verdict"}
+    said = {name: record.metrics[name] for name in _SAID if name in record.metrics}
+    shown = said | {name: value for name, value in record.metrics.items() if isinstance(value, float)}
     figures = ", ".join(f"{name} {_figure(value)}" for name, value in list(shown.items())[:4])
     took = duration(record.actual.seconds)
     if record.estimate is not None:

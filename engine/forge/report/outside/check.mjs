@@ -279,7 +279,12 @@ function verdict() {
   for (const path of list("records")) need(said.has(sha256(readFileSync(path))), `${path}: no signed statement names a record with these bytes`);
   ok("every input of every step was made by a signed step, or lies in a commit");
 
-  for (const item of of("https://slsa.dev/provenance/v1").filter(({ payload }) => kindOf(payload) === "sweep")) judgeSearch(item, ok);
+  const kind = (name) => of("https://slsa.dev/provenance/v1").filter(({ payload }) => kindOf(payload) === name);
+  const trainings = kind("train").map(({ payload }) => payload);
+  const tests = of("https://in-toto.io/attestation/test-result/v0.1").map(({ payload }) => payload);
+  const picked = new Set();
+  for (const item of kind("sweep")) judgeSearch(item, { trainings, tests }, picked, ok);
+  judgePicked(weights, trainings, picked);
 
   const files = manifestOf(weights).files.map((file) => [file.path, bare(file.sha256)]);
   need(files.every(([path]) => !/[\\\n\r\0]/.test(path)), "odd names among the weights");
@@ -303,7 +308,7 @@ function verdict() {
   for (const check of checks) {
     const suite = check.suite.split("/")[1];
     const report = reports.find(([name, each]) => name.split("/")[1].endsWith(`.${suite}`) && each.tasks[check.task])?.[1];
-    const value = report?.tasks[check.task].metrics[check.metric];
+    const value = report?.settings.diverged_at_step === undefined ? report?.tasks[check.task].metrics[check.metric] : null;
     need(typeof value === "number" && value === check.value && check.passed && (check.bound === "min" ? value >= check.threshold : value <= check.threshold), `${check.suite} ${check.task} ${check.metric}: ${value} does not keep ${check.bound} ${check.threshold}`);
     ok(`${check.task} ${check.metric}: ${value} keeps ${check.bound} ${check.threshold}`);
   }
@@ -325,23 +330,55 @@ function verdict() {
   console.log(`VERDICT release/${environment}: the chain holds${trust.root.development ? " (DEVELOPMENT trust root)" : ""}`);
 }
 
-// The best trial of a search, by the reports that its statement names, is the one that it picked; of equal ones the first.
-function judgeSearch({ path, payload }, ok) {
+// The best trial of a search is the one that it picked, of equal ones the first. Its reports are told from the statements: each is
+// about weights of a training that read this trial's values. What was drawn lies in its space; the first trial is as written.
+function judgeSearch({ path, payload }, statements, picked, ok) {
   const { externalParameters, resolvedDependencies: read } = payload.predicate.buildDefinition;
-  const { pick, objective } = externalParameters.parameters;
-  if (pick !== "best") return;
+  const { pick, objective, values, space } = externalParameters.parameters;
+  const chosen = digestOf(payload.subject.find((row) => row.name.endsWith("/hyperparameters")));
+  if (pick !== "best") {
+    const found = documentOf(chosen, "hyperparameters.json").values;
+    const fields = Object.keys(space ?? values);
+    const fits = (field) => (space ? isIn(space[field], found[field]) : found[field] === values[field]);
+    need(fields.length === Object.keys(found).length && fields.every(fits), `${path}: it chose ${JSON.stringify(found)}, which it was not to choose`);
+    return;
+  }
   const numbered = (pattern) => new Map(read.flatMap((row) => { const found = pattern.exec(row.name); return found ? [[Number(found[1]), digestOf(row)]] : []; }));
-  const [reports, chosen] = [numbered(/^evaluate\/[^/.]+\.([0-9]+)\.[^/.]+\/report$/), numbered(/^sweep\/[^/.]+\.([0-9]+)\/hyperparameters$/)];
-  need(reports.size > 0 && reports.size === chosen.size, `${path}: a search whose trials have no reports`);
+  const [reports, hyperparameters] = [numbered(/^evaluate\/[^/.]+\.([0-9]+)\.[^/.]+\/report$/), numbered(/^sweep\/[^/.]+\.([0-9]+)\/hyperparameters$/)];
+  need(reports.size > 0 && reports.size === hyperparameters.size, `${path}: a search whose trials have no reports`);
   const sign = objective.direction === "minimize" ? 1 : -1;
   let best;
   for (const [number, digest] of [...reports].sort(([one], [other]) => one - other)) {
-    const value = documentOf(digest, "report.json").tasks[objective.task]?.metrics[objective.metric];
+    const weights = statements.tests.filter((test) => digestOf(test.predicate.report) === digest).map((test) => digestOf(test.subject[0]));
+    const trained = statements.trainings.some((each) => each.subject.some((row) => weights.includes(digestOf(row))) && reads(each, hyperparameters.get(number)));
+    need(trained, `${path}: the report of trial ${number} is about no training with that trial's values`);
+    const report = documentOf(digest, "report.json");
+    const value = report.settings.diverged_at_step === undefined ? report.tasks[objective.task]?.metrics[objective.metric] : null;
     if (typeof value === "number" && (best === undefined || sign * value < sign * best.value)) best = { number, value };
   }
-  const picked = digestOf(payload.subject.find((row) => row.name.endsWith("/hyperparameters")));
-  need(best !== undefined && chosen.get(best.number) === picked, `${path}: the best of its ${reports.size} trials is trial ${best?.number}, and it picked another`);
+  need(best !== undefined && hyperparameters.get(best.number) === chosen, `${path}: the best of its ${reports.size} trials is trial ${best?.number}, and it picked another`);
+  picked.add(chosen);
   ok(`a search picked the best of its ${reports.size} trials: trial ${best.number}, ${objective.task} ${objective.metric} ${best.value}`);
+}
+
+const reads = (training, digest) => training.predicate.buildDefinition.resolvedDependencies.some((row) => digestOf(row) === digest);
+const isIn = ({ choices, low, high }, value) => (choices ? choices.includes(value) : typeof value === "number" && value >= low && value <= high);
+
+// Whatever a search chose for the weights that are released, or for one of their bases, is what a search picked.
+function judgePicked(weights, trainings, picked) {
+  const pending = [weights];
+  const seen = new Set();
+  while (pending.length) {
+    const digest = pending.pop();
+    if (seen.has(digest)) continue;
+    seen.add(digest);
+    for (const training of trainings.filter((each) => each.subject.some((row) => digestOf(row) === digest))) {
+      const { externalParameters, resolvedDependencies: read } = training.predicate.buildDefinition;
+      const chosen = read.filter((row) => row.name.endsWith("/hyperparameters"));
+      need(!externalParameters.parameters.sweep || (chosen.length === 1 && picked.has(digestOf(chosen[0]))), `the weights ${digest} were trained with values that no search picked`);
+      pending.push(...read.filter((row) => row.name.endsWith("/weights")).map(digestOf));
+    }
+  }
 }
 
 // in-toto-verify has counted keys; a threshold is about functionaries, of whom one may hold several. A P-256 key of the trainer

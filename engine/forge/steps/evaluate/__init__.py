@@ -14,6 +14,7 @@ so small that a second thread mostly waits for the first (on a busy machine it m
 slower), and the report is then the same for every number of threads. A larger model gets the request's threads.
 """
 
+import json
 import math
 import os
 import random
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from forge.canonical import canonical_json
+from forge.contract.verdict import DIVERGED, DIVERGED_FILE
 from forge.errors import StepError
 from forge.spec.eval_suite import EvalSuiteSpec
 from forge.steps.evaluate.tasks import Task, lay_out, read_tasks, task_digest
@@ -73,6 +75,7 @@ def run(run: StepRun) -> Metrics:
             "backend": "hf",
             "dtype": "float32",
             "lm_eval": version("lm-eval"),
+            **_divergence(run.input("weights")),
         },
     }
     (run.product("report") / "report.json").write_bytes(canonical_json(product) + b"\n")
@@ -83,6 +86,12 @@ def run(run: StepRun) -> Metrics:
         for metric, value in entry["metrics"].items()
         if value is not None
     }
+
+
+def _divergence(weights: Path) -> dict[str, int]:
+    """Where a trial's training ended because it diverged: no gate passes such a model, whatever is measured of it."""
+    path = weights / DIVERGED_FILE
+    return {DIVERGED: json.loads(path.read_bytes())[DIVERGED]} if path.exists() else {}
 
 
 def _settings(parameters: dict[str, Any]) -> EvalSuiteSpec:

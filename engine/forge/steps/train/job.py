@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from forge.contract.checkpoints import BYPRODUCT, branch_point, lineage_of
 from forge.contract.hyperparameters import HYPERPARAMETERS
 from forge.contract.messages import InputArtifact, StepRequest
+from forge.contract.verdict import DIVERGED_FILE
 from forge.errors import StepError
 from forge.spec.architecture import Architecture
 from forge.spec.extend import TRUNK, earlier_runs, optimizer_steps, steps_before_decay
@@ -191,6 +192,8 @@ def read_job(request: StepRequest) -> TrainJob:
     if SWEEP in parameters:  # what is trained is told by the key alone, and a rise is no end of it
         settings = {**settings, "max_loss_rise": None}
     base = _laid_out(request, "base") if objective != "pretrain" else None
+    if base is not None and (base / DIVERGED_FILE).exists():
+        raise StepError(f"{request.subject}: its base diverged in training, before that came to its end: train another one")
     template = parameters.get("chat_template", DEFAULT_CHAT_TEMPLATE)
     if base is not None:
         tokenizer = _laid_out(request, "tokenizer")
@@ -207,6 +210,8 @@ def read_job(request: StepRequest) -> TrainJob:
         mixture = tuple(_share(part) for part in parameters.get("mixture", ()))
         trunk = _trunk(request)
     except (KeyError, ValidationError) as error:
+        if SWEEP in parameters and isinstance(error, ValidationError):
+            raise StepError(_cannot_be_trained(request, error)) from error
         raise StepError(f"{request.subject}: the request's parameters are not a model's: {error}") from error
     inputs = {name: artifact.digest for name, artifact in request.inputs.items()}
     job = TrainJob(
@@ -248,6 +253,14 @@ def _whole(request: StepRequest) -> dict[str, Any]:
             f"{request.subject}: its sweep chooses {', '.join(fields)}, and gave {', '.join(sorted(chosen)) or 'nothing'}"
         )
     return with_values(request.parameters, chosen)
+
+
+def _cannot_be_trained(request: StepRequest, error: ValidationError) -> str:
+    """What to say of values between the ends of a range that were drawn, and of which no training can be made."""
+    chosen = read_hyperparameters(_laid_out(request, HYPERPARAMETERS)).values
+    told = ", ".join(f"{field} {value:g}" for field, value in chosen.items())
+    why = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    return f"{request.subject}: its sweep chose {told}, which cannot be trained: {why}. Search choices, or steps"
 
 
 def _layout(request: StepRequest) -> NanotronLayout | None:

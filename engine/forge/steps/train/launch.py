@@ -18,6 +18,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from forge.canonical import canonical_json
+from forge.contract.verdict import DIVERGED, DIVERGED_FILE
 from forge.errors import StepError
 from forge.steps.imports import quick_imports
 from forge.steps.interruption import StoppedError, StopRequest
@@ -43,10 +45,13 @@ def launch(run: StepRun) -> Metrics:
     metrics = _launch(run, job)
     if not job.searched:
         return metrics
-    taken = int(metrics["optimizer_steps"])
-    ended = {} if taken == job.total_steps else {"diverged_at_step": taken + 1}
     finite = {name: value for name, value in metrics.items() if not isinstance(value, float) or math.isfinite(value)}
-    return {**finite, **ended}
+    taken = int(metrics["optimizer_steps"])
+    if taken == job.total_steps:
+        return finite
+    # Beside the weights, so that whoever measures them knows: no gate passes them, and no search picks them.
+    (run.product("weights") / DIVERGED_FILE).write_bytes(canonical_json({DIVERGED: taken + 1}) + b"\n")
+    return {**finite, DIVERGED: taken + 1}
 
 
 def _launch(run: StepRun, job: TrainJob) -> Metrics:
