@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from tests.admission.test_attacks import bodies_of as bodies
 from tests.admission.test_attacks import record_of, rewrite, signed, verdict_of
-from tests.conftest import commit_all, new_repository, run_forge, write_small
+from tests.conftest import DEPLOYMENT, commit_all, new_repository, run_forge, write_small
 from tests.made import lay_made
-from tests.searching import write_search
+from tests.plan.test_withdrawn import withdrawing
+from tests.searching import SWEEP, write_search
 
-from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE
+from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE, Hyperparameters
 from forge.contract.kinds import Role
 from forge.contract.record import Record
 from forge.store.store import Store
@@ -110,3 +111,94 @@ def test_a_model_that_no_environment_serves_is_the_trial_that_was_picked(copy: P
     verdict = verdict_of(copy, config_home, "model/small")
     assert [finding.message for finding in verdict.findings] == ["these weights have passed no gate"]
     assert record_of(copy, f"train/small.{best(copy)}").products["weights"] == verdict.findings[0].object
+
+
+def test_a_draw_that_lies_outside_of_its_space_is_not_released(searched: Path, tmp_path: Path, config_home: Path) -> None:
+    """The sweep step of a trial was tampered with; whatever its figure, its values are none that the commit searches."""
+    refused = apply_with(searched, tmp_path, config_home, "sweep/small.1", {"training.optimizer.lr": 0.02})
+    assert "[sweep] sweep/small.1: it chose another point than that of its grid" in refused
+    first = apply_with(searched, tmp_path / "first", config_home, "sweep/small.0", {"training.optimizer.lr": 0.006})
+    assert "[sweep] sweep/small.0: it is to take the values that are written, and took others" in first
+
+
+def apply_with(searched: Path, folder: Path, config_home: Path, step_id: str, values: dict[str, float]) -> str:
+    """Apply where a sweep step has made something else; returns why nothing was released."""
+    folder = folder / "repository"
+    folder.mkdir(parents=True)
+    write(folder)
+    lay_made(searched, folder, (*OF_THE_SEARCH[:3], step_id))
+    key = record_of(searched, step_id).key.removeprefix("sha256:")
+    (path,) = (folder / ".forge" / "work" / key).glob(f"*/output/{HYPERPARAMETERS}/{HYPERPARAMETERS_FILE}")
+    path.unlink()
+    path.write_bytes(Hyperparameters(values=values).to_bytes())
+    refused = run_forge(folder, config_home, "apply", code=None)
+    assert refused.returncode
+    return refused.stdout + refused.stderr
+
+
+def test_a_search_that_was_extended_is_one_search_in_the_chain(copy: Path, config_home: Path, tmp_path: Path) -> None:
+    """Also where what it picks is what it had picked before: the earlier search chose by fewer trials."""
+    path = copy / "models" / "sweep.yaml"
+    path.write_text(path.read_text() + SWEEP[SWEEP.index("    - sampler") :].replace("[1.0e-3, 1.0e-2]", "[2.0e-2]"))
+    commit_all(copy, "another round")
+    run_forge(copy, config_home, "apply", "--force", "release/small-local")
+    verdict = verdict_of(copy, config_home)
+    assert verdict.holds
+    said = [check.message for check in verdict.checks if check.rule == "sweep"]
+    assert [line.split(": trial")[0] for line in said if "picked the best" in line] == [
+        "sweep/small picked the best of 4 trials"
+    ]
+    run_forge(copy, config_home, "report", "release/local", "--out", str(tmp_path / "report"))
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert page.count("Search for Model/small") == 1
+
+
+def test_another_models_search_with_the_same_values_is_no_part_of_a_chain(copy: Path, config_home: Path) -> None:
+    """Two models that name one sweep choose equal numbers; what one of them has lost is not the other's matter."""
+    model = (copy / "models" / "model.yaml").read_text().replace("name: small}", "name: other}").replace("seed: 5", "seed: 6")
+    (copy / "models" / "other.yaml").write_text(model)
+    deployment = DEPLOYMENT.replace("small-local", "other").replace("environment: local", "environment: other")
+    (copy / "models" / "other-deployment.yaml").write_text(deployment.replace("Model/small", "Model/other"))
+    commit_all(copy, "another model of the same sweep")
+    run_forge(copy, config_home, "apply")
+    Store(".forge/store", copy).remove(record_of(copy, f"evaluate/small.{(best(copy) + 1) % 3}.search").products["report"])
+    assert not verdict_of(copy, config_home).holds
+    other = verdict_of(copy, config_home, "release/other")
+    assert other.holds
+    assert not [check for check in other.checks if "train/small" in check.message or "sweep/small " in check.message]
+
+
+def test_a_withdrawal_of_what_it_chose_by_reaches_the_release(copy: Path, config_home: Path) -> None:
+    (copy / "policies" / "withdrawn.yaml").write_text(withdrawing("EvalSuite/search"))
+    commit_all(copy, "the search's suite is withdrawn")
+    refused = run_forge(copy, config_home, "apply", code=None)
+    assert refused.returncode
+    verdict = verdict_of(copy, config_home)
+    assert [item.subject for item in verdict.withdrawn] == ["EvalSuite/search"]
+    impact = run_forge(copy, config_home, "impact", "EvalSuite/search").stdout
+    assert "sweep/small" in impact
+    assert "local" in impact.split("serv")[-1]
+
+
+def test_a_trial_that_diverged_is_not_picked_and_a_model_that_did_passes_no_gate(
+    applied: Path, tmp_path: Path, config_home: Path
+) -> None:
+    folder = tmp_path / "repository"
+    write(folder)
+    sweep = SWEEP.replace("[1.0e-3, 1.0e-2]", "[1.0e+37]")
+    (folder / "models" / "sweep.yaml").write_text(sweep)
+    model = (folder / "models" / "model.yaml").read_text().replace("lr: 5.0e-3", "lr: 1.0e-9, gradient_clip_norm: null")
+    (folder / "models" / "model.yaml").write_text(model)
+    commit_all(folder, "a trial that diverges, beside one that learns nothing")
+    lay_made(applied, folder, OF_THE_SEARCH[:3])
+    said = run_forge(folder, config_home, "apply", code=None).stderr
+    assert "train/small.1: done in" in said
+    assert "diverged_at_step 2" in said
+    assert best(folder) == 0
+    seeds = SWEEP.replace("training.optimizer.lr: {choices: [1.0e-3, 1.0e-2]}", "training.seed: {choices: [6]}")
+    (folder / "models" / "sweep.yaml").write_text(seeds + "  trial: {training.optimizer.lr: 5.0e-3}\n")
+    (folder / "models" / "model.yaml").write_text(model.replace("lr: 1.0e-9", "lr: 1.0e+37"))
+    commit_all(folder, "the model itself diverges, and its trials do not")
+    done = run_forge(folder, config_home, "apply", code=1)
+    assert "train/small: done in" in done.stderr
+    assert "verdict NO-GO" in done.stderr

@@ -20,6 +20,7 @@ from tests.searching import searched, write_search
 from tests.spec.test_sft_spec import TUNED
 from tests.steps.finetune.conftest import chat, write_conversations
 
+from forge.admission.verdict import Verdict
 from forge.admission.verify import verify
 from forge.attest.bundle import bundles_of
 from forge.attest.envelope import seal
@@ -171,23 +172,35 @@ def test_forge_picks_again(released: Released, governed: Governed) -> None:
         assert "trials that were not picked are not hashed" in said
 
 
-def test_weights_of_a_trial_that_was_not_picked_may_be_gone(released: Released, governed: Governed, tmp_path: Path) -> None:
-    """What was signed of them is enough; those of the one that was picked are hashed."""
+def test_the_bytes_of_a_trial_that_was_not_picked_may_be_gone_and_their_list_may_not(
+    released: Released, governed: Governed, tmp_path: Path
+) -> None:
+    """What was signed of them is in the layout's links. The bytes of what was picked are hashed."""
     folder = tmp_path / "copy"
     shutil.copytree(released.folder, folder, symlinks=True)
     best = int(record_of(folder, "sweep/small").metrics["trial"])
     store = Store(".forge/store", folder)
 
-    def told() -> list[str]:
+    def judged() -> Verdict:
         with Repository(folder) as repository:
             snapshot = Ledger(repository, LEDGER).snapshot()
-            verdict = verify("release/local", repository, snapshot, store, read_trust_root(governed.config))
-        return [str(finding) for finding in verdict.findings]
+            return verify("release/local", repository, snapshot, store, read_trust_root(governed.config))
 
-    store.remove(record_of(folder, f"train/small.{(best + 1) % 3}").products["weights"])
-    assert told() == []
-    store.remove(record_of(folder, f"train/small.{best}").products["weights"])
-    assert any("[bytes]" in line for line in told())
+    def lose(number: int) -> str:
+        digest = record_of(folder, f"train/small.{number}").products["weights"]
+        (file,) = [file for file in store.manifest(digest).files if file.path == "model.safetensors"]
+        name = hex_of(file.sha256)
+        (folder / ".forge" / "store" / "blobs" / name[:2] / name).unlink()
+        return digest
+
+    assert "layout" in {check.rule for check in judged().checks}
+    other = lose((best + 1) % 3)
+    assert judged().holds
+    assert "layout" in {check.rule for check in judged().checks}
+    store.remove(other)
+    assert {finding.rule for finding in judged().findings} == {"bytes"}
+    lose(best)
+    assert any(f"train/small.{best}/weights" in str(finding) for finding in judged().findings)
 
 
 def test_the_report_shows_every_trial_and_what_was_picked(released: Released, governed: Governed, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ class Impact:
 
 
 def impact_of(
-    subject: str, descent: Descent, moves: Sequence[Release | Retirement], signed_moves: frozenset[str], lines: Iterable[Line]
+    subject: str, descent: Descent, moves: Sequence[Release | Retirement], own_moves: frozenset[str], lines: Iterable[Line]
 ) -> Impact:
     """What descends from a subject.
 
@@ -101,13 +101,14 @@ def impact_of(
         subject: what ``descent`` was asked about.
         descent: over all records of the ledger.
         moves: every move of every pointer, oldest first.
-        signed_moves: ``moved`` and environment, joined by a space, of moves that the subject itself (a key) signed.
+        own_moves: ``moved`` and environment, joined by a space, of further moves that descend: those that the subject (a key)
+            signed, or that rest on a search which chose by it.
         lines: of the audit logs.
     """
     records = descent.descendants()
     releases = {digest for record in records for name, digest in record.products.items() if name == "release"}
     releases = {digest for digest in releases if descent.artifact(digest)}
-    served = tuple(_served(moves, releases, signed_moves))
+    served = tuple(_served(moves, releases, own_moves))
     weights = {digest for record in records for digest in record.products.values() if _is_weights(record, digest)}
     weights = {digest for digest in weights if descent.artifact(digest)}
     causes = dict.fromkeys(cause for record in records for cause in descent.named(record))
@@ -135,14 +136,14 @@ def _made(record: Record) -> Made:
     return Made(record.step_id, record.subject, record.commit, record.finished, record.products)
 
 
-def _served(moves: Sequence[Release | Retirement], releases: set[str], signed_moves: frozenset[str]) -> Iterator[Served]:
+def _served(moves: Sequence[Release | Retirement], releases: set[str], own_moves: frozenset[str]) -> Iterator[Served]:
     by_environment: dict[str, list[Release | Retirement]] = defaultdict(list)
     for move in moves:
         by_environment[move.environment or ""].append(move)
     for environment in sorted(by_environment):
         rows = by_environment[environment]
         for index, move in enumerate(rows):
-            if isinstance(move, Release) and (move.release in releases or f"{move.moved} {environment}" in signed_moves):
+            if isinstance(move, Release) and (move.release in releases or f"{move.moved} {environment}" in own_moves):
                 until = rows[index + 1].moved if index + 1 < len(rows) else None
                 yield Served(environment, move.deployment, move.release, move.commit, move.moved, until)
 

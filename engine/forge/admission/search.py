@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from forge.admission.descent import Descent, Known
 from forge.canonical import PREFIX, digest_of_bytes
+from forge.contract.hyperparameters import Pick
 from forge.contract.inventory import BYPRODUCT as INVENTORY
 from forge.contract.inventory import INVENTORY_FILE, Inventory
 from forge.contract.record import Record, Release, Retirement
@@ -29,8 +30,9 @@ class Search:
 
     descent: Descent
     moves: tuple[Release | Retirement, ...]
-    signed_moves: frozenset[str]
-    """``moved`` and environment, joined by a space, of moves that the subject signed."""
+    own_moves: frozenset[str]
+    """``moved`` and environment, joined by a space, of moves that the subject signed, or that rest on a search which chose by
+    it: what was chosen is what a trial was trained with anyway, and descends from nothing that told the trials apart."""
     unread: tuple[str, ...]
     """Artifacts whose files are not known: the store has lost them."""
 
@@ -40,7 +42,8 @@ def search(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
 
     ``heirs``: what the subject was called later: what a resource made under its later name descends as well.
     """
-    bodies = [snapshot.entry_at(sequence_path(sequence)).body for sequence in range(1, snapshot.head[0] + 1)]
+    entries = [snapshot.entry_at(sequence_path(sequence)) for sequence in range(1, snapshot.head[0] + 1)]
+    bodies = [entry.body for entry in entries]
     records = [body for body in bodies if isinstance(body, Record)]
     moves = tuple(body for body in bodies if isinstance(body, Release | Retirement) and body.environment is not None)
     known, unread, signed = Known(), list[str](), frozenset[str]()
@@ -54,7 +57,11 @@ def search(subject: str, repository: Repository, snapshot: Snapshot, store: Stor
         )
     elif subject.startswith("sha256:") and not _names_an_artifact(subject, records):
         known = Known(files=_files(records, repository, store, unread))
-    return Search(Descent(records, [subject, *heirs], known), moves, signed, tuple(unread))
+    descent = Descent(records, [subject, *heirs], known)
+    chosen = {id(record) for record in descent.descendants() if record.parameters.get("pick") == Pick.BEST}
+    picks = {entry.digest for entry in entries if id(entry.body) in chosen}
+    resting = {f"{m.moved} {m.environment}" for m in moves if isinstance(m, Release) and not picks.isdisjoint(m.rests_on)}
+    return Search(descent, moves, signed | resting, tuple(unread))
 
 
 def _names_an_artifact(digest: str, records: Sequence[Record]) -> bool:

@@ -40,7 +40,7 @@ def impact(
         folders = audit or ([own] if own.is_dir() else [])
         found = search(subject, place.repository, snapshot, place.store, Lineage(place.desired, snapshot).later_names(subject))
         faults: list[str] = []
-        made = impact_of(subject, found.descent, found.moves, found.signed_moves, read_audit(folders, faults))
+        made = impact_of(subject, found.descent, found.moves, found.own_moves, read_audit(folders, faults))
         noted = snapshot.withdrawals().get(subject)
         in_force = noted if noted is not None and not noted.lifted else None
     show = (made, in_force, found.unread, faults)

@@ -12,6 +12,7 @@ from forge.errors import printable
 _HEADINGS = {
     StepKind.TRAIN: "models",
     StepKind.EVALUATE: "evaluations",
+    StepKind.SWEEP: "choices of searches",
     StepKind.GATE: "gates",
 }
 
