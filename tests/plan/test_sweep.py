@@ -151,6 +151,24 @@ def test_trials_and_model_are_one_training_but_for_what_trials_alone_are_to_have
     assert tokens == [20_000, 20_000, 40_000]
 
 
+def test_what_trials_are_to_have_and_the_model_has_anyway_makes_no_other_training() -> None:
+    """Written or at its default: so the best trial is still the model."""
+    plain, said = (
+        commit(),
+        commit(SWEEP + "  trial: {training.tokens: 40k, training.seed: 5, training.optimizer.eps: 1.0e-8}\n"),
+    )
+    for step_id in ("train/small.0", "train/small"):
+        assert build_graph(said)[step_id].canonical_parameters == build_graph(plain)[step_id].canonical_parameters
+
+
+def test_the_model_costs_nothing_where_it_will_be_a_trial_that_is_done() -> None:
+    plan = World().plan(commit())
+    assert (of(plan, "train/small").estimate.cost, of(plan, "train/small").estimate.seconds) == (0.0, 0.0)
+    assert of(plan, "train/small.0").estimate.cost
+    cheap = World().plan(commit(SWEEP + CHEAP))
+    assert (of(cheap, "train/small").estimate.cost or 0) > (of(cheap, "train/small.0").estimate.cost or 0) > 0
+
+
 def test_two_models_are_searched_each_on_its_own() -> None:
     twin = edited("{name: small}", "{name: twin}", searched(MODEL))
     graph = build_graph(commit(SWEEP, "", twin))

@@ -45,6 +45,8 @@ def seen(documents: list[Document]) -> str:
 @example("!!str &x ")
 @example("2026-01-01: x")
 @example(" &a %YAML 1.1\nx")
+@example('["":a"]')
+@example("{'a':[b]}")
 def test_both_parsers_read_the_same(text: str) -> None:
     fast, slow = read_documents("x.yaml", text.encode()), read_by_reference("x.yaml", text.encode().decode("utf-8-sig"))
     assert (seen(fast[0]), fast[1]) == (seen(slow[0]), slow[1])

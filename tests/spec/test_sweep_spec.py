@@ -248,6 +248,21 @@ def test_of_a_range_the_values_are_tried_that_it_has_and_not_what_lies_beyond_it
     assert "batch_tokens 513" in fault
 
 
+def test_steps_between_the_ends_are_tried_where_they_are_few() -> None:
+    """3,072 tokens are 48 sequences, which 32 of a forward pass do not divide; neither end says so."""
+    (fault,) = fit(
+        MODEL.replace("    seed: 5\n", "    seed: 5\n    micro_batch_sequences: 32\n").replace(
+            "batch_tokens: 1024", "batch_tokens: 2048"
+        ),
+        "training.batch_tokens: {low: 2048, high: 4096, step: 1024}",
+    )
+    assert "with training.batch_tokens 3072: " in fault
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    assert fit(MODEL, "training.batch_tokens: {choices: [1024.0, 2.048e+3]}", trial="training.tokens: 2.0e+4") == []
+
+
 def test_values_are_tried_together() -> None:
     fields = [f"training.schedule.{name}_tokens: {{low: 0, high: 30k}}" for name in ("warmup", "decay")]
     (fault,) = fit(MODEL, *fields)

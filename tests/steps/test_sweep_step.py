@@ -141,6 +141,29 @@ def test_trials_outside_of_the_space_say_nothing_of_it(make_run: MakeRun, tmp_pa
     assert found == choose(make_run, following(0, TPE, space))
 
 
+def test_a_trial_between_the_steps_of_the_space_says_nothing_of_it(make_run: MakeRun, tmp_path: Path) -> None:
+    """The values that are written need not be a step: an adaptive search goes on without them."""
+    space = {LR: {"low": 1e-3, "high": 1e-2, "step": 3e-3}}
+    known = trials(tmp_path, ({"lr": 5e-3}, 1.0), ({"lr": 4e-3}, 2.0))
+    found = choose(make_run, following(1, {**TPE, "startup_trials": 1}, space, objective=OBJECTIVE), known)
+    assert found[LR] in (0.001, 0.004, 0.007, 0.01)
+
+
+def test_a_drawn_step_is_the_number_that_a_grid_has_there(make_run: MakeRun) -> None:
+    """0.05 three times is 0.15: another last digit would be another training."""
+    space = {LR: {"low": 0.05, "high": 1.0, "step": 0.05}}
+    points = {choose(make_run, following(number, {"name": "grid"}, space))[LR] for number in range(20)}
+    drawn = {choose(make_run, following(number, {"name": "random"}, space))[LR] for number in range(30)}
+    assert len(drawn) > 8
+    assert drawn <= points
+
+
+def test_a_metric_that_the_suite_does_not_measure_is_named(make_run: MakeRun, tmp_path: Path) -> None:
+    known = trials(tmp_path, ({"lr": 0.1}, 1.0))
+    with pytest.raises(StepError, match=r"the suite measures bits_per_byte of the task t, and no acc: name one of those"):
+        choose(make_run, {"pick": "best", "objective": {**OBJECTIVE, "metric": "acc"}}, known)
+
+
 def test_the_best_trial_is_the_one_with_the_best_figure_and_of_equal_ones_the_first(make_run: MakeRun, tmp_path: Path) -> None:
     rows = [({"lr": 0.1}, 3.0), ({"lr": 0.2}, None), ({"lr": 0.3}, 2.0), ({"lr": 0.4}, 2.0), ({"lr": 0.5}, 4.0)]
 
@@ -159,9 +182,7 @@ def test_the_best_trial_is_the_one_with_the_best_figure_and_of_equal_ones_the_fi
 @pytest.mark.parametrize("figures", [[None, None], [None]])
 def test_a_search_without_any_figure_has_no_best(make_run: MakeRun, tmp_path: Path, figures: Sequence[None]) -> None:
     known = trials(tmp_path, *(({"lr": 0.1}, figure) for figure in figures))
-    with pytest.raises(
-        StepError, match=r"none of the \d trials has a finite bits_per_byte of the task t: each of them diverged"
-    ):
+    with pytest.raises(StepError, match=r"none of the \d trials has a finite bits_per_byte of the task t: they diverged"):
         choose(make_run, {"pick": "best", "objective": OBJECTIVE}, known)
 
 

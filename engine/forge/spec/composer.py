@@ -21,6 +21,7 @@ _READ_DIFFERENTLY = re.compile(
     r"|(?:^|[\s,:?\[{-])%"  # directives, and plain scalars that look like one
     r"|(?:^|[\s,:?\[{-])!(?=[\s,\]}]|\Z)"  # the tag without a name
     r"|^\.\.\."  # the end of a document
+    r"|[\"']:(?=[^\s,\]}])"  # a value that touches its quoted key
     r"|[|>][-+0-9]*\#"  # a comment that touches a block scalar's header
     r"|[|>][-+0-9]* *(?:\#[^\n]*)?\n(?! +[^ \n#])",  # a block scalar that does not begin with text
     re.MULTILINE,

@@ -183,7 +183,7 @@ def _ends(dimension: Dimension, *, whole: bool) -> list[Value]:
     """The lowest value first, the highest last; of a range with steps all that are between, or the second one of many."""
     if dimension.choices is not None:
         return sorted(dimension.choices)
-    if (whole or dimension.step is not None) and not dimension.log:
+    if whole or dimension.step is not None:
         last = dimension.num_points - 1
         places = range(last + 1) if last < _MOST_BETWEEN else sorted({0, min(1, last), last})
         return [point_of(dimension, place, whole=whole) for place in places]
