@@ -42,3 +42,12 @@ def test_a_name_means_a_run_or_one_of_its_attempts(name: str, meant: list[Run]) 
 def test_a_name_that_means_none_or_several_is_refused(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         find_runs(RUNS, name)
+
+
+def test_a_model_that_is_one_of_its_searchs_trials_is_told_by_their_names() -> None:
+    searched = [*RUNS, run("e1", 1, "train/s.0"), run("e2", 1, "train/s.1"), run("e3", 1, "evaluate/s.1.suite")]
+    with pytest.raises(
+        UsageError, match=r"no run 'train/s' of its own; its search has train/s.0, train/s.1: `forge plan` says"
+    ):
+        find_runs(searched, "train/s")
+    assert find_runs(searched, "train/s.1") == searched[5:6]

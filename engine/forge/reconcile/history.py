@@ -45,6 +45,10 @@ def find_runs(runs: Sequence[Run], name: str) -> list[Run]:
         found = [run for run in runs if run.key == newest]
     if not found:
         known = dict.fromkeys(run.step_id for run in runs)
+        trials = [step_id for step_id in known if step_id.rpartition(".")[0] == name]
+        if trials:  # of a search, whose best trial is the model: it is not trained once more
+            which = "`forge plan` says which of them it is"
+            raise UsageError(f"no run {name!r} of its own; its search has {', '.join(sorted(trials))}: {which}")
         raise UsageError(f"no run {name!r} (`forge runs` lists them){did_you_mean(name, known)}")
     return found
 
