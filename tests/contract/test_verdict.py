@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from forge.contract.verdict import Bound, Check, Decision, Report, TaskReport, Verdict, check
+from forge.contract.verdict import DIVERGED, Bound, Check, Decision, Report, TaskReport, Verdict, check
 from forge.spec.deployment import Gate
 
 numbers = st.floats(allow_nan=False, allow_infinity=False, width=32)
@@ -42,6 +42,12 @@ def test_what_is_no_number_never_passes(value: float | None, bound: str) -> None
     verdict = check([gate(**{bound: 0.0})], [report(value)])
     assert verdict.verdict is Decision.NO_GO
     assert verdict.checks[0].value is None
+
+
+def test_a_model_that_diverged_in_training_passes_nothing_whatever_was_measured() -> None:
+    lost = report(0.9).model_copy(update={"settings": {DIVERGED: 2}})
+    assert check([gate(min=0.5)], [report(0.9)]).verdict is Decision.GO
+    assert check([gate(min=0.5)], [lost]).verdict is Decision.NO_GO
 
 
 def test_a_metric_or_task_that_the_report_lacks_never_passes() -> None:

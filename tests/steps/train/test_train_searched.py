@@ -1,5 +1,6 @@
 """Trainings whose values a sweep chose: as with the values written; and a trial that diverges has a result."""
 
+import json
 import math
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tests.steps.train.conftest import TRAINING, Attempt, let_choose
 
+from forge.contract.verdict import DIVERGED, DIVERGED_FILE
 from forge.errors import StepError
 from forge.steps.train.checkpoint import load_checkpoint
 
@@ -62,6 +64,17 @@ def test_a_trial_that_diverges_ends_with_the_weights_before_that_step(new_attemp
     told = [event["message"] for event in attempt.events() if "this trial has diverged" in event.get("message", "")]
     assert len(told) == 1
     assert f"at step {ended} of 12 the loss is" in told[0]
+
+
+def test_weights_that_diverged_say_so_and_are_no_base(new_attempt: Make) -> None:
+    attempt = diverging(new_attempt)
+    ended = attempt.run()["diverged_at_step"]
+    assert json.loads((attempt.weights / DIVERGED_FILE).read_text()) == {DIVERGED: ended}
+    with pytest.raises(StepError, match=r"its base diverged in training, before that came to its end"):
+        new_attempt("next", base=attempt.weights).run()
+    whole = new_attempt("whole")
+    whole.run()
+    assert not (whole.weights / DIVERGED_FILE).exists()
 
 
 def test_how_often_it_is_validated_does_not_change_what_a_diverging_trial_leaves(new_attempt: Make) -> None:
