@@ -61,7 +61,7 @@ class Governed:
             keys = [{"name": f"{role}-1", "public": self.public(role), "valid_from": "2020-01-01T00:00:00Z"}]
             if role == "trainer":
                 keys.append({"name": "weights-1", "public": self.public("weights"), "valid_from": "2020-01-01T00:00:00Z"})
-            roles[role] = {"steps": STEPS[role], "keys": keys}
+            roles[role] = {"steps": [*STEPS[role]], "keys": keys}
         return {
             "roles": roles,
             "approvers": ["ana", "ben"],
