@@ -29,6 +29,8 @@ class Closure:
         for record in records:
             for digest in record.products.values():
                 self.makers[digest].append(record)
+        self.chosen = {digest for record in records if record.step is StepKind.SWEEP for digest in record.products.values()}
+        """What sweep steps made."""
         self._behind: dict[tuple[str, str], Mapping[str, Done]] = {}
 
     def of(self, roots: Sequence[Record], release: Release | None) -> dict[str, Record]:
@@ -47,14 +49,14 @@ class Closure:
             for name, digest in record.inputs.items():
                 if digest not in followed:
                     pending += self.made(record, name, digest)
-                if not self._was_chosen(digest):
+                if digest not in self.chosen:
                     followed.add(digest)
         return found
 
     def made(self, record: Record, name: str, digest: str) -> list[Record]:
         """The records that made an input of a record."""
         makers = self.makers.get(digest, [])
-        if not self._was_chosen(digest):
+        if digest not in self.chosen:
             return makers
         graph = self._graph_of(record.commit)
         step = graph.get(record.step_id)
@@ -68,10 +70,6 @@ class Closure:
             lambda maker: maker.parameters == dict(asked.parameters) and maker.inputs.keys() == asked.inputs.keys(),
         )
         return next((found for rule in rules if (found := [maker for maker in makers if rule(maker)])), makers)
-
-    def _was_chosen(self, digest: str) -> bool:
-        """Whether a sweep step made an artifact."""
-        return any(maker.step is StepKind.SWEEP for maker in self.makers.get(digest, ()))
 
     def _searches(self, commit: str, step_id: str) -> Iterator[Done]:
         """The records of the sweep steps behind a step."""

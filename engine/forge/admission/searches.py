@@ -25,6 +25,8 @@ def beside_the_best(roots: Iterable[Record], records: Collection[Record], closur
         records: all that they descend from, and themselves.
         closure: how they were found.
     """
+    if not closure.chosen:
+        return set()
     needed: dict[str, Record] = {}
     pending = list(roots)
     while pending:
