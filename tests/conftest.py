@@ -130,6 +130,15 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def scaled(path: Path, changes: dict[str, str]) -> str:
+    """An example's file with some texts replaced, each of which it has once: the example in seconds instead of minutes."""
+    text = path.read_text()
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
 def commit_all(folder: Path, message: str = "change") -> str:
     """Commit everything that lies in the folder; returns the commit."""
     git(folder, "add", "--all")

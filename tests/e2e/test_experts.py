@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import DEPLOYMENT, ROOT, commit_all
+from tests.conftest import DEPLOYMENT, ROOT, commit_all, scaled
 
 pytestmark = pytest.mark.e2e
 
@@ -24,16 +24,8 @@ SCALED = {
 }
 
 
-def scaled() -> str:
-    text = EXAMPLE.read_text()
-    for old, new in SCALED.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
-
-
 def test_the_example_of_experts_becomes_a_release(repository: Path, forge: Callable[..., Any]) -> None:
-    (repository / "models" / "model.yaml").write_text(scaled())
+    (repository / "models" / "model.yaml").write_text(scaled(EXAMPLE, SCALED))
     (repository / "models" / "deployment.yaml").write_text(DEPLOYMENT.replace("Model/small", "Model/handbook-experts"))
     commit_all(repository, "the example with experts in the place of the small model")
     applied = forge(repository, "apply")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.conftest import DEPLOYMENT, ROOT, commit_all
+from tests.conftest import DEPLOYMENT, ROOT, commit_all, scaled
 from tests.searching import write_search
 
 pytestmark = pytest.mark.e2e
@@ -38,14 +38,6 @@ MORE = """\
         training.optimizer.lr: {choices: [2.0e-3]}
         training.optimizer.weight_decay: {choices: [0.1]}
   trial:"""
-
-
-def scaled(path: Path, changes: dict[str, str]) -> str:
-    text = path.read_text()
-    for old, new in changes.items():
-        assert text.count(old) == 1, old
-        text = text.replace(old, new)
-    return text
 
 
 def test_the_example_of_a_search_becomes_a_release(repository: Path, forge: Callable[..., Any]) -> None:
