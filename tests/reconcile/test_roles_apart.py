@@ -13,6 +13,8 @@ from tests.admission.test_supply_chain import verdict_of
 from tests.admission.test_withdrawals import withdraw
 from tests.conftest import DEPLOYMENT, MODEL, new_repository, run_forge, write_small
 from tests.governed import STEPS, Governed, commit_as, govern, make_governed, write_key
+from tests.outside.conftest import list_shapes
+from tests.searching import write_search
 
 from forge.attest.authority import public_key
 from forge.attest.bundle import payload_of
@@ -115,6 +117,22 @@ def test_each_machine_does_its_part_and_the_last_one_releases(
     assert verdict.holds, verdict.findings
     assert any("7 signed links" in check.message for check in verdict.checks)
     run_forge(folder, machines["releaser"], "plan", "--exit-code")
+
+
+def test_a_search_is_done_by_turns(delegated: Path, machines: dict[str, Path], governed: Governed, tmp_path: Path) -> None:
+    """Trainings, then their evaluations, then the pick, which is the trainer's, and what follows from it."""
+    folder = tmp_path / "copy"
+    shutil.copytree(delegated, folder, symlinks=True)
+    write_search(folder)
+    list_shapes(folder, governed, ["pretrain-sweep"], "a search, and its shape")
+    for role in ("data-steward", "trainer", "evaluator"):
+        run_as(folder, machines, role)
+    assert "sweep/small: done in" in run_as(folder, machines, "trainer")
+    run_as(folder, machines, "evaluator")
+    assert "In sync" in run_as(folder, machines, "releaser")
+    verdict = verdict_of(folder, governed.config)
+    assert verdict.holds, verdict.findings
+    assert any("8 signed links, one for each kind of step, fit the layout pretrain-sweep" in c.message for c in verdict.checks)
 
 
 def test_without_a_role_all_of_them_are_asked_for(delegated: Path, machines: dict[str, Path]) -> None:
