@@ -202,3 +202,25 @@ def test_a_trial_that_diverged_is_not_picked_and_a_model_that_did_passes_no_gate
     done = run_forge(folder, config_home, "apply", code=1)
     assert "train/small: done in" in done.stderr
     assert "verdict NO-GO" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step_id", "change"),
+    [
+        ("sweep/small.1", {"parameters": {"pick": "next", "sampler": {"name": "grid"}, "space": [], "number": -1}}),
+        ("sweep/small", {"parameters": {"pick": "best"}}),
+        ("sweep/small", {"products": {}}),
+        ("train/small.1", {"products": {}}),
+        ("evaluate/small.1.search", {"products": {}}),
+    ],
+)
+def test_records_of_a_search_that_nobody_signed_end_no_verification(
+    copy: Path, config_home: Path, tmp_path: Path, step_id: str, change: dict[str, object]
+) -> None:
+    """Whoever writes the ref can put anything in a record's place: it is a finding, and no traceback."""
+    forged = record_of(copy, step_id).model_copy(update=change)
+    kept = [body for body in bodies(copy) if not (isinstance(body, Record) and body.step_id == step_id)]
+    rewrite(copy, [*kept[:-1], forged, kept[-1]], fresh=True)
+    assert not verdict_of(copy, config_home).holds
+    done = run_forge(copy, config_home, "report", "release/local", "--out", str(tmp_path / "report"), code=None)
+    assert "Traceback" not in done.stderr

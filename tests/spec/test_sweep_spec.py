@@ -1,5 +1,7 @@
 """Specs of searches: what is refused, where, and with which words."""
 
+from typing import get_args
+
 import pytest
 from tests.conftest import DEPLOYMENT, MODEL, SPECS, SUITE
 from tests.searching import searched
@@ -11,7 +13,7 @@ from tests.spec.test_sft_spec import TUNED
 from forge.spec.load import load
 from forge.spec.resolve import resolve
 from forge.spec.schema import schemas
-from forge.spec.sweep import MOST_TRIALS, SEARCHED
+from forge.spec.sweep import MOST_TRIALS, Searched
 
 SWEEP = """\
 apiVersion: forge/v1
@@ -350,5 +352,5 @@ def test_a_branch_is_not_searched_and_what_is_searched_is_not_branched_from() ->
 
 def test_editors_know_the_fields_that_can_be_searched() -> None:
     schema = schemas()["Sweep"]
-    assert schema["$defs"]["Round"]["properties"]["space"]["propertyNames"]["enum"] == list(SEARCHED)
+    assert schema["$defs"]["Round"]["properties"]["space"]["propertyNames"]["enum"] == list(get_args(Searched))
     assert set(schema["$defs"]["Round"]["required"]) == {"sampler", "space"}

@@ -92,8 +92,10 @@ def _judge_layout(
     except TrustError as error:
         yield Finding(Rule.LAYOUT, place, str(error))
         return
-    except KeyError:
-        return  # an artifact that is lost or damaged is a finding of its own
+    except KeyError as error:  # what cannot be made again is not taken for what was signed
+        message = f"its links cannot be made again without the artifact {error.args[0]}, which is lost or damaged"
+        yield Finding(Rule.LAYOUT, place, message)
+        return
     moment = history.moment(evidence.sequence(release), release.moved)
     faults = 0
     for kind, payload in links.items():

@@ -7,8 +7,12 @@ values that are written, a point of a grid is that point, a draw lies in its spa
 
 from collections.abc import Collection, Iterable, Iterator
 
+from pydantic import ValidationError
+
 from forge.admission.closure import Closure
 from forge.admission.evidence import Evidence
+from forge.admission.history import History
+from forge.admission.rules import record_holds
 from forge.admission.verdict import Check, Finding, Rule
 from forge.contract.hyperparameters import HYPERPARAMETERS, Hyperparameters, Pick
 from forge.contract.kinds import StepKind
@@ -37,19 +41,23 @@ def beside_the_best(roots: Iterable[Record], records: Collection[Record], closur
                 pending += closure.made(record, name, digest)
     others = [record for record in records if record.key not in needed]
     used = {digest for record in needed.values() for digest in (*record.inputs.values(), *record.products.values())}
-    return {record.products["weights"] for record in others if record.step is StepKind.TRAIN} - used
+    trained = (record.products.get("weights") for record in others if record.step is StepKind.TRAIN)
+    return {digest for digest in trained if digest is not None} - used
 
 
-def judge_searches(evidence: Evidence) -> Iterator[Finding | Check]:
-    """Whether each search of the chain picked its best trial, and what was drawn for the trials may have been drawn."""
+def judge_searches(evidence: Evidence, history: History) -> Iterator[Finding | Check]:
+    """Whether each search of the chain picked its best trial, and what was drawn for the trials may have been drawn.
+
+    A record that does not hold is a finding of its own, and nothing that it says is looked at: it may say anything.
+    """
     for record in evidence.records.values():
-        if record.step is StepKind.SWEEP:
+        if record.step is StepKind.SWEEP and record_holds(record, evidence, history):
             try:
                 yield from _judge_choice(record, evidence)
-                if record.parameters.get("pick") == Pick.BEST:
+                if record.parameters["pick"] == Pick.BEST:
                     yield _judge(record, evidence)
-            except (KeyError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
-                yield Finding(Rule.SWEEP, record.step_id, f"its record or what it read or made is none of a search: {error!r}")
+            except ValidationError as error:
+                yield Finding(Rule.SWEEP, record.step_id, f"what it read or made is no report, or no choice of values: {error}")
     if evidence.beside:
         told = f"the weights of {len(evidence.beside)} trials that were not picked are not hashed"
         yield Check(Rule.SWEEP, f"{told}; what was signed about them is verified")

@@ -90,7 +90,7 @@ def _chain(release: Release, authority: Authority, evidence: Evidence) -> tuple[
     try:
         chain = chain_of(step, graph, evidence.records.get, release.key)
         links = chain_links(chain, evidence.manifests)
-    except (TrustError, KeyError):  # both are findings of their own
+    except (TrustError, KeyError):  # both are findings of the layout
         return [], {}
     return chain, {kind: payload for kind, payload in links.items() if kind in asking}
 

@@ -270,7 +270,7 @@ def _judge_gates(evidence: Evidence, weights: str, verdict: str | None) -> list[
 def _judge_records(evidence: Evidence, snapshot: Snapshot, store: Store, history: History) -> list[Judgement]:
     """What is asked of records besides signatures and bytes: their weights, what gates are about, and their locks."""
     judgements: list[Judgement] = [*_judge_weights(evidence, store, history), *judge_subjects(evidence)]
-    judgements += judge_searches(evidence)
+    judgements += judge_searches(evidence, history)
     for lock in sorted({record.lock for record in evidence.records.values() if record.lock is not None}):
         if lock in evidence.attestations:  # of a candidate, which brings it along
             continue

@@ -12,7 +12,7 @@ from typing import Any
 from forge.attest.authority import Authority
 from forge.attest.trust import PublicKey
 from forge.canonical import canonical_json, hex_of
-from forge.contract.kinds import StepKind
+from forge.contract.kinds import STEPS, StepKind
 from forge.contract.manifest import Manifest
 from forge.contract.record import Record
 from forge.errors import TrustError
@@ -230,7 +230,8 @@ def recorded_behind(step: Step, graph: Mapping[str, Step], record_of: Callable[[
         if step_id in wanted and all(not isinstance(item, FromStep) or item.step_id in found for item in each.inputs.values()):
             inputs = _inputs(each, found)
             record = record_of(key_of(each, inputs))
-            if record is not None and dict(record.inputs) == inputs:
+            is_whole = record is not None and record.products.keys() >= set(STEPS[each.kind].products)
+            if record is not None and is_whole and dict(record.inputs) == inputs:
                 found[step_id] = Done(each, record)
     return found
 

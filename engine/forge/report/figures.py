@@ -71,7 +71,7 @@ def _trial_of(facts: Facts, record: Record) -> str | None:
     step = facts.examined.evidence.graphs.get(record.commit, {}).get(record.step_id)
     if step is None or step.trial is None:
         return None
-    is_picked = record.step is StepKind.TRAIN and record.products["weights"] not in facts.beside
+    is_picked = record.step is StepKind.TRAIN and record.products.get("weights") not in facts.beside
     return None if is_picked else record.subject
 
 
@@ -110,7 +110,7 @@ def measurements(facts: Facts) -> tuple[Measurement, ...]:
     rows: list[Measurement] = []
     by_searches = measured_by_searches(facts)  # what a model was chosen by is told with the search
     for record in facts.records(StepKind.EVALUATE):
-        if record.products["report"] in by_searches:
+        if record.products.get("report") in by_searches:
             continue
         report = facts.document(record, "report", REPORT_FILE)
         suite = f"EvalSuite/{record.step_id.rpartition('.')[2]}"

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+from pydantic import ValidationError
+
 from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE, Pick
 from forge.contract.kinds import StepKind
 from forge.contract.record import Record
@@ -13,7 +15,8 @@ from forge.report.model import Fact, Section
 
 def searches(facts: Facts) -> tuple[Section, ...]:
     """One for each search of the chain."""
-    return tuple(_search(facts, record) for record in facts.records(StepKind.SWEEP) if record.parameters["pick"] == Pick.BEST)
+    picks = (record for record in facts.records(StepKind.SWEEP) if record.parameters.get("pick") == Pick.BEST)
+    return tuple(_search(facts, record) for record in picks if facts.holds(record))
 
 
 def chosen(facts: Facts, record: Record) -> tuple[Fact, ...]:
@@ -39,7 +42,7 @@ def _search(facts: Facts, record: Record) -> Section:
     known = [report for report in reports if report is not None]
     best = best_of(known, objective) if len(known) == count else None
     name = f"{objective['task']} {objective['metric']}"
-    spent = [each for each in facts.records(StepKind.TRAIN) if each.products["weights"] in facts.beside]
+    spent = [each for each in facts.records(StepKind.TRAIN) if each.products.get("weights") in facts.beside]
     spent = [each for each in spent if each.subject == record.subject]
     flops = sum(float(each.metrics.get("flops", 0)) for each in spent)
     picked = None if best is None else f"trial {best[0]}, {name} {shown(best[1])}"
@@ -80,4 +83,7 @@ def _values(facts: Facts, digest: str) -> str | None:
 def _report(facts: Facts, digest: str) -> Report | None:
     maker = _maker(facts, digest)
     document = None if maker is None else facts.document(maker, "report", REPORT_FILE)
-    return None if document is None else Report.model_validate(document)
+    try:
+        return None if document is None else Report.model_validate(document)
+    except ValidationError:  # the rule `sweep` says so
+        return None

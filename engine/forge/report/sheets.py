@@ -22,7 +22,7 @@ def data_sheets(facts: Facts) -> tuple[DataSheet, ...]:
 
 def training(facts: Facts) -> tuple[Section, ...]:
     """One for each model that the chain trained, and one for each search; trials that were not picked stand in those."""
-    trained = [record for record in facts.records(StepKind.TRAIN) if record.products["weights"] not in facts.beside]
+    trained = [record for record in facts.records(StepKind.TRAIN) if record.products.get("weights") not in facts.beside]
     return (*(_training(facts, record) for record in trained), *searches(facts))
 
 

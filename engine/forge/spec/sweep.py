@@ -6,7 +6,7 @@ searched on its own. What a trial is trained with, and that the best one is the 
 
 import math
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -31,7 +31,6 @@ Searched = Literal[
     "beta",
 ]
 """Fields of a Model's body that can be searched: numbers that only the training itself reads."""
-SEARCHED: tuple[Searched, ...] = get_args(Searched)
 SetForTrials = Literal[Searched, "training.tokens"]
 """Fields that a trial can have another value of than the model."""
 WHOLE: frozenset[str] = frozenset(

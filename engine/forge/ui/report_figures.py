@@ -91,7 +91,10 @@ def _label(x: float, text: str) -> Element:
 
 
 def _with_trials_together(steps: Sequence[ChainStep]) -> list[ChainStep]:
-    """The same steps, those of each search's trials as one: what was tried, and below it what was picked of that."""
+    """The same steps, those of each search's trials as one: what was tried, and below it what was picked of that.
+
+    A chain in which nothing picks, or that leads back to itself, is at fault, and is drawn step by step.
+    """
     names = {step.id: f"trials of {step.trial_of}" for step in steps if step.trial_of is not None}
     if not names:
         return list(steps)
@@ -101,12 +104,18 @@ def _with_trials_together(steps: Sequence[ChainStep]) -> list[ChainStep]:
         reads[names.get(step.id, step.id)] |= {names.get(source, source) for source in known}
     for name in set(names.values()):
         reads[name].discard(name)
-        pick = next(step_id for step_id in reads if step_id.startswith("sweep/") and name in reads[step_id])
+        pick = next((step_id for step_id in reads if step_id.startswith("sweep/") and name in reads[step_id]), None)
+        if pick is None:
+            return list(steps)
         for step_id in [each for each in reads if name in reads[each] and each != pick]:  # the training that was picked
             reads[step_id] = (reads[step_id] - {name}) | {pick}
             reads[name].discard(step_id)
     levels: dict[str, int] = {}
-    for step_id in graphlib.TopologicalSorter(reads).static_order():
+    try:
+        order = list(graphlib.TopologicalSorter(reads).static_order())
+    except graphlib.CycleError:
+        return list(steps)
+    for step_id in order:
         levels[step_id] = 1 + max((levels[source] for source in reads[step_id]), default=-1)
     found = {}
     for step in steps:
