@@ -198,7 +198,7 @@ def test_the_bytes_of_a_trial_that_was_not_picked_may_be_gone_and_their_list_may
     assert judged().holds
     assert "layout" in {check.rule for check in judged().checks}
     store.remove(other)
-    assert {finding.rule for finding in judged().findings} == {"bytes"}
+    assert {finding.rule for finding in judged().findings} == {"bytes", "layout"}, "its links cannot be made again"
     lose(best)
     assert any(f"train/small.{best}/weights" in str(finding) for finding in judged().findings)
 
