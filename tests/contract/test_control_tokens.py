@@ -54,7 +54,6 @@ SPACES = {"type": "Sequence", "normalizers": [{"type": "Prepend"}, {"type": "Rep
 @pytest.mark.parametrize(
     ("tokenizer", "config", "said"),
     [
-        (added(), {"eos_token": "</s>"}, "names no bos_token"),
         (added(), {"bos_token": "<s>", "eos_token": None}, "names no eos_token"),
         (added("  "), NAMES, "is blank"),
         ({**added("<|x|>", normalized=True), "normalizer": {"type": "NFKC"}}, NAMES, "normalised before"),
@@ -69,6 +68,12 @@ SPACES = {"type": "Sequence", "normalizers": [{"type": "Prepend"}, {"type": "Rep
 def test_what_nobody_could_make_harmless_is_refused(tokenizer: dict[str, Any], config: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         control_tokens_of(tokenizer, config)
+
+
+def test_a_tokenizer_may_have_no_token_that_begins_a_text() -> None:
+    found = control_tokens_of(added("<|im_end|>"), {"bos_token": None, "eos_token": "<|im_end|>"})
+    assert (found.bos, found.before_text) == (None, "<|im_end|>")
+    assert found.separators == ("<|im_end|>",)
 
 
 def test_a_normalizer_that_only_writes_spaces_hides_none() -> None:

@@ -53,6 +53,43 @@ def test_a_model_without_experts_is_active_as_a_whole() -> None:
     assert num_active_parameters(architecture, 512) == num_parameters(architecture, 512)
 
 
+PUBLISHED = {
+    "Mistral-7B-v0.1": (7_241_732_096, 32_000, ("mistral", 4096, 32, 32, 8, 14336, None, False)),
+    "Mistral-Nemo-Base-2407": (12_247_782_400, 131_072, ("mistral", 5120, 40, 32, 8, 14336, 128, False)),
+    "Qwen2.5-0.5B": (494_032_768, 151_936, ("qwen2", 896, 24, 14, 2, 4864, None, True)),
+    "Qwen3-0.6B": (596_049_920, 151_936, ("qwen3", 1024, 28, 16, 8, 3072, 128, True)),
+}
+"""Parameters, rows of the embedding, and the shape, of models on the Hugging Face hub."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_published_sizes_of_relatives_of_llama(name: str) -> None:
+    count, rows, (family, hidden, layers, heads, key_value_heads, inner, head, tied) = PUBLISHED[name]
+    architecture = Architecture(
+        family=family,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=key_value_heads,
+        intermediate_size=inner,
+        head_dim=head,
+        tie_word_embeddings=tied,
+        max_position_embeddings=32768,
+    )
+    assert num_parameters(architecture, rows) == count
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_the_parameters_of_relatives_are_those_of_the_built_model(family: str) -> None:
+    head = {} if family == "qwen2" else {"head_dim": 12}
+    architecture = Architecture.model_validate({**_architecture(tied=True).model_dump(), "family": family, **head})
+    model = LlamaForCausalLM(architecture, vocab_size=512)
+    assert num_parameters(architecture, 512) == sum(parameter.numel() for parameter in model.parameters())
+    assert flops_per_token(architecture, 512, 100) == 6 * num_parameters(architecture, 512) + 12 * 3 * 4 * (
+        architecture.head_size * 100
+    )
+
+
 def test_the_published_sizes_of_mixtral_8x7b() -> None:
     """46.7 billion parameters, of which a token uses 12.9 (Jiang et al. 2024)."""
     architecture = Architecture(

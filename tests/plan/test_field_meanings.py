@@ -192,6 +192,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         PRETRAINED + "architecture.intermediate_size": 256,
         PRETRAINED + "architecture.max_position_embeddings": 512,
         PRETRAINED + "architecture.rope_theta": 30000.0,
+        PRETRAINED + "architecture.head_dim": 48,
         PRETRAINED + "architecture.rms_norm_eps": 1e-5,
         **{
             f"{PRETRAINED}architecture.rope_scaling{{{kind}}}.{name}": value

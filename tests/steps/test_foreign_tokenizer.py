@@ -1,6 +1,7 @@
 """A base with a tokenizer that this engine would not make: byte-level, with control tokens of its own (ChatML's)."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import torch
 from tests.steps.conftest import MakeRun
 from tests.steps.finetune.conftest import Tuning, chat, write_conversations
 from tests.steps.train.conftest import Attempt
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from forge.errors import StepError
 from forge.serve.policy import Action
 from forge.serve.request import engine_body, parse_request
 from forge.steps import tokenize as step
@@ -95,6 +97,50 @@ def test_such_a_base_is_continued_and_exported_with_its_own_tokens(
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.chat_template) == (0, 2, TEMPLATE)
     config = json.loads((attempt.weights / "config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"]) == (0, 2)
+
+
+def test_a_tokenizer_may_name_no_token_that_begins_a_text(
+    make_run: MakeRun, tokenizer_folder: Path, base: Path, tmp_path: Path
+) -> None:
+    """Qwen's has none: a document begins after another's end, and its template says no word of one."""
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "without")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    template = "{{ bos_token }}" + TEMPLATE  # what is not defined is nothing, to transformers too
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "bos_token": None, "chat_template": template}))
+    tokens = tokens_of(make_run, tmp_path, folder, [f"{WORDS} {number}" for number in range(12)])
+    assert json.loads((tokens / "meta.json").read_text())["bos_token_id"] == 2
+    continued = Attempt(tmp_path / "continued", tokens, folder, base=base, training={"tokens": 256 * 12})
+    continued.run()
+    library = AutoTokenizer.from_pretrained(continued.weights)
+    assert (library.bos_token, library.eos_token) == (None, EOS)
+    rows = [chat(f"what is {number}?", "even" if number % 2 == 0 else "odd") for number in range(40)]
+    conversations = write_conversations(tmp_path / "conversations", *rows)
+    training = {"tokens": 64 * 8 * 6, "sequence_length": 64, "batch_tokens": 64 * 8}
+    tuned = Tuning(tmp_path / "tuned", conversations, folder, base=base, template=template, training=training)
+    tuned.run()
+    asked = [{"role": "user", "content": "what is 1?"}]
+    text = AutoTokenizer.from_pretrained(tuned.weights).apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert text == f"{START}user\nwhat is 1?{EOS}{START}assistant\n"
+
+
+def test_a_tokenizer_may_compose_accents_and_lose_nothing_else(
+    make_run: MakeRun, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    """Qwen's does. A decomposed letter comes back composed; a normaliser that changes more is refused, by its name."""
+    decomposed = "cafe\u0301 and A\u030angstro\u0308m"
+    for kind, texts in (("NFC", [decomposed, WORDS]), ("NFKC", ["the \ufb01rst", WORDS])):
+        folder = shutil.copytree(tokenizer_folder, tmp_path / kind / "tokenizer")
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.normalizer = getattr(normalizers, kind)()
+        tokenizer.save(str(folder / "tokenizer.json"))
+        if kind == "NFC":
+            product = tokens_of(make_run, tmp_path / kind, folder, texts)
+            ids = np.fromfile(product / "train.ds", dtype="<u2").tolist()
+            text = "caf\u00e9 and \u00c5ngstr\u00f6m"
+            assert tokenizer.decode(ids, skip_special_tokens=False) == text + EOS + WORDS + EOS
+        else:
+            with pytest.raises(StepError, match=r"does not come back from its tokens: the tokenizer's normalizer \(NFKC\)"):
+                tokens_of(make_run, tmp_path / kind, folder, texts)
 
 
 def test_no_turn_of_a_conversation_can_end_itself(tokenizer_folder: Path, base: Path, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ _SPACES_ONLY = ("Prepend", "Replace")
 class ControlTokens:
     """The control tokens of one tokenizer, by their spelling."""
 
-    bos: str
-    """Begins a text."""
+    bos: str | None
+    """Begins a text; None: a text begins with its own first token (Qwen's do)."""
     eos: str
     """Ends a document, and an answer."""
     unk: str | None = None
@@ -41,9 +41,14 @@ class ControlTokens:
     """All that documents and messages of this engine's own tokenizers cannot hold anyway are left out."""
 
     @property
+    def before_text(self) -> str:
+        """What stands before a document's first token: ``bos``, or the end of another document."""
+        return self.eos if self.bos is None else self.bos
+
+    @property
     def separators(self) -> tuple[str, ...]:
         """Those that a chat template may part turns by; contents can spell none of them."""
-        return (*dict.fromkeys((self.bos, self.eos)), *sorted(self.others - {self.bos, self.eos}))
+        return (*dict.fromkeys((self.before_text, self.eos)), *sorted(self.others - {self.bos, self.eos}))
 
     def neutralise(self, text: str) -> tuple[str, int]:
         """The text without spellings of control tokens, and how many there were."""
@@ -76,9 +81,8 @@ def control_tokens_of(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -
     listed = [*(tokenizer.get("added_tokens") or []), *(decoder.values() if isinstance(decoder, dict) else ())]
     special = {str(each.get("content")): each for each in listed if isinstance(each, dict) and each.get("special")}
     bos, eos, unk = (_named(config, f"{name}_token") for name in ("bos", "eos", "unk"))
-    for name, token in (("bos_token", bos), ("eos_token", eos)):
-        if token is None:
-            raise ValueError(f"it names no {name}: documents and answers begin and end with them")
+    if eos is None:
+        raise ValueError("it names no eos_token: documents and answers end with it")
     others = frozenset(token for token in {*special, bos, eos} if token and _SPELLING.fullmatch(token) is None)
     hidden = sorted(token for token in others if special.get(token, {}).get("normalized"))
     if hidden and not _leaves_text_alone(tokenizer.get("normalizer")):
@@ -89,7 +93,7 @@ def control_tokens_of(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -
     empty = sorted(token for token in others if not token.strip())
     if empty:
         raise ValueError(f"its control token {empty[0]!r} is blank: no text is without it")
-    return ControlTokens(str(bos), str(eos), unk, others)
+    return ControlTokens(bos, eos, unk, others)
 
 
 def _named(config: Mapping[str, Any], name: str) -> str | None:

@@ -29,15 +29,16 @@ def flops_per_token(architecture: "Architecture", vocab_size: int, sequence_leng
     """Floating-point operations of training on one token, forward and backward: ``6*N + 12*L*H*S``.
 
     N is the number of parameters that the token goes through, without the input embedding, which is a look-up; a tied
-    embedding stays in, because it multiplies as the output projection. L is the number of layers, H the hidden size (heads
-    times their size), S the sequence length; attention is counted in full, as if it were not causal, nor confined to a
-    document. Source: Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways", appendix B.
+    embedding stays in, because it multiplies as the output projection. L is the number of layers, H the size of all heads (the
+    hidden size, unless ``head_dim`` says otherwise), S the sequence length; attention is counted in full, as if it were not
+    causal, nor confined to a document. Source: Chowdhery et al. 2022, "PaLM: Scaling Language Modeling with Pathways",
+    appendix B.
     """
-    hidden = architecture.hidden_size
+    attended = architecture.num_attention_heads * architecture.head_size
     multiplied = num_active_parameters(architecture, vocab_size)
     if not architecture.tie_word_embeddings:
-        multiplied -= vocab_size * hidden
-    return 6 * multiplied + 12 * architecture.num_hidden_layers * hidden * sequence_length
+        multiplied -= vocab_size * architecture.hidden_size
+    return 6 * multiplied + 12 * architecture.num_hidden_layers * attended * sequence_length
 
 
 def flops_formula(architecture: "Architecture") -> str:
@@ -56,9 +57,11 @@ def reference_flops_per_token(architecture: "Architecture", vocab_size: int, seq
 
 def _count(architecture: "Architecture", vocab_size: int, experts: int) -> int:
     """Parameters, with so many feed-forward parts in a layer."""
-    hidden = architecture.hidden_size
-    key_value = hidden // architecture.num_attention_heads * architecture.num_key_value_heads
-    attention = 2 * hidden * hidden + 2 * hidden * key_value
+    hidden, head = architecture.hidden_size, architecture.head_size
+    query, key_value = head * architecture.num_attention_heads, head * architecture.num_key_value_heads
+    attention = 2 * hidden * query + 2 * hidden * key_value
+    attention += query + 2 * key_value if architecture.has_projection_bias else 0
+    attention += 2 * head if architecture.normalises_heads else 0
     feed_forward = experts * 3 * hidden * architecture.intermediate_size
     router = 0 if architecture.experts is None else architecture.experts.num_local_experts * hidden
     norms = 2 * hidden

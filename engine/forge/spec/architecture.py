@@ -1,4 +1,4 @@
-"""The shape of a model: a Llama, or a mixture of experts (Mixtral), by Hugging Face's names."""
+"""The shape of a model: a Llama or one of its relatives, or a mixture of experts (Mixtral), by Hugging Face's names."""
 
 from typing import Annotated, Literal, Self
 
@@ -34,10 +34,11 @@ class Experts(Part):
 
 
 class Architecture(Part):
-    """A decoder of the Llama family; Hugging Face's names (transformers ``LlamaConfig`` and ``MixtralConfig``)."""
+    """A decoder of the Llama family; Hugging Face's names (transformers ``LlamaConfig`` and those of its relatives)."""
 
-    family: Annotated[Literal["llama", "mixtral"], REBUILD]
-    """mixtral: llama with experts in the place of each layer's feed-forward part."""
+    family: Annotated[Literal["llama", "mistral", "mixtral", "qwen2", "qwen3"], REBUILD]
+    """As ``model_type`` of a ``config.json``. mistral computes as llama does; mixtral has experts in the place of each layer's
+    feed-forward part; qwen2 adds a bias to queries, keys and values; qwen3 normalises queries and keys, head by head."""
     hidden_size: Annotated[int, Field(ge=8), REBUILD]
     num_hidden_layers: Annotated[int, Field(ge=1), REBUILD]
     num_attention_heads: Annotated[int, Field(ge=1), REBUILD]
@@ -52,11 +53,28 @@ class Architecture(Part):
     """Of the mixtral family; None: one feed-forward part, which every token goes through."""
     rope_scaling: Annotated[RopeScaling | None, REBUILD] = None
     """None: positions are turned by ``rope_theta`` alone."""
+    head_dim: Annotated[int | None, Field(ge=2), REBUILD] = None
+    """Size of an attention head; None: ``hidden_size`` / ``num_attention_heads``."""
+
+    @property
+    def head_size(self) -> int:
+        """Size of an attention head, whoever said it."""
+        return self.hidden_size // self.num_attention_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def has_projection_bias(self) -> bool:
+        """Whether the projections to queries, keys and values add a bias (Qwen2; Yang et al. 2024)."""
+        return self.family == "qwen2"
+
+    @property
+    def normalises_heads(self) -> bool:
+        """Whether each query and key is normalised before it is turned (Qwen3; Yang et al. 2025)."""
+        return self.family == "qwen3"
 
     @model_validator(mode="after")
     def _has_experts(self) -> Self:
-        if self.family == "llama" and self.experts is not None:
-            raise ValueError("a llama has no experts: set family to mixtral, or leave experts out")
+        if self.family != "mixtral" and self.experts is not None:
+            raise ValueError(f"a {self.family} has no experts: set family to mixtral, or leave experts out")
         if self.family == "mixtral" and self.experts is None:
             raise ValueError("a mixtral needs experts: {num_local_experts, num_experts_per_tok}; without any it is a llama")
         if self.experts is not None and (self.hidden_size % 8 or self.intermediate_size % 8):
@@ -65,10 +83,13 @@ class Architecture(Part):
 
     @model_validator(mode="after")
     def _divides(self) -> Self:
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError("hidden_size must be a multiple of num_attention_heads")
-        if (self.hidden_size // self.num_attention_heads) % 2:
-            raise ValueError("hidden_size / num_attention_heads must be even: rotary embeddings turn pairs")
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise ValueError("hidden_size must be a multiple of num_attention_heads, unless head_dim says how large a head is")
+        if self.head_size % 2:
+            said = "hidden_size / num_attention_heads" if self.head_dim is None else "head_dim"
+            raise ValueError(f"{said} must be even: rotary embeddings turn pairs")
+        if self.family == "qwen2" and self.head_dim not in (None, self.hidden_size / self.num_attention_heads):
+            raise ValueError("a qwen2 has heads of hidden_size / num_attention_heads: leave head_dim out, or take qwen3")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         return self

@@ -48,6 +48,35 @@ def test_it_learns_the_answers_and_stops_after_them(new_tuning: Make) -> None:
     assert metrics["answer_tokens"] < metrics["tokens"] / 3
 
 
+@pytest.mark.parametrize(
+    ("objective", "family", "adapter"),
+    [("sft", "qwen2", None), ("sft", "mistral", LORA), ("dpo", "qwen3", LORA)],
+)
+def test_a_relative_of_llama_is_tuned_as_its_own_class(
+    new_tuning: Make, new_preferring: Make, tmp_path: Path, objective: str, family: str, adapter: Any
+) -> None:
+    base, architecture = tmp_path / "base", Architecture.model_validate({**ARCHITECTURE, "family": family})
+    base.mkdir()
+    meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
+    (base / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
+    before = build_model(architecture, 512, 3).state_dict()
+    save_file(before, base / "model.safetensors")
+    attempt = {"sft": new_tuning, "dpo": new_preferring}[objective](base=base, adapter=adapter)
+    attempt.run()
+    after = load_file(attempt.weights / "model.safetensors")
+    changed = {name.split(".", 3)[-1] for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    adapted = {f"self_attn.{name}.weight" for name in LORA["lora"]["targets"]}
+    assert changed == (adapted if adapter else {name.split(".", 3)[-1] for name in before})
+    theirs, info = AutoModelForCausalLM.from_pretrained(attempt.weights, output_loading_info=True)
+    assert type(theirs).__name__ == f"{family.capitalize()}ForCausalLM"
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    ours = build_model(architecture, 512, 3)
+    ours.load_state_dict(after)
+    tokens = torch.randint(512, (2, 48), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(ours(tokens), theirs(tokens).logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("adapter", [None, LORA])
 def test_the_same_request_gives_the_same_bytes(new_tuning: Make, adapter: Any) -> None:
     one, two = (new_tuning(name, adapter=adapter) for name in ("one", "two"))

@@ -297,7 +297,7 @@ def test_the_stand_ins_compute_what_the_torch_backends_model_does() -> None:
     for ours, given_ in ((turned, query), (key_value[:, :, 0], key)):
         half = Rotary(architecture)(given_[..., order].transpose(1, 2)).transpose(1, 2)
         torch.testing.assert_close(ours[..., order], half)
-    x, norm = torch.randn(3, 32), RMSNorm(architecture)
+    x, norm = torch.randn(3, 32), RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
     torch.testing.assert_close(stand_ins.layer_norm_fn(x, norm.weight, None, eps=norm.eps, is_rms_norm=True), norm(x))
     ends = torch.arange(3, dtype=torch.int32) * length
     flat = [each.flatten(0, 1) for each in (query, key[:, :, :2], value[:, :, :2])]

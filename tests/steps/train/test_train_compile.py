@@ -31,17 +31,26 @@ def losses_of(attempt: Attempt) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    ("processes", "settings"),
-    [(1, {}), (2, {"parallelism": {"data": "fsdp2"}}), (2, {"parallelism": {"tensor": 2}})],
-    ids=["alone", "fsdp2", "tensor"],
+    ("processes", "settings", "family"),
+    [
+        (1, {}, {}),
+        (2, {"parallelism": {"data": "fsdp2"}}, {}),
+        (2, {"parallelism": {"tensor": 2}}, {"family": "qwen3", "head_dim": 12}),
+    ],
+    ids=["alone", "fsdp2", "tensor, heads normalised"],
 )
 def test_a_compiled_training_has_the_losses_of_one_that_is_not(
-    new_attempt: Make, monkeypatch: pytest.MonkeyPatch, compiled_code: Path, processes: int, settings: dict[str, Any]
+    new_attempt: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    compiled_code: Path,
+    processes: int,
+    settings: dict[str, Any],
+    family: dict[str, Any],
 ) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(compiled_code))
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     fields: dict[str, Any] = {
-        "architecture": ARCHITECTURE,
+        "architecture": {**ARCHITECTURE, **family},
         "training": {
             "tokens": 256 * 6,
             "precision": "bfloat16",

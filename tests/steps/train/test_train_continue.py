@@ -425,7 +425,7 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mistral"}, "model_type is 'mistral'"),
+        ({"model_type": "gemma"}, "model_type is 'gemma'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; this trainer's model has 'silu' only"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2}}, "'dynamic', which depends on a text's length: up to max_position"),
@@ -437,7 +437,7 @@ def edited(base: Path, folder: Path, **changes: Any) -> Path:
         ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; expected a mapping"),
         ({"auto_map": {"AutoModel": "evil.Model"}}, "auto_map is"),
         ({"quantization_config": {"bits": 4}}, "quantization_config is"),
-        ({"head_dim": 16}, "head_dim is 16"),
+        ({"head_dim": 16}, r"q_proj.weight has the shape \[32, 32\], its config.json asks for \[64, 32\]"),
         ({"hidden_size": "absent"}, "lacks hidden_size"),
         ({"hidden_size": "32"}, "hidden_size"),
         ({"num_hidden_layers": 3}, "9 tensors are missing"),

@@ -9,7 +9,20 @@ from collections.abc import Mapping
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from forge.contract.control_tokens import ControlTokens
 from forge.errors import StepError
@@ -20,11 +33,18 @@ from forge.steps.train.job import TrainJob
 from forge.steps.train.start import initial_model
 
 _HEAD = "lm_head.weight"
+_CLASSES: dict[str, tuple[type[PretrainedConfig], type[PreTrainedModel]]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "mixtral": (MixtralConfig, MixtralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+}
 
 
 def meta_of(tokenizer: Tokenizer, control: ControlTokens, subject: str) -> TokensMeta:
     """What token files say of their tokenizer, of one that no token file was made with; raises ``StepError``."""
-    ids = {token: tokenizer.token_to_id(token) for token in (control.bos, control.eos)}
+    ids = {token: tokenizer.token_to_id(token) for token in (control.before_text, control.eos)}
     missing = [token for token, number in ids.items() if number is None]
     if missing:
         raise StepError(f"{subject}: the base's tokenizer lacks {', '.join(missing)}, with which answers begin or end")
@@ -34,7 +54,7 @@ def meta_of(tokenizer: Tokenizer, control: ControlTokens, subject: str) -> Token
         dtype="uint32",
         vocab_size=size,
         eos_token_id=ids[control.eos],
-        bos_token_id=ids[control.bos],
+        bos_token_id=ids[control.before_text],
         splits={},
     )
 
@@ -50,7 +70,8 @@ def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> 
     if experts is not None and reason:
         raise StepError(f"{job.subject}: the base is a mixture of {experts.num_local_experts} experts; {reason}")
     state = initial_model(job, rows).state_dict()
-    model = LlamaForCausalLM(LlamaConfig(**config)) if experts is None else MixtralForCausalLM(MixtralConfig(**config))
+    config_class, model_class = _CLASSES[job.architecture.family]
+    model = model_class(config_class(**config))
     missing, left_over = model.load_state_dict(state, strict=False)
     if left_over or set(missing) - ({_HEAD} if job.architecture.tie_word_embeddings else set()):
         raise RuntimeError(f"{job.subject}: transformers' model has other tensors: {missing}, {left_over}")

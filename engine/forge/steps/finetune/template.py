@@ -93,8 +93,9 @@ class ChatTemplate:
     def _render(
         self, messages: Sequence[Mapping[str, str]], source: str | None = None, *, add_generation_prompt: bool = False
     ) -> tuple[str, list[tuple[int, int]]]:
+        bos = {} if self._control.bos is None else {"bos_token": self._control.bos}  # transformers leaves it undefined too
         options: dict[str, Any] = {
-            "bos_token": self._control.bos,
+            **bos,
             "eos_token": self._control.eos,
             "add_generation_prompt": add_generation_prompt,
         }

@@ -289,9 +289,9 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
         """What TRL asks for its padding."""
         folder = self._run.input("tokenizer")
         control = read_control_tokens(folder)
-        tokens = {"bos_token": control.bos, "eos_token": control.eos, "pad_token": control.eos}
-        unk = {} if control.unk is None else {"unk_token": control.unk}
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **tokens, **unk)
+        tokens = {"bos_token": control.bos, "eos_token": control.eos, "pad_token": control.eos, "unk_token": control.unk}
+        named = {name: token for name, token in tokens.items() if token is not None}
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **named)
 
     @cached_property
     def _flops_per_token(self) -> int:

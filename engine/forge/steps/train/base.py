@@ -6,7 +6,7 @@ The bytes are those that the request names: whoever laid them out has hashed the
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -23,18 +23,32 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "quantization_config": (None,),
     "auto_map": (None,),
 }
-"""Settings that may be left out, and the values under which the model is the one that is trained here."""
+"""Settings, and the values under which the model is the one that is trained here."""
 _FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"attention_bias": (False,), "mlp_bias": (False,)},
+    "mistral": {"sliding_window": (None,)},
     "mixtral": {"sliding_window": (None,), "router_jitter_noise": (0, 0.0)},
+    "qwen2": {"use_sliding_window": (False,)},
+    "qwen3": {"use_sliding_window": (False,), "attention_bias": (False,)},
 }
 """The same, of one family."""
-_DEFAULTS = {"rms_norm_eps": 1e-6, "initializer_range": 0.02, "tie_word_embeddings": False}
-_MIXTRAL_DEFAULTS = {"rms_norm_eps": 1e-5}
-_ROPE_THETA = {"llama": 10000.0, "mixtral": 1e6}
-_KEY_VALUE_HEADS = {"mixtral": 8}
+_DEFAULTS: dict[str, Any] = {
+    "rms_norm_eps": 1e-6,
+    "initializer_range": 0.02,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+    "num_key_value_heads": None,
+    "head_dim": None,
+}
+_OWN_DEFAULTS: dict[str, dict[str, Any]] = {
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "mixtral": {"rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6},
+    "qwen2": {"num_key_value_heads": 32},
+    "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+}
 _EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.001}
 """transformers' own, for what a folder leaves out."""
+_FULL_ATTENTION = "full_attention"
 _ROPE_TYPES = ("linear", "llama3", "yarn")
 _ROPE_BY_LENGTH = {
     "dynamic": "up to max_position_embeddings it is 'default': leave the setting out, if that is where the model is to be used",
@@ -51,31 +65,28 @@ def read_architecture(folder: Path) -> Architecture:
     if not isinstance(family, str) or family not in _FAMILIES:
         known = ", ".join(repr(each) for each in _FAMILIES)
         raise StepError(f"{path}: model_type is {family!r}; this trainer continues {known} only")
-    for name, accepted in (_ONLY | _FAMILIES[family]).items():
-        if name in config and config[name] not in accepted:
-            raise StepError(f"{path}: {name} is {config[name]!r}; this trainer's model has {accepted[0]!r} only")
-    theta, scaling = _rotary(path, config, _ROPE_THETA[family])
-    defaults = _DEFAULTS | (_MIXTRAL_DEFAULTS if family == "mixtral" else {})
     missing = [name for name in (*_SHAPE, "vocab_size") if name not in config]
     if missing:
         raise StepError(f"{path}: lacks {', '.join(missing)}")
+    given, config = config.keys(), _DEFAULTS | _OWN_DEFAULTS.get(family, {}) | config
+    for name, accepted in (_ONLY | _FAMILIES[family]).items():
+        if name in config and config[name] not in accepted:
+            said = f"is {config[name]!r}" if name in given else f"is left out, which is {config[name]!r}"
+            raise StepError(f"{path}: {name} {said}; this trainer's model has {accepted[0]!r} only")
+    _check_attention(path, config)
+    theta, scaling = _rotary(path, config)
     try:
-        architecture = Architecture(
-            family="mixtral" if family == "mixtral" else "llama",
-            **{name: config[name] for name in _SHAPE},
-            **{name: config.get(name, value) for name, value in defaults.items()},
-            num_key_value_heads=config.get("num_key_value_heads", _KEY_VALUE_HEADS.get(family))
-            or config["num_attention_heads"],
+        return Architecture(
+            family=cast("Any", family),
+            **{name: config[name] for name in (*_SHAPE, "rms_norm_eps", "initializer_range", "tie_word_embeddings")},
+            num_key_value_heads=config["num_key_value_heads"] or config["num_attention_heads"],
+            head_dim=_head_dim(config),
             rope_theta=theta,
             rope_scaling=scaling,
             experts=_experts_of(config) if family == "mixtral" else None,
         )
     except ValidationError as error:
         raise StepError(f"{path}: {_faults(error)}") from error
-    head = architecture.hidden_size // architecture.num_attention_heads
-    if config.get("head_dim") not in (None, head):
-        raise StepError(f"{path}: head_dim is {config['head_dim']!r}; this trainer's model has hidden_size / heads = {head}")
-    return architecture
 
 
 def rows_of(folder: Path) -> int:
@@ -136,13 +147,30 @@ def check_control_tokens(tokenizer: Path) -> None:
     read_control_tokens(tokenizer)
 
 
+def _check_attention(path: Path, config: dict[str, Any]) -> None:
+    """Refuse layers that see a part of what stands before a token; raises ``StepError``."""
+    layers = config.get("layer_types")
+    if layers is None:
+        return
+    other = [each for each in layers if each != _FULL_ATTENTION] if isinstance(layers, list) else [layers]
+    if other:
+        raise StepError(f"{path}: layer_types has {other[0]!r}; this trainer's model has {_FULL_ATTENTION!r} only")
+
+
+def _head_dim(config: dict[str, Any]) -> Any:
+    """The size of a head where it is not the one that the other numbers give: a shape has one spelling."""
+    hidden, heads, found = (config[name] for name in ("hidden_size", "num_attention_heads", "head_dim"))
+    sizes_are_numbers = all(type(number) is int for number in (hidden, heads, found))
+    return None if sizes_are_numbers and found * heads == hidden else found
+
+
 def _experts_of(config: dict[str, Any]) -> Experts:
     """Those of a Mixtral. transformers writes and reads ``num_experts`` as another name of their number."""
     count = config.get("num_local_experts", config.get("num_experts", _EXPERTS["num_local_experts"]))
     return Experts(**{**{name: config.get(name, value) for name, value in _EXPERTS.items()}, "num_local_experts": count})
 
 
-def _rotary(path: Path, config: dict[str, Any], default_theta: float) -> tuple[Any, Any]:
+def _rotary(path: Path, config: dict[str, Any]) -> tuple[Any, Any]:
     """The rotary base and how positions are scaled, in the old spelling (``rope_scaling``) or the new (``rope_parameters``)."""
     spelt = next((name for name in ("rope_scaling", "rope_parameters") if config.get(name) is not None), None)
     found = {} if spelt is None else config[spelt]
@@ -150,7 +178,7 @@ def _rotary(path: Path, config: dict[str, Any], default_theta: float) -> tuple[A
         raise StepError(f"{path}: {spelt} is {found!r}; expected a mapping")
     settings = {name: value for name, value in found.items() if name not in ("type", "rope_type", "rope_theta")}
     kind = found.get("rope_type", found.get("type", "default"))
-    theta = found.get("rope_theta", config.get("rope_theta", default_theta))
+    theta = found.get("rope_theta", config["rope_theta"])
     if kind == "default" and not settings:
         return theta, None
     if kind in _ROPE_BY_LENGTH:

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from forge.errors import StepError
-from forge.spec.architecture import Architecture
+from forge.spec.architecture import Architecture, Experts
 from forge.spec.base_folder import INDEX_FILE, WEIGHTS_FILE
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
@@ -30,6 +30,15 @@ SHARD_BYTES = 5_000_000_000
 """The most that one file of weights holds, unless a single tensor is larger; the hub's default."""
 _COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 _REQUIRED = ("tokenizer.json", "tokenizer_config.json")
+_NO_WINDOW = {"use_sliding_window": False, "sliding_window": None}
+_CLASSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaForCausalLM", {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}),
+    "mistral": ("MistralForCausalLM", {"sliding_window": None}),
+    "mixtral": ("MixtralForCausalLM", {"sliding_window": None}),
+    "qwen2": ("Qwen2ForCausalLM", _NO_WINDOW),
+    "qwen3": ("Qwen3ForCausalLM", {"attention_bias": False, **_NO_WINDOW}),
+}
+"""transformers' class of each family, and what only its ``config.json`` says."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How safetensors, which is written in Rust and raises no ``OSError``, ends the words of one."""
@@ -57,6 +66,8 @@ def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
     for name, expected in (("bos_token", meta.bos_token_id), ("eos_token", meta.eos_token_id)):
         token = config.get(name)
         text = token["content"] if isinstance(token, dict) else token
+        if text is None and name == "bos_token" and expected == meta.eos_token_id:
+            continue  # a tokenizer without one: documents begin after another's end
         if text is None or tokenizer.token_to_id(text) != expected:
             raise StepError(f"{folder / 'tokenizer_config.json'}: {name} {text!r} is not token {expected} of the token files")
 
@@ -115,7 +126,7 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str, rows:
         "num_hidden_layers": architecture.num_hidden_layers,
         "num_attention_heads": architecture.num_attention_heads,
         "num_key_value_heads": architecture.num_key_value_heads,
-        "head_dim": architecture.hidden_size // architecture.num_attention_heads,
+        "head_dim": architecture.head_size,
         "max_position_embeddings": architecture.max_position_embeddings,
         "rope_theta": architecture.rope_theta,
         "rope_parameters": {"rope_theta": architecture.rope_theta, "rope_type": "default", **scaling},
@@ -131,19 +142,19 @@ def model_config(architecture: Architecture, meta: TokensMeta, dtype: str, rows:
         "dtype": dtype,
         "torch_dtype": dtype,
     }
-    if architecture.experts is None:
-        llama = {"attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
-        return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **common, **llama}
+    kind, own = _CLASSES[architecture.family]
+    return {"architectures": [kind], "model_type": architecture.family, **common, **own, **_of_experts(architecture.experts)}
+
+
+def _of_experts(experts: Experts | None) -> dict[str, Any]:
+    if experts is None:
+        return {}
     return {
-        "architectures": ["MixtralForCausalLM"],
-        "model_type": "mixtral",
-        **common,
-        "num_local_experts": architecture.experts.num_local_experts,
-        "num_experts_per_tok": architecture.experts.num_experts_per_tok,
-        "router_aux_loss_coef": architecture.experts.router_aux_loss_coef,
+        "num_local_experts": experts.num_local_experts,
+        "num_experts_per_tok": experts.num_experts_per_tok,
+        "router_aux_loss_coef": experts.router_aux_loss_coef,
         "router_jitter_noise": 0.0,
         "output_router_logits": False,
-        "sliding_window": None,
     }
 
 

@@ -1,12 +1,13 @@
 """A decoder of the Llama family, with experts or without.
 
-Parameter names are those of Hugging Face's ``LlamaForCausalLM``, so that its export is a plain state dict; with experts they
-are those of its ``MixtralForCausalLM`` in memory, and what files call an expert's matrices is ``names``'s to say.
+Parameter names are those of Hugging Face's ``LlamaForCausalLM`` and of its relatives' classes, so that the export is a plain
+state dict; with experts they are those of its ``MixtralForCausalLM`` in memory, and what files call an expert's matrices is
+``names``'s to say.
 
 Shapes: B sequences, S tokens, H hidden size, N heads, K key/value heads, D head size, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple, cast
 
 import torch
@@ -41,14 +42,26 @@ def places_of(documents_bs: torch.Tensor) -> Places:
 class RMSNorm(nn.Module):
     """Root mean square normalisation (Zhang & Sennrich 2019)."""
 
-    def __init__(self, architecture: Architecture) -> None:
+    def __init__(self, size: int, eps: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(architecture.hidden_size))
-        self.eps = architecture.rms_norm_eps
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
 
     def forward(self, x_bsh: torch.Tensor) -> torch.Tensor:
         """Normalise over H."""
         return rms_norm(x_bsh, self.weight, self.eps)
+
+
+class HeadNorm(RMSNorm):
+    """The same of each head by itself, all with one weight [D]; the input is [B, S, N, D]."""
+
+    whole_gradient: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """Set where processes share the heads: gives the weight back, and to its gradient the sum over the heads of all of them."""
+
+    def forward(self, x_bsnd: torch.Tensor) -> torch.Tensor:
+        """Normalise over D."""
+        weight_d = self.weight if self.whole_gradient is None else self.whole_gradient(self.weight)
+        return rms_norm(x_bsnd, weight_d, self.eps)
 
 
 class Attention(nn.Module):
@@ -56,20 +69,24 @@ class Attention(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        hidden = architecture.hidden_size
-        self.head = hidden // architecture.num_attention_heads
-        key_value = self.head * architecture.num_key_value_heads
-        self.q_proj = nn.Linear(hidden, hidden, bias=False)
-        self.k_proj = nn.Linear(hidden, key_value, bias=False)
-        self.v_proj = nn.Linear(hidden, key_value, bias=False)
-        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+        hidden, bias = architecture.hidden_size, architecture.has_projection_bias
+        self.head = architecture.head_size
+        query, key_value = self.head * architecture.num_attention_heads, self.head * architecture.num_key_value_heads
+        self.q_proj = nn.Linear(hidden, query, bias=bias)
+        self.k_proj = nn.Linear(hidden, key_value, bias=bias)
+        self.v_proj = nn.Linear(hidden, key_value, bias=bias)
+        self.o_proj = nn.Linear(query, hidden, bias=False)
+        normalises = architecture.normalises_heads
+        self.q_norm, self.k_norm = (HeadNorm(self.head, architecture.rms_norm_eps) if normalises else None for _ in range(2))
 
     def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> torch.Tensor:
         """Mix each position with those before it, of its document where ``places`` tells them apart."""
-        query_bnsd, key_bksd, value_bksd = (
-            projection(x_bsh).unflatten(-1, (-1, self.head)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        query_bsnd, key_bskd, value_bskd = (
+            projection(x_bsh).unflatten(-1, (-1, self.head)) for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
+        if self.q_norm is not None and self.k_norm is not None:
+            query_bsnd, key_bskd = self.q_norm(query_bsnd), self.k_norm(key_bskd)
+        query_bnsd, key_bksd, value_bksd = (each.transpose(1, 2) for each in (query_bsnd, key_bskd, value_bskd))
         positions, visible = (None, None) if places is None else places
         mixed_bnsd = causal_attention(rotary(query_bnsd, positions), rotary(key_bksd, positions), value_bksd, visible)
         return cast("torch.Tensor", self.o_proj(mixed_bnsd.transpose(1, 2).flatten(-2)))
@@ -104,8 +121,8 @@ class DecoderLayer(nn.Module):
             if architecture.experts is None
             else MixtureOfExperts(architecture.hidden_size, architecture.intermediate_size, architecture.experts)
         )
-        self.input_layernorm = RMSNorm(architecture)
-        self.post_attention_layernorm = RMSNorm(architecture)
+        self.input_layernorm = RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
 
     def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> tuple[torch.Tensor, Routing | None]:
         """One layer; the residual stream stays float32 under autocast. The routing is of a layer with experts."""
@@ -122,7 +139,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocab_size, architecture.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(architecture) for _ in range(architecture.num_hidden_layers))
-        self.norm = RMSNorm(architecture)
+        self.norm = RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
         self.rotary = Rotary(architecture)
 
     def forward(self, tokens_bs: torch.Tensor, places: Places | None = None) -> tuple[torch.Tensor, Routing | None]:
@@ -190,13 +207,15 @@ def drawn_tensors(
     """The initial weights one after another, float32 on the CPU: a pure function of the arguments.
 
     Matrices (those of experts among them) and embeddings are drawn from N(0, initializer_range) in the order of ``shapes``,
-    norms are ones, as Hugging Face initialises the family.
+    norms are ones, biases 0, as Hugging Face initialises the family.
     """
     generator = torch.Generator().manual_seed(seed % 2**63)
     for name, shape in shapes.items():
-        drawn = len(shape) >= 2
         tensor = torch.empty(shape, dtype=torch.float32)
-        yield name, tensor.normal_(0.0, architecture.initializer_range, generator=generator) if drawn else tensor.fill_(1.0)
+        if len(shape) >= 2:
+            yield name, tensor.normal_(0.0, architecture.initializer_range, generator=generator)
+        else:
+            yield name, tensor.fill_(0.0 if name.endswith(".bias") else 1.0)
 
 
 def shapes_of(model: nn.Module) -> dict[str, torch.Size]:

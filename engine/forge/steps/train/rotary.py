@@ -58,7 +58,7 @@ def scaling_of(architecture: Architecture) -> dict[str, Any]:
 
 def _frequencies(architecture: Architecture) -> tuple[torch.Tensor, float]:
     """Radians of each pair of dimensions for one place [D / 2], and what cosines and sines are multiplied by."""
-    head = architecture.hidden_size // architecture.num_attention_heads
+    head = architecture.head_size
     if architecture.rope_scaling is None:
         return 1.0 / (architecture.rope_theta ** (torch.arange(0, head, 2, dtype=torch.int64).float() / head)), 1.0
     with quick_imports():  # seconds, which only a scaled model takes

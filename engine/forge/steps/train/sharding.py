@@ -9,13 +9,14 @@ Rules:
 5. Under FSDP2 and bfloat16 the layers' weights travel in bfloat16, which autocast would round them to anyway; gradients are
    summed in float32, and embedding, head and routers stay float32.
 6. Tensor parallelism is Megatron's (Shoeybi et al. 2019): the first projections of attention and feed-forward are cut by rows,
-   the last by columns; norms, embedding and loss are computed on every process of a row alike.
+   the last by columns; norms, embedding and loss are computed on every process of a row alike. A norm of heads (Qwen3) is held
+   by all of a row and applied by each to the heads that are its own, so its gradient is summed over them.
 """
 
 import functools
 import os
 import shutil
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import distributed, nn
@@ -29,7 +30,7 @@ from forge.errors import StepError
 from forge.steps.train.distributed import DATA, TENSOR, World
 from forge.steps.train.experts import MixtureOfExperts
 from forge.steps.train.job import TrainJob
-from forge.steps.train.model import LlamaForCausalLM
+from forge.steps.train.model import DecoderLayer, LlamaForCausalLM
 
 _BY_ROWS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
@@ -42,8 +43,7 @@ def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
         _check_compiler(job.subject)
     for layer in model.model.layers:
         if mesh is not None and mesh[TENSOR].size() > 1:
-            styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in _BY_ROWS}
-            parallelize_module(layer, mesh[TENSOR], styles | {name: RowwiseParallel() for name in _BY_COLUMNS})
+            _cut(cast("DecoderLayer", layer), mesh[TENSOR])
         if job.training.activation_checkpointing:
             layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
         if job.training.compile:
@@ -56,6 +56,29 @@ def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
                 _shard(layer.mlp.gate, mesh[DATA], whole)
             _shard(layer, mesh[DATA], in_bfloat16 if job.training.precision == "bfloat16" else whole)
         _shard(model, mesh[DATA], whole)
+
+
+def _cut(layer: DecoderLayer, mesh: DeviceMesh) -> None:
+    styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in _BY_ROWS}
+    parallelize_module(layer, mesh, styles | {name: RowwiseParallel() for name in _BY_COLUMNS})
+    for norm in (layer.self_attn.q_norm, layer.self_attn.k_norm):
+        if norm is not None:
+            norm.whole_gradient = functools.partial(_SummedGradient.apply, mesh.get_group())
+
+
+class _SummedGradient(torch.autograd.Function):
+    """The tensor itself; its gradient is the sum of those of all processes of a group."""
+
+    @staticmethod
+    def forward(ctx: Any, group: distributed.ProcessGroup, tensor: torch.Tensor) -> torch.Tensor:
+        ctx.group = group
+        return tensor.view_as(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[None, torch.Tensor]:
+        summed = grad_outputs[0].clone()
+        distributed.all_reduce(summed, group=ctx.group)
+        return None, summed
 
 
 def _shard(module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:

@@ -1,0 +1,203 @@
+"""The relatives of Llama (Mistral, Qwen2, Qwen3) against transformers' own classes of them, alone and over processes."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.steps.train.conftest import ARCHITECTURE, Attempt
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from forge.errors import StepError
+from forge.spec.architecture import Architecture
+from forge.steps.train.base import read_architecture
+from forge.steps.train.job import read_job
+from forge.steps.train.model import build_model
+from forge.steps.train.start import initial_model
+
+Make = Callable[..., Attempt]
+BATCH = 256
+SHAPE = {
+    "vocab_size": 512,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "tie_word_embeddings": True,
+}
+THEIRS: dict[str, dict[str, Any]] = {
+    "llama": {"head_dim": 12},
+    "mistral": {"head_dim": 12, "sliding_window": None},
+    "qwen2": {},
+    "qwen3": {"head_dim": 12},
+}
+"""What a ``config.json`` of each family says that others do not; heads that are not hidden_size / num_attention_heads."""
+CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+OURS: dict[str, dict[str, Any]] = {
+    "mistral": {"family": "mistral", "head_dim": 12},
+    "qwen2": {"family": "qwen2"},
+    "qwen3": {"family": "qwen3", "head_dim": 12},
+}
+
+
+def written(folder: Path, family: str, **changes: Any) -> Path:
+    """A base as transformers saves it; none of its tensors is what a model begins with, biases and norms included."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SHAPE, **THEIRS[family], **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape) * 0.3)
+    model.save_pretrained(folder)
+    return folder
+
+
+def some_tokens() -> torch.Tensor:
+    return torch.randint(512, (3, 64), generator=torch.Generator().manual_seed(0))
+
+
+def logits_of(folder: Path) -> torch.Tensor:
+    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        return model(some_tokens()).logits
+
+
+@pytest.mark.parametrize("family", THEIRS)
+def test_a_base_that_transformers_wrote_is_the_same_function_here_and_in_what_is_exported(
+    new_attempt: Make, tmp_path: Path, family: str
+) -> None:
+    folder = written(tmp_path / "theirs", family)
+    expected = logits_of(folder)
+    assert expected.std() > 0.1
+    schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
+    attempt = new_attempt(base=folder, training={"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": schedule})
+    with torch.no_grad():
+        ours = initial_model(read_job(attempt.request()), 512)(some_tokens())
+    assert isinstance(ours, torch.Tensor)
+    assert (ours - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+    attempt.run()
+    assert (logits_of(attempt.weights) - expected).abs().max().item() <= 1e-5 * expected.abs().max().item()
+    before, after = (json.loads((each / "config.json").read_text()) for each in (folder, attempt.weights))
+    assert before["architectures"] == after["architectures"] == [f"{CLASSES[family]}ForCausalLM"]
+    assert load_file(folder / "model.safetensors").keys() == load_file(attempt.weights / "model.safetensors").keys()
+    for name, value in AutoConfig.from_pretrained(folder).to_dict().items():
+        if name not in {"transformers_version", "dtype", "_name_or_path"} and name in after:
+            assert after[name] == value, name
+
+
+@pytest.mark.parametrize("family", OURS)
+def test_a_model_that_is_pretrained_here_learns_and_is_transformers_own_class(
+    new_attempt: Make, tmp_path: Path, family: str
+) -> None:
+    attempt = new_attempt(architecture=OURS[family], training={"tokens": BATCH * 40})
+    first = build_model(Architecture.model_validate({**ARCHITECTURE, **OURS[family]}), 512, 7)
+    initial = {name: parameter.detach().clone() for name, parameter in first.named_parameters()}
+    assert attempt.run()["validation_loss"] < 3.0  # log(512) is 6.2
+    exported = load_file(attempt.weights / "model.safetensors")
+    assert exported.keys() == initial.keys()
+    assert all(not torch.equal(tensor, initial[name]) for name, tensor in exported.items()), "something learnt nothing"
+    first.load_state_dict(exported)
+    with torch.no_grad():
+        ours, theirs = first(some_tokens()), logits_of(attempt.weights)
+    assert isinstance(ours, torch.Tensor)
+    assert (ours - theirs).abs().max().item() <= 1e-5 * theirs.abs().max().item()
+
+
+def test_biases_begin_at_0_and_norms_at_1() -> None:
+    for family in ("qwen2", "qwen3"):
+        model = build_model(Architecture.model_validate({**ARCHITECTURE, **OURS[family]}), 512, 3)
+        small = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 1}
+        kinds = {"qwen2": ("q_proj.bias", "k_proj.bias", "v_proj.bias"), "qwen3": ("q_norm.weight", "k_norm.weight")}[family]
+        assert sum(name.endswith(kinds) for name in small) == 2 * len(kinds)
+        assert all(torch.equal(each, torch.full_like(each, 0.0 if "bias" in name else 1.0)) for name, each in small.items())
+
+
+def test_a_head_of_the_usual_size_has_one_spelling(tmp_path: Path) -> None:
+    """``head_dim`` that says what the other numbers give makes no other architecture."""
+    folder = written(tmp_path / "theirs", "qwen3", head_dim=8)
+    assert json.loads((folder / "config.json").read_text())["head_dim"] == 8
+    assert read_architecture(folder).head_dim is None
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
+def test_what_a_folder_leaves_out_is_what_transformers_takes_for_it(tmp_path: Path, family: str) -> None:
+    """All that is optional goes, but for what would make it another trainer's model."""
+    folder = written(tmp_path / "theirs", family)
+    kept = {*SHAPE, "model_type", "sliding_window"} - {"initializer_range", "tie_word_embeddings", "num_key_value_heads"}
+    sizes = {"hidden_size": 4096, "num_attention_heads": 32}  # those that transformers' default of 32 key/value heads fits
+    config = {**json.loads((folder / "config.json").read_text()), **sizes}
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if name in kept}))
+    theirs, ours = AutoConfig.from_pretrained(folder), read_architecture(folder)
+    for name in ("num_key_value_heads", "rms_norm_eps", "initializer_range", "tie_word_embeddings"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.head_size == getattr(theirs, "head_dim", 4096 // 32)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("mistral", {"sliding_window": 4096}, "sliding_window is 4096; this trainer's model has None only"),
+        ("mistral", {"sliding_window": "absent"}, "sliding_window is left out, which is 4096; this trainer's model has None"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
+        ("qwen3", {"attention_bias": True}, "attention_bias is True"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
+        ("qwen3", {"layer_types": "sliding_attention"}, "layer_types has 'sliding_attention'"),
+        ("qwen3", {"head_dim": 13}, "head_dim must be even"),
+        ("qwen3", {"head_dim": "12"}, "head_dim is '12'"),
+        ("qwen2", {"head_dim": 12}, "a qwen2 has heads of hidden_size / num_attention_heads"),
+        ("qwen2", {"model_type": "llama"}, r"6 are left over \(model.layers.0.self_attn.k_proj.bias"),
+        ("mistral", {"model_type": "qwen3", "head_dim": 12}, r"4 tensors are missing \(model.layers.0.self_attn.k_norm.weight"),
+        (
+            "qwen3",
+            {"model_type": "qwen3_moe"},
+            "model_type is 'qwen3_moe'; this trainer continues 'llama', 'mistral', 'mixtral'",
+        ),
+    ],
+)
+def test_a_relative_that_this_trainer_would_not_reproduce_is_refused(
+    new_attempt: Make, tmp_path: Path, family: str, changes: dict[str, Any], message: str
+) -> None:
+    folder = written(tmp_path / "theirs", family)
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in config.items() if value != "absent"}))
+    with pytest.raises(StepError, match=message):
+        new_attempt(base=folder).run()
+
+
+@pytest.mark.parametrize(
+    ("family", "processes", "settings"),
+    [
+        ("qwen2", 2, {"parallelism": {"tensor": 2}}),
+        ("qwen3", 2, {"parallelism": {"tensor": 2}}),
+        ("qwen3", 4, {"parallelism": {"data": "fsdp2", "tensor": 2}}),
+    ],
+)
+def test_ranks_give_the_losses_and_weights_of_one(
+    new_attempt: Make, family: str, processes: int, settings: dict[str, Any]
+) -> None:
+    """Each rank has heads of its own: what a norm of all heads learns comes from every one of them."""
+    one = new_attempt("one", architecture=OURS[family])
+    expected = one.run()
+    several = new_attempt("several", architecture=OURS[family], processes=processes, settings=settings)
+    found = _result(several)
+    for name in ("train_loss", "validation_loss"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-5)
+    mine, theirs = (load_file(each.weights / "model.safetensors") for each in (one, several))
+    assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-3
+
+
+def _result(attempt: Attempt) -> dict[str, Any]:
+    process = attempt.start()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return dict(attempt.result()["metrics"])
