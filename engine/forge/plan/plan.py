@@ -10,7 +10,7 @@ out that nothing has to be done (early cutoff). Rules:
 5. Nothing here asks a clock, a file or the network: equal arguments give equal plans.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,8 +19,8 @@ from forge.contract.record import Made, Pointer, Record, Release
 from forge.plan.action import SETTLED, Action, ActionKind, Plan
 from forge.plan.approvals import tally
 from forge.plan.bases import estimate_model
-from forge.plan.blame import Blame, owner_of, same_policy
-from forge.plan.changes import Brought, changed_fields, changed_inputs, changed_policy
+from forge.plan.blame import Blame
+from forge.plan.causes import Causes
 from forge.plan.continuation import Place, find_earlier
 from forge.plan.cost import Estimate, estimate_from_history
 from forge.plan.desired import Desired
@@ -33,7 +33,7 @@ from forge.plan.reason import Reason, ReasonKind
 from forge.plan.rebuilt import if_rebuilt_alike
 from forge.plan.recorded import EVERYTHING, Recorded, Scope
 from forge.plan.residency import residency_refusals
-from forge.plan.step import FromCommit, FromStep, Step, key_of, version_of
+from forge.plan.step import FromCommit, FromStep, Step, key_of
 from forge.plan.upkeep import approvals_cover_release, approvals_needed, plan_approvals_needed, refusals_of
 from forge.plan.withdrawn import Descent, about_withdrawals
 from forge.spec.resource import Model
@@ -110,6 +110,7 @@ class _Planner:
     _running: Mapping[str, Running] = field(init=False)
     _pointers: Mapping[str, Pointer] = field(init=False)
     _lineage: Lineage = field(init=False)
+    _causes: Causes = field(init=False)
     _made_by_key: dict[str, Made] = field(default_factory=dict)
     """What was looked up so far: a gate's verdict is asked for once more by its release."""
     _descent: Descent | None = field(init=False)
@@ -119,6 +120,7 @@ class _Planner:
         self._running = {running.step_id: running for running in self.live.running.values()}
         self._pointers = self.recorded.pointers()
         self._lineage = Lineage(self.desired, self.recorded)
+        self._causes = Causes(self.recorded, self.live, self.blame, self.actions)
         self._descent = Descent(self.desired, self.recorded) if self.desired.withdrawn else None
 
     def decide(self, wave: Iterable[Step]) -> None:
@@ -223,7 +225,7 @@ class _Planner:
     def _make(self, step: Step, key: str, inputs: Mapping[str, str]) -> Action:
         """The key is new: the step runs, from a checkpoint where that gives the same bytes."""
         latest = self._latest(step)
-        reasons = tuple(self._differences(step, inputs, latest)) or (Reason(ReasonKind.CREATED),)
+        reasons = tuple(self._causes.of(step, inputs, latest)) or (Reason(ReasonKind.CREATED),)
         estimate = self._estimate(step, latest)
         if step.kind is StepKind.RELEASE:
             return self._action(self._release_kind(step, inputs), step, reasons, key, inputs, estimate=estimate)
@@ -310,49 +312,6 @@ class _Planner:
     def _latest(self, step: Step) -> Record | None:
         """The newest record of the step, whatever its resources were called then."""
         return self._lineage.latest(step)
-
-    def _differences(self, step: Step, inputs: Mapping[str, str], latest: Record | None) -> Iterator[Reason]:
-        if latest is None:
-            return
-        kind = ReasonKind.GATE_CHANGED if step.kind is StepKind.GATE else ReasonKind.FIELD_CHANGED
-        yield from changed_fields(step, latest.parameters, kind, self._brought(owner_of(step), latest.commit))
-        for name, old, new in changed_inputs(latest.inputs, inputs):
-            source = step.inputs.get(name)
-            if isinstance(source, FromStep):
-                subject = f"{name} ({source.step_id})"
-                upstream = self.recorded.made(self.actions[source.step_id].key or "")
-                commit = upstream.commit if upstream else None
-            elif source is not None:
-                subject = f"{name} ({source.address})"
-                commit = self._brought_by_files(name, source, latest)
-            else:
-                subject, commit = f"{name} (removed)", None
-            yield Reason(ReasonKind.INPUT_CHANGED, subject, old, new, commit=commit)
-            if isinstance(source, FromCommit) and name == "policy" and old is not None:
-                yield from self._of_policy(source, old, latest)
-        if latest.step_version != version_of(step.kind):
-            yield Reason(ReasonKind.VERSION_CHANGED, "", str(latest.step_version), str(version_of(step.kind)))
-
-    def _of_policy(self, source: FromCommit, old: str, latest: Record) -> Iterator[Reason]:
-        """The fields of a policy that are others than in the one that was released, as long as the store holds that."""
-        now = next((file.inline for file in source.bundle.files.values() if file.inline is not None), None)
-        before = self.live.policy(old) if now is not None else None
-        if now is not None and before is not None:
-            yield from changed_policy(before, now, self._brought(source.address, latest.commit))
-
-    def _brought(self, address: str, since: str) -> Brought:
-        """Who brought a value, asked only where a plan is to say it."""
-        blame = self.blame
-        return lambda alike: blame.value_since(address, since, None, alike) if blame is not None else None
-
-    def _brought_by_files(self, name: str, source: FromCommit, latest: Record) -> str | None:
-        if self.blame is None:
-            return None
-        if not source.bundle.sources:  # the spec itself is what is read
-            return self.blame.value_since(source.address, latest.commit, None, same_policy)
-        return self.blame.files_since(
-            latest.sources.get(name, {}).values(), source.bundle.sources.values(), latest.commit, None
-        )
 
     def _blocked(self, step: Step, reason: Reason) -> Action:
         return self._action(ActionKind.BLOCKED, step, (reason,))
