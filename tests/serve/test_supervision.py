@@ -32,9 +32,9 @@ time.sleep(60)
 """
 
 
-def guarded(*command: str) -> "subprocess.Popen[bytes]":
+def guarded(*command: str, scratch: Path = Path("nowhere")) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-I", engine_guard.__file__, *command],
+        [sys.executable, "-I", engine_guard.__file__, str(scratch), *command],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
@@ -61,13 +61,20 @@ def are_gone(processes: list[psutil.Process]) -> bool:
     return True
 
 
-def test_when_the_agent_is_gone_the_engine_and_its_workers_are_killed() -> None:
-    guard = guarded(sys.executable, "-c", WITH_CHILD)
+def test_when_the_agent_is_gone_the_engine_and_its_workers_are_killed_and_leave_no_files(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    (scratch / "sockets").mkdir(parents=True)
+    guard = guarded(sys.executable, "-c", WITH_CHILD, scratch=scratch)
     family = family_of(guard)
     assert guard.stdin is not None
     guard.stdin.close()  # what the kernel does when the agent is killed
     assert guard.wait(5) == -signal.SIGKILL
     assert are_gone(family)
+    deadline = time.monotonic() + 15
+    while scratch.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert tmp_path.exists()
 
 
 def test_when_the_guard_is_killed_the_engine_dies_with_it() -> None:

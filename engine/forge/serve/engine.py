@@ -161,7 +161,7 @@ class EngineSupervisor:
                 self._scratch = Path(tempfile.mkdtemp(prefix="fe-", dir=settings.environment.get("TMPDIR") or None)).resolve()
                 environment = engine_environment(self._release, address.key, settings.environment, self._scratch)
                 self._process = await asyncio.create_subprocess_exec(
-                    settings.python, "-I", str(Path(engine_guard.__file__).resolve()),
+                    settings.python, "-I", str(Path(engine_guard.__file__).resolve()), str(self._scratch),
                     *engine_command(self._release, settings.python, port),
                     stdin=asyncio.subprocess.PIPE, stdout=output, stderr=output, start_new_session=True,
                     cwd=settings.log_folder, env=environment,

@@ -1,22 +1,28 @@
 """The engine's guard: a small process between the agent and vLLM, so that vLLM never outlives the agent.
 
-Run as ``python -I engine_guard.py COMMAND..`` in a session of its own, with a pipe from the agent as standard input.
-Invariant: when the agent is gone, however it went, the pipe closes and the guard kills its whole process group: vLLM's
-workers too, which no signal at a parent's death would reach. When the guard itself is killed, the kernel kills vLLM.
+Run as ``python -I engine_guard.py SCRATCH COMMAND..`` in a session of its own, with a pipe from the agent as standard input.
+Invariant: when the agent is gone, however it went, the pipe closes and the guard's whole process group is killed: vLLM's
+workers too, which no signal at a parent's death would reach; then SCRATCH, the folder of their temporary files, is removed.
+When the guard itself is killed, the kernel kills vLLM.
 The guard ends when vLLM ends, with its exit status (128 + N for signal N). Standard library only: it starts in 20 ms.
 """
 
 import ctypes
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
 _PR_SET_PDEATHSIG = 1
+_GONE_SECONDS = 10.0
+"""How long what was killed may take to be gone: longer where nobody reaps it, and it writes nothing by then."""
 
 
-def main(command: list[str]) -> int:
+def main(scratch: str, command: list[str]) -> int:
     """Run the command until it ends or the agent does; returns the exit status."""
     # The agent ends vLLM by a signal to the group, which reaches the guard as well: it stays, to see vLLM's end.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -37,8 +43,25 @@ def main(command: list[str]) -> int:
         if ended in readable:
             os.read(ended, 4096)
         if agent_gone in readable and not os.read(agent_gone, 4096):
-            os.killpg(0, signal.SIGKILL)  # the guard is in the group: this is its end as well
+            _end_all(scratch)
     return engine.returncode if engine.returncode >= 0 else 128 - engine.returncode
+
+
+def _end_all(scratch: str) -> None:
+    """Kill the group, of which the guard is one, by a process outside of it, which then removes the folder."""
+    group = os.getpgrp()
+    if os.fork():
+        while True:
+            signal.pause()  # until it is killed with the others
+    os.setsid()
+    os.killpg(group, signal.SIGKILL)
+    deadline = time.monotonic() + _GONE_SECONDS
+    with suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(0)
 
 
 def _prepare(guard: int) -> None:
@@ -52,4 +75,4 @@ def _prepare(guard: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
