@@ -79,6 +79,7 @@ def of_each_chat() -> dict[str, Any]:
         "CHATS.validation_fraction": 0.3,
         "CHATS.regions": ["eu"],
         **{f"CHATS.pii.{kind}": True for kind in ("emails", "ip_addresses", "ibans", "credit_cards", "phone_numbers")},
+        "CHATS.pii.phone_regions": ["DE"],
         "CHATS.decontaminate_against": ["EvalSuite/b"],
         "CHATS.decontamination_ngram": 12,
         "adapter.lora.rank": 4,
@@ -166,6 +167,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "spec.pii.emails": False,
         "spec.pii.ip_addresses": False,
         "spec.pii.phone_numbers": False,
+        "spec.pii.phone_regions": ["DE"],
         "spec.split.validation_fraction": 0.2,
         "spec.split.seed": 2,
     },
@@ -545,6 +547,8 @@ def changed(kind: str, path: str, value: Any) -> tuple[Any, Any]:
             **roles.pop("evaluator"),
             "keys": [{**key, "name": name, "holder": name} for name in ("ana", "ben")],
         }
+    if path.endswith("s.pii.phone_regions"):  # of conversations and preferences: the recipe has phone_numbers
+        _place(document, re.sub(r"\{\w+\}", "", path).split(".")[:-1])["pii"] = {"phone_numbers": True}
     if path == "spec.dedup.url":
         document["spec"]["sources"][0]["url_key"] = "url"
     if path.startswith(PRETRAINED + "architecture"):  # only a mixtral has experts

@@ -43,6 +43,9 @@ def test_no_upgrade_changes_a_step_key() -> None:
     found["experts written: train/a"] = own_keys(desired_from(later_documents("spec.architecture")))["train/a"]
     found["trained by nanotron: train/a"] = own_keys(desired_from(nanotron_documents()))["train/a"]
     found["sources from outside written: curate/a"] = own_keys(desired_from(remote_documents()))["curate/a"]
+    regions = full_documents()
+    regions["DataRecipe/a"]["spec"]["pii"]["phone_regions"] = ["US", "DE"]
+    found["telephone regions written: curate/a"] = own_keys(desired_from(regions))["curate/a"]
     found["a mixture written: train/a"] = own_keys(desired_from(mixed_documents()))["train/a"]
     assert found == json.loads(CORPUS.read_text()), json.dumps(found, indent=2)
 

@@ -16,6 +16,7 @@ from forge.steps.interruption import StopRequest
 from forge.steps.run import StepRun
 
 TUNING = {"transformers", "trl", "peft", "accelerate"}
+ALL = {*TUNING, "phonenumberslite"}
 
 
 def train(folder: Path, parameters: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -54,16 +55,20 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
         ({"objective": "continue"}, set()),
         ({"objective": "pretrain", "backend": "nanotron"}, {"transformers"}),
         ({"objective": "sft"}, TUNING),
+        (
+            {"objective": "sft", "conversations": {"pii": {"phone_numbers": True, "phone_regions": ["DE"]}}},
+            {*TUNING, "phonenumberslite"},
+        ),
         ({"objective": "dpo"}, TUNING),
     ],
 )
 def test_a_training_names_the_libraries_of_its_objective_and_backend(
     tmp_path: Path, parameters: dict[str, Any], used: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without(monkeypatch, *TUNING - used)
+    without(monkeypatch, *ALL - used)
     assert train(tmp_path, parameters, monkeypatch)
     environment = StepResult.model_validate_json((tmp_path / RESULT_FILE).read_bytes()).environment
-    assert environment.keys() & {*TUNING, "torch", "safetensors"} == {*used, "torch", "safetensors"}
+    assert environment.keys() & {*ALL, "torch", "safetensors"} == {*used, "torch", "safetensors"}
     assert all(environment[library] == version(library) for library in used)
 
 

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 from forge.spec.fields import ContentOf, EvalSuiteRef, FileOrder, Part, Regions, RepoPath
 from forge.spec.licenses import checked_license
 from forge.spec.meaning import GOVERN, NONE, REBUILD
+from forge.spec.phone_regions import PhoneRegions
 from forge.spec.remote import GitFiles, RemoteFile
 
 
@@ -179,6 +180,15 @@ class Pii(Part):
     credit_cards: Annotated[bool, REBUILD] = False
     """Card numbers whose check digit is right (Luhn) and that begin as an issuer's do."""
     phone_numbers: Annotated[bool, REBUILD] = False
+    """With the country's code; written as within a country (``030 901820``), those of ``phone_regions``."""
+    phone_regions: Annotated[PhoneRegions, REBUILD] = []
+    """Countries, by their two letters (ISO 3166), whose own way to write telephone numbers is looked for too."""
+
+    @model_validator(mode="after")
+    def _asks_for_numbers_of_regions(self) -> Self:
+        if self.phone_regions and not self.phone_numbers:
+            raise ValueError("`phone_regions` adds to what `phone_numbers` finds: write `phone_numbers: true` beside it")
+        return self
 
 
 class Split(Part):

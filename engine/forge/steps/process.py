@@ -37,6 +37,7 @@ _MODULES = {
     StepKind.RELEASE: ("forge.steps.release", ()),
 }
 _OF_TUNING = ("transformers", "trl", "peft", "accelerate")
+_OF_NATIONAL_NUMBERS = ("phonenumberslite",)
 _OF_NANOTRON = ("transformers",)
 """nanotron names itself, by its files (``nanotron.wheel``)."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -173,6 +174,9 @@ def _environment(request: StepRequest, libraries: tuple[str, ...]) -> dict[str, 
         libraries += _OF_TUNING
     elif request.step is StepKind.TRAIN and request.parameters.get("backend") == "nanotron":
         libraries += _OF_NANOTRON
+    people = [request.parameters, *(request.parameters.get(chats, {}) for chats in ("conversations", "preferences"))]
+    if any(each.get("pii", {}).get("phone_regions") for each in people):
+        libraries += _OF_NATIONAL_NUMBERS
     versions: dict[str, str] = {}
     missing = []
     for library in libraries:

@@ -61,6 +61,17 @@ def test_personal_data_is_replaced_in_every_turn_and_counted(new_tuning: Make, t
     assert rules.metrics() == {"replaced.emails": 3, "replaced.ip_addresses": 1}
 
 
+def test_telephone_numbers_of_the_regions_that_are_named_are_replaced(new_tuning: Make, tmp_path: Path) -> None:
+    rules = cleaning(new_tuning, "sft", pii={"phone_numbers": True, "phone_regions": ["DE", "FR"]})
+    read = conversations(tmp_path / "chats", chat("Ring 030 901820", "or 01 42 68 53 00, or 415 555 2671"))
+    (found,) = rules.of_conversations(read)
+    assert [message.content for message in found.messages] == [
+        "Ring [PHONE_NUMBER]",
+        "or [PHONE_NUMBER], or 415 555 2671",
+    ]
+    assert rules.metrics() == {"replaced.phone_numbers": 2}
+
+
 def test_nothing_is_done_that_nobody_asks_for(new_tuning: Make, tmp_path: Path) -> None:
     rules = cleaning(new_tuning, "sft")
     read = conversations(tmp_path / "chats", chat(f"ana@example.org: {ITEM}?", ANSWER))

@@ -37,7 +37,8 @@ def run(run: StepRun) -> Metrics:
 
     Raises StepError for sources that cannot be used.
     """
-    tally, survey = Tally(len(run.parameters["sources"])), SurveyTaker(len(run.parameters["sources"]))
+    sources, phone_regions = len(run.parameters["sources"]), run.parameters.get("pii", {}).get("phone_regions")
+    tally, survey = Tally(sources), SurveyTaker(sources, phone_regions)
     scratch = run.scratch / f"curate-{run.request.attempt}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()

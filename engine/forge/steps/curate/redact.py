@@ -6,7 +6,7 @@ that can belong to somebody are replaced: private, loopback and documentation ra
 something and harm nobody.
 
 Invariant: the patterns of an edition never change, for they shape what recipes of that edition hold; better ones are another
-edition (docs/data.md).
+edition (docs/data.md). What ``phone_regions`` adds (``phones``) is the same in all of them.
 """
 
 import ipaddress
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forge.spec.data_recipe import Pii
+from forge.steps.curate.phones import national_numbers
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,18 @@ def redact(text: str, rules: Pii, replaced: Counter[str], edition: int = 1) -> s
     for kind in _KINDS[edition]:
         if getattr(rules, kind.name):
             text = kind.pattern.sub(lambda match, kind=kind: _placeholder(match[0], kind, replaced), text)  # type: ignore[misc]
-    return text
+    return _without_national_numbers(text, rules, replaced) if rules.phone_regions else text
+
+
+def _without_national_numbers(text: str, rules: Pii, replaced: Counter[str]) -> str:
+    kept, end = [], 0
+    for begin, next_end in national_numbers(text, tuple(rules.phone_regions)):
+        kept.append(text[end:begin])
+        end = next_end
+    if not kept:
+        return text
+    replaced["phone_numbers"] += len(kept)
+    return "[PHONE_NUMBER]".join([*kept, text[end:]])
 
 
 def _placeholder(found: str, kind: _Kind, replaced: Counter[str]) -> str:

@@ -29,7 +29,6 @@ _ID_CHARACTERS = 80
 _LEAST_SCORE = 0.5
 _UNSHOWN = ("license", "contaminated")
 """Rules of whose documents no text is kept."""
-_EVERYTHING = Pii.model_validate(dict.fromkeys(PII_TYPES, True))
 _EDITION = 2
 """Whatever the recipe's is: a by-product shapes nothing, and should show as little as can be."""
 _Item = TypeVar("_Item")
@@ -98,20 +97,22 @@ class Samples:
         for rule, draw in later._drawn.items():  # noqa: SLF001 (its own class)
             self._drawn.setdefault(rule, Draw(PER_RULE)).merge(draw)
 
-    def finish(self) -> dict[str, tuple[Sample, ...]]:
-        """The samples, redacted."""
-        return {rule: tuple(_sample(seen) for seen in draw.items()) for rule, draw in sorted(self._drawn.items())}
+    def finish(self, phone_regions: list[str] | None = None) -> dict[str, tuple[Sample, ...]]:
+        """The samples, redacted; ``phone_regions``: those of the recipe."""
+        rules = _everything(phone_regions or [])
+        return {rule: tuple(_sample(seen, rules) for seen in draw.items()) for rule, draw in sorted(self._drawn.items())}
 
 
 class SurveyTaker:
     """What is noted while documents pass."""
 
-    def __init__(self, sources: int) -> None:
+    def __init__(self, sources: int, phone_regions: list[str] | None = None) -> None:
         self.samples = Samples()
         self.suites: dict[str, SuiteCoverage] = {}
         """What was looked for of each suite."""
         self._lengths: list[Counter[int]] = [Counter() for _ in range(sources)]
         self._kept: Draw[str] = Draw(MOST_LOOKED_AT)
+        self._phone_regions = phone_regions or []
 
     def kept(self, source: int, text_bytes: int, line: bytes) -> None:
         """Note a document that stays, given as its line."""
@@ -127,9 +128,9 @@ class SurveyTaker:
     def finish(self) -> Survey:
         """The by-product."""
         texts = self._kept.items()
-        found = Counter[str]()
+        found, rules = Counter[str](), _everything(self._phone_regions)
         for text in texts:
-            redact(text, _EVERYTHING, found, _EDITION)
+            redact(text, rules, found, _EDITION)
         fault = ""
         languages: dict[str, LanguageShare] | None = None
         try:
@@ -138,7 +139,7 @@ class SurveyTaker:
             fault = str(error)
         return Survey(
             samples_per_rule=PER_RULE,
-            samples=self.samples.finish(),
+            samples=self.samples.finish(self._phone_regions),
             lengths=tuple({str(bits): count for bits, count in sorted(own.items())} for own in self._lengths),
             documents=len(texts),
             characters=LOOKED_AT_CHARACTERS,
@@ -153,14 +154,19 @@ def _mark(data: bytes) -> int:
     return int.from_bytes(blake2b(data, digest_size=8).digest())
 
 
-def _sample(seen: _Seen) -> Sample:
-    excerpt = None if seen.head is None else _excerpt(seen.head, EXCERPT_CHARACTERS)
-    return Sample(source=seen.source, id=_excerpt(seen.id, _ID_CHARACTERS), bytes=seen.bytes, excerpt=excerpt)
+def _everything(phone_regions: list[str]) -> Pii:
+    """Every rule there is. Only a recipe knows which countries' own numbers may stand in its documents."""
+    return Pii.model_validate({**dict.fromkeys(PII_TYPES, True), "phone_regions": phone_regions})
 
 
-def _excerpt(head: str, most: int) -> str:
+def _sample(seen: _Seen, rules: Pii) -> Sample:
+    excerpt = None if seen.head is None else _excerpt(seen.head, EXCERPT_CHARACTERS, rules)
+    return Sample(source=seen.source, id=_excerpt(seen.id, _ID_CHARACTERS, rules), bytes=seen.bytes, excerpt=excerpt)
+
+
+def _excerpt(head: str, most: int, rules: Pii) -> str:
     """The beginning, redacted; of a text that was cut off nothing that a value which was cut in two may have left."""
-    redacted = redact(head, _EVERYTHING, Counter(), _EDITION)
+    redacted = redact(head, rules, Counter(), _EDITION)
     safe = len(redacted) if len(head) < _REACH else max(0, len(redacted) - _LONGEST_VALUE)
     return redacted[: min(most, safe)]
 

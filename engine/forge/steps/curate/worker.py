@@ -19,6 +19,7 @@ from forge.spec.data_recipe import Dedup, Filters, Pii, Split
 from forge.spec.licenses import license_fault
 from forge.steps.curate.contamination import Decontaminator, unhyphenated
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
+from forge.steps.curate.phones import check_library
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.curate.report import Size
 from forge.steps.curate.sieve import Dropped, Sieve
@@ -80,6 +81,8 @@ class Worker:
         self._sieve = Sieve(Filters.model_validate(parameters.get("filters", {})))
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
         self._pii = Pii.model_validate(parameters.get("pii", {}))
+        if self._pii.phone_regions:
+            check_library()
         self._split = Split.model_validate(parameters["split"])
         named = [name.removeprefix("EvalSuite/") for name in parameters.get("decontaminate_against", [])]
         self._cleaner = (

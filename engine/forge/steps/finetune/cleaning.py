@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from forge.spec.data_recipe import Pii
 from forge.spec.tuning import CommittedChats
+from forge.steps.curate.phones import check_library
 from forge.steps.curate.redact import PII_TYPES, redact
 from forge.steps.finetune.conversations import Conversation, Message
 from forge.steps.finetune.lines import refuse
@@ -36,6 +37,11 @@ class Cleaning:
     """The input's name: ``conversations`` or ``preferences``."""
     contaminated: Counter[str] = field(default_factory=Counter)
     replaced: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Raises ``StepError`` where what is asked for needs a library that is not there."""
+        if self._pii().phone_regions:
+            check_library()
 
     def of_conversations(self, conversations: Sequence[Conversation]) -> list[Conversation]:
         """Those that repeat no suite, without personal data."""
