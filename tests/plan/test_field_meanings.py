@@ -82,6 +82,7 @@ def of_each_chat() -> dict[str, Any]:
         "CHATS.pii.phone_regions": ["DE"],
         "CHATS.decontaminate_against": ["EvalSuite/b"],
         "CHATS.decontamination_ngram": 12,
+        "CHATS.edition": 2,
         "adapter.lora.rank": 4,
         "adapter.lora.alpha": 4.0,
         "adapter.lora.dropout": 0.2,

@@ -37,6 +37,8 @@ class CommittedChats(Part):
     """Suites whose items nothing may repeat; their files are inputs of the training."""
     decontamination_ngram: Annotated[int, Field(ge=8, le=64), REBUILD] = 13
     """As in recipes: so many consecutive words shared with an item, or all of an item's that has at least eight."""
+    edition: Annotated[Literal[1, 2], REBUILD] = 1
+    """By which rules both are done, as in recipes (docs/data.md, "Editions"). 2: for new models; 1: as those before it were."""
 
     regions: Annotated[Regions | None, GOVERN] = None
     """Where they, and the model that learns from them, may be stored and worked at; None: anywhere."""

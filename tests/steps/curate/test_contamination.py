@@ -30,7 +30,7 @@ def suite(folder: Path, name: str, data: bytes | str) -> Path:
 
 
 def reasons(texts: list[str], *suites: tuple[str, Path], n: int = 13) -> list[str | None]:
-    return Decontaminator(list(suites), n).reasons([normalised_words(text) for text in texts])
+    return Decontaminator(list(suites), n).reasons(texts, [normalised_words(text) for text in texts])
 
 
 def items(folder: Path, *rows: Any) -> Path:
@@ -87,8 +87,8 @@ def test_words_that_a_line_break_cuts_are_joined_in_the_second_edition(
 def test_an_item_that_is_cut_is_found_in_a_document_that_is_not(tmp_path: Path) -> None:
     folder = items(tmp_path, {"q": ITEM.replace("archives", "ar-\nchives")})
     words = [normalised_words(ITEM)]
-    assert Decontaminator([("one", folder)], 17, joins=True).reasons(words) == ["one"]
-    assert Decontaminator([("one", folder)], 17).reasons(words) == [None]
+    assert Decontaminator([("one", folder)], 17, joins=True).reasons([ITEM], words) == ["one"]
+    assert Decontaminator([("one", folder)], 17).reasons([ITEM], words) == [None]
 
 
 def test_an_item_that_ends_one_document_and_begins_the_next_is_in_neither(tmp_path: Path) -> None:

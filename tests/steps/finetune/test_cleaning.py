@@ -97,6 +97,20 @@ def test_a_conversation_that_repeats_an_item_goes_as_a_whole(new_tuning: Make, t
     assert "bridges" not in events
 
 
+def test_the_second_edition_finds_more_spellings_and_words_that_a_line_break_cuts(
+    new_tuning: Make, tmp_path: Path, suite: Path
+) -> None:
+    """As a recipe's does; whoever says nothing keeps the first."""
+    cut = ITEM.replace("bridges", "brid-\nges")
+    read = conversations(tmp_path / "chats", chat(cut, "the second"), chat("ring 0049 30 123456", "card 4111.1111.1111.1111"))
+    asked = {"pii": {"phone_numbers": True, "credit_cards": True}, "decontamination_ngram": 13}
+    first, second = (cleaning(new_tuning, "sft", suite, **asked, **edition) for edition in ({}, {"edition": 2}))
+    assert first.of_conversations(read) == read
+    (found,) = second.of_conversations(read)
+    assert [message.content for message in found.messages] == ["ring [PHONE_NUMBER]", "card [CREDIT_CARD]"]
+    assert second.metrics() == {"contaminated.s": 1, "replaced.credit_cards": 1, "replaced.phone_numbers": 1}
+
+
 def test_an_item_that_two_turns_share_is_found(new_tuning: Make, tmp_path: Path) -> None:
     suite = tmp_path / "suite"
     suite.mkdir()

@@ -9,7 +9,7 @@ Neither the report nor a message shows what was found: items of a suite stay wit
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,11 @@ _BATCH_ITEMS = 1024
 _CUT = re.compile(r"(?<=\w)[-\u2010][ \t]{0,8}\r?\n[ \t]{0,64}(?=\w)")
 
 
+def joins_words(edition: int) -> bool:
+    """Whether words that a line break cuts in two are also joined, under an edition's rules."""
+    return edition > 1
+
+
 def unhyphenated(text: str) -> str | None:
     """The text with words joined that a hyphen and a line break cut in two; None where there are none."""
     joined, found = _CUT.subn("", text)
@@ -38,7 +43,7 @@ class Decontaminator:
     def __init__(self, suites: list[tuple[str, Path]], ngram: int, *, joins: bool = False) -> None:
         """``suites``: name and folder of each. Raises StepError for one that cannot be read or that nothing can be found of.
 
-        ``joins``: items are also looked for as they read once words that a line break cuts in two are joined.
+        ``joins``: items and documents are also compared as they read once words that a line break cuts in two are joined.
         """
         self.coverage: dict[str, SuiteCoverage] = {}
         """By suite."""
@@ -47,8 +52,16 @@ class Decontaminator:
         self._joins = joins
         self._suites = [(name, self._index(name, folder)) for name, folder in suites]
 
-    def reasons(self, lists: list[list[str]]) -> list[str | None]:
-        """For each document, given by its normalised words, the first suite that it repeats; None for none."""
+    def reasons(self, texts: Iterable[str], lists: list[list[str]]) -> list[str | None]:
+        """For each document, given also by its normalised words, the first suite that it repeats; None for none."""
+        found = self._first_repeated(lists)
+        if self._joins:
+            joined = [unhyphenated(text) for text in texts]
+            others = self._first_repeated([[] if text is None else normalised_words(text) for text in joined])
+            found = [one or other for one, other in zip(found, others, strict=True)]
+        return found
+
+    def _first_repeated(self, lists: list[list[str]]) -> list[str | None]:
         found: list[str | None] = [None] * len(lists)
         lengths = {length for _, index in self._suites for length in index}
         for length, (keys, documents) in self._grams(lists, lengths).items():

@@ -17,7 +17,7 @@ from forge.contract.control_tokens import neutralise
 from forge.contract.survey import SuiteCoverage
 from forge.spec.data_recipe import Dedup, Filters, Pii, Split
 from forge.spec.licenses import license_fault
-from forge.steps.curate.contamination import Decontaminator, unhyphenated
+from forge.steps.curate.contamination import Decontaminator, joins_words
 from forge.steps.curate.documents import Block, Document, SourceKeys, read_documents
 from forge.steps.curate.phones import check_library
 from forge.steps.curate.redact import PII_TYPES, redact
@@ -76,7 +76,7 @@ class Worker:
             for source in parameters["sources"]
         ]
         self._edition = parameters.get("edition", 1)
-        self._compares_redacted = self._joins_words = self._edition > 1
+        self._compares_redacted = self._edition > 1
         self._allowed: list[str] | None = parameters.get("allow_licenses")
         self._sieve = Sieve(Filters.model_validate(parameters.get("filters", {})))
         self._dedup = Dedup.model_validate(parameters.get("dedup", {}))
@@ -87,7 +87,9 @@ class Worker:
         named = [name.removeprefix("EvalSuite/") for name in parameters.get("decontaminate_against", [])]
         self._cleaner = (
             Decontaminator(
-                list(zip(named, suites, strict=True)), parameters.get("decontamination_ngram", 13), joins=self._joins_words
+                list(zip(named, suites, strict=True)),
+                parameters.get("decontamination_ngram", 13),
+                joins=joins_words(self._edition),
             )
             if named
             else None
@@ -111,7 +113,7 @@ class Worker:
         wanted = self._cleaner is not None or (self._signer is not None and not self._compares_redacted)
         lists = [normalised_words(document.text) if wanted else [] for document in kept]
         if self._cleaner is not None:
-            reasons = self._reasons(self._cleaner, kept, lists)
+            reasons = self._cleaner.reasons([document.text for document in kept], lists)
             for document, suite in zip(kept, reasons, strict=True):
                 if suite is not None:
                     removed[f"contaminated.{suite}"] += 1
@@ -129,15 +131,6 @@ class Worker:
     def coverage(self) -> dict[str, SuiteCoverage]:
         """How much of each suite is looked for."""
         return {} if self._cleaner is None else self._cleaner.coverage
-
-    def _reasons(self, cleaner: Decontaminator, documents: list[Document], lists: list[list[str]]) -> list[str | None]:
-        """For each document, given also by its words, the suite that it repeats."""
-        found = cleaner.reasons(lists)
-        if self._joins_words:
-            joined = [unhyphenated(document.text) for document in documents]
-            others = cleaner.reasons([[] if text is None else normalised_words(text) for text in joined])
-            found = [one or other for one, other in zip(found, others, strict=True)]
-        return found
 
     def _licensed(self, documents: list[Document], removed: Counter[str], drop: Dropped) -> list[Document]:
         """The documents that may be used by what they say of their own licence."""

@@ -64,12 +64,13 @@ class Cleaning:
         suites = self._suites()
         if not suites:
             return list(items)
-        from forge.steps.curate.contamination import Decontaminator
+        from forge.steps.curate.contamination import Decontaminator, joins_words
         from forge.steps.curate.signatures import normalised_words
 
         default: int = CommittedChats.model_fields["decontamination_ngram"].default
         folders = [self.run.input(f"suite-{number}") for number in range(len(suites))]
-        finder = Decontaminator(list(zip(suites, folders, strict=True)), self._asked.get("decontamination_ngram", default))
+        ngram, joins = self._asked.get("decontamination_ngram", default), joins_words(self._edition)
+        finder = Decontaminator(list(zip(suites, folders, strict=True)), ngram, joins=joins)
         found: list[str | None] = [None] * len(items)
         texts = [
             (place, "\n".join(message.content for message in each.messages))
@@ -78,7 +79,8 @@ class Cleaning:
         ]
         for first in range(0, len(texts), _BATCH):
             batch = texts[first : first + _BATCH]
-            for (place, _), reason in zip(batch, finder.reasons([normalised_words(text) for _, text in batch]), strict=True):
+            reasons = finder.reasons([text for _, text in batch], [normalised_words(text) for _, text in batch])
+            for (place, _), reason in zip(batch, reasons, strict=True):
                 found[place] = found[place] or reason
         self.contaminated.update(reason for reason in found if reason)
         is_clean = [reason is None for reason in found]
@@ -88,15 +90,18 @@ class Cleaning:
         return list(compress(items, is_clean))
 
     def _redacted(self, conversation: Conversation) -> Conversation:
-        pii = self._pii()
-        messages = tuple(Message(each.role, redact(each.content, pii, self.replaced)) for each in conversation.messages)
+        messages = tuple(Message(each.role, self._without_personal_data(each.content)) for each in conversation.messages)
         return replace(conversation, messages=messages)
 
+    def _without_personal_data(self, text: str) -> str:
+        return redact(text, self._pii(), self.replaced, self._edition)
+
     def _redacted_pair(self, preference: Preference) -> Preference:
-        pii = self._pii()
         chosen = self._redacted(preference.chosen)
         answer = preference.rejected.messages[-1]
-        last = Message(answer.role, redact(answer.content, pii, self.replaced))  # the prompt stands in both: it is counted once
+        last = Message(
+            answer.role, self._without_personal_data(answer.content)
+        )  # the prompt stands in both: it is counted once
         rejected = replace(preference.rejected, messages=(*chosen.messages[:-1], last))
         if chosen.messages[-1].content.strip() == rejected.messages[-1].content.strip():
             refuse(
@@ -110,6 +115,10 @@ class Cleaning:
     def _asked(self) -> dict[str, Any]:
         found: dict[str, Any] = self.run.parameters.get(self.chats, {})
         return found
+
+    @property
+    def _edition(self) -> int:
+        return int(self._asked.get("edition", 1))
 
     def _pii(self) -> Pii:
         return Pii.model_validate(self._asked.get("pii", {}))
