@@ -141,6 +141,8 @@ def _has_shape(written: str, groups: list[str], is_marked: bool) -> bool:
         return len(groups) > 1 and size >= least and not _ZIP_PLUS_4.fullmatch(written)
     if len(groups) == 2:
         return "." not in written and len(groups[0]) == 3 and len(groups[1]) >= 6
+    if "." in written and re.search("[ /-]", written):  # a pair of decimals
+        return False
     return len(groups) > 2 and size >= 8 and " / " not in written and not _AMOUNT.fullmatch(written)
 
 
