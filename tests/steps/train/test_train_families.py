@@ -12,6 +12,7 @@ from tests.steps.train.conftest import ARCHITECTURE, Attempt
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forge.errors import StepError
+from forge.plan.compute import num_parameters
 from forge.spec.architecture import Architecture
 from forge.steps.train.base import read_architecture
 from forge.steps.train.job import read_job
@@ -141,6 +142,76 @@ def test_what_a_folder_leaves_out_is_what_transformers_takes_for_it(tmp_path: Pa
         assert getattr(ours, name) == getattr(theirs, name), name
     assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
     assert ours.head_size == getattr(theirs, "head_dim", 4096 // 32)
+
+
+QWEN25_05B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "bos_token_id": 151643,
+    "eos_token_id": 151643,
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "initializer_range": 0.02,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 24,
+    "model_type": "qwen2",
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.40.1",
+    "use_cache": True,
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+"""As it is published; the others say as much beside what is changed below."""
+QWEN3_06B = {
+    **QWEN25_05B,
+    "model_type": "qwen3",
+    "attention_bias": False,
+    "head_dim": 128,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "max_position_embeddings": 40960,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 28,
+    "num_key_value_heads": 8,
+    "rope_scaling": None,
+    "rope_theta": 1000000,
+    "sliding_window": None,
+}
+NEMO_12B = {
+    "model_type": "mistral",
+    "attention_dropout": 0.0,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 5120,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 40,
+    "num_key_value_heads": 8,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 1000000.0,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+    "vocab_size": 131072,
+}
+
+
+@pytest.mark.parametrize(("config", "count"), [(QWEN25_05B, 494_032_768), (QWEN3_06B, 596_049_920), (NEMO_12B, 12_247_782_400)])
+def test_configurations_as_they_are_published_are_those_models(config: dict[str, Any], count: int, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    architecture = read_architecture(tmp_path)
+    assert num_parameters(architecture, config["vocab_size"]) == count
+    assert architecture.rope_theta == 1e6
 
 
 @pytest.mark.parametrize(
