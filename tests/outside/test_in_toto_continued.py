@@ -140,6 +140,7 @@ def test_the_report_shows_the_base_and_what_was_forgotten(released: Released, go
     assert (base.value, base.standing) == (f"the weights of Model/small ({weights})", Standing.PROVED)
     assert fact(report, "Model/next", "Continued from").value == "its base"
     assert "hidden_size 32" in fact(report, "Model/next", "Architecture").value
+    assert "model_type llama" in fact(report, "Model/next", "Architecture").value
     assert fact(report, "Model/next", "Replayed against forgetting").value.endswith(
         "of DataRecipe/small, 0.25 of the sequences"
     )

@@ -19,10 +19,12 @@ from forge.spec.tuning import CommittedChats, DpoSpec, TunedSpec, chats_of
 BASE = "base"
 """The input of a train step that it begins with."""
 _SHOWN = (
+    "model_type",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
+    "head_dim",
     "intermediate_size",
     "max_position_embeddings",
     "rope_theta",
