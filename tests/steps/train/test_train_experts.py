@@ -431,6 +431,11 @@ def test_a_mixtral_is_not_cut_over_processes(new_attempt: Make, tmp_path: Path) 
         new_attempt(base=mixtral_folder(tmp_path / "theirs"), processes=2, settings=settings).run()
 
 
+def test_experts_are_compiled_in_bfloat16_alone(new_attempt: Make, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"compiles experts in bfloat16 alone, and training.precision is float32"):
+        new_attempt(base=mixtral_folder(tmp_path / "theirs"), settings={"compile": True}).run()
+
+
 def test_experts_whose_bytes_are_wrong_are_refused(new_attempt: Make, tmp_path: Path) -> None:
     folder = mixtral_folder(tmp_path / "theirs")
     tensors = load_file(folder / "model.safetensors")
