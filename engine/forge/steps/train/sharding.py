@@ -12,7 +12,6 @@ Rules:
    the last by columns; norms, embedding and loss are computed on every process of a row alike.
 """
 
-import functools
 import os
 import shutil
 from typing import cast
@@ -23,13 +22,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from torch.utils.checkpoint import checkpoint
 
 from forge.errors import StepError
 from forge.steps.train.distributed import DATA, TENSOR, World
 from forge.steps.train.experts import MixtureOfExperts
 from forge.steps.train.job import TrainJob
-from forge.steps.train.model import LlamaForCausalLM
+from forge.steps.train.model import DecoderLayer, LlamaForCausalLM
 
 _BY_ROWS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
@@ -38,20 +36,21 @@ _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
 def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
     """Cut the model as the job asks, in place; what is computed again on the way back and what is compiled is set here too."""
     mesh = world.mesh
+    layers = [cast("DecoderLayer", layer) for layer in model.model.layers]
     if job.training.compile:
         _check_compiler(job.subject)
-    for layer in model.model.layers:
+    for layer in layers:
         if mesh is not None and mesh[TENSOR].size() > 1:
             styles: dict[str, ParallelStyle] = {name: ColwiseParallel() for name in _BY_ROWS}
             parallelize_module(layer, mesh[TENSOR], styles | {name: RowwiseParallel() for name in _BY_COLUMNS})
         if job.training.activation_checkpointing:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.is_recomputed = True
         if job.training.compile:
             layer.compile()
     if mesh is not None and job.shards_data:
         whole = MixedPrecisionPolicy(cast_forward_inputs=False)
         in_bfloat16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for layer in model.model.layers:
+        for layer in layers:
             if isinstance(layer.mlp, MixtureOfExperts):
                 _shard(layer.mlp.gate, mesh[DATA], whole)
             _shard(layer, mesh[DATA], in_bfloat16 if job.training.precision == "bfloat16" else whole)
