@@ -14,6 +14,8 @@ Rules:
 
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -104,13 +106,16 @@ def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
 
 
 def _check_compiler(subject: str) -> None:
-    """Refuse to compile where there is no C++ compiler: torch would say so in the middle of the first step."""
+    """Refuse to compile where there is no C++ compiler, or nothing of Python for it: torch would say so in the first step."""
     wanted = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    header = Path(sysconfig.get_path("include"), "Python.h")  # what is compiled is loaded as a module, on CUDA too
     if not any(shutil.which(name) for name in wanted):
-        raise StepError(
-            f"{subject}: training.compile needs a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH: "
-            "install one, or leave compile out"
-        )
+        lacking = f"a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH"
+    elif not header.is_file():
+        lacking = f"Python's headers where the step runs; {header} is not there"
+    else:
+        return
+    raise StepError(f"{subject}: training.compile needs {lacking}: install it, or leave compile out")
 
 
 def _sum_of_slices(parameters: list[nn.Parameter], squares: torch.Tensor, world: World) -> torch.Tensor:
