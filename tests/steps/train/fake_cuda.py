@@ -51,6 +51,8 @@ class Waits(TorchFunctionMode):
     def __torch_function__(self, function: Any, _types: Any, arguments: Any = (), named: Any = None) -> Any:
         name = getattr(function, "__name__", "")
         tensor = arguments[0] if arguments else None
+        if name in {"scatter_", "scatter_add_"} and tensor.device.type == "cuda":  # of a matrix torch's deterministic one waits
+            self.count += tensor.ndim > 1
         if not isinstance(tensor, torch.Tensor) or name not in {*_NUMBERS, "tolist"}:
             return function(*arguments, **(named or {}))
         self.count += tensor.device.type == "cuda"
