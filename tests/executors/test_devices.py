@@ -129,6 +129,13 @@ def test_the_drivers_list_is_asked_where_the_runner_is_shown_none(tmp_path: Path
         assert none == devices.Lent()
 
 
+def test_a_step_counts_devices_in_the_runners_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names in ``CUDA_VISIBLE_DEVICES`` may be numbers, and mean other devices by CUDA's own order."""
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
+    found = local._environment(request_of(tmp_path, "train", {}, {}), tmp_path)
+    assert found["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
 def test_compilers_reach_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CC", "CXX", "TORCHINDUCTOR_CACHE_DIR"):
         monkeypatch.setenv(name, f"/{name}")

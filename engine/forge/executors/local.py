@@ -35,7 +35,7 @@ from forge.executors.workspace import Workspace, step_lock
 from forge.faults import reached
 
 _PASSED_ON = (
-    "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", VISIBLE,
+    "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", VISIBLE, "CUDA_DEVICE_ORDER",
     "CC", "CXX", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
 )  # fmt: skip
 """The last five are for `training.compile`: its compilers, and where what was compiled is kept for the next attempt."""

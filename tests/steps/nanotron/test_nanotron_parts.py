@@ -23,7 +23,15 @@ from forge.spec.architecture import Architecture
 from forge.steps.nanotron import loader, stand_ins, wheel
 from forge.steps.nanotron.batches import padded_validation_batches, training_batches
 from forge.steps.nanotron.config import nanotron_config, nanotron_yaml
-from forge.steps.nanotron.loader import ALWAYS, WITHOUT_FLASH_ATTENTION, Machine, changed_sources, load, machine_for
+from forge.steps.nanotron.loader import (
+    ALWAYS,
+    WITH_FLASH_ATTENTION,
+    WITHOUT_FLASH_ATTENTION,
+    Machine,
+    changed_sources,
+    load,
+    machine_for,
+)
 from forge.steps.nanotron.parity import check_parity
 from forge.steps.nanotron.state import Shard, fill, hugging_face_names, join, split
 from forge.steps.nanotron.wheel import check_sources, read_wheel
@@ -82,12 +90,23 @@ def test_every_change_finds_its_text_keeps_the_lines_and_leaves_python() -> None
             assert after[name].count("\n") == text.count("\n"), name
             ast.parse(after[name])
     assert not [name for name, text in changed_sources(sources, CPU).items() if '"cuda"' in text or "torch.cuda." in text]
-    kept = changed_sources(sources, Machine(cuda=True, flash_attention=True))
-    assert {name for name, text in before.items() if kept[name] != text} == {change.module for change in ALWAYS}
-    for change in ALWAYS + WITHOUT_FLASH_ATTENTION:
-        damaged = {path: data.replace(change.old.strip().encode(), b"pass") for path, data in sources.items()}
-        with pytest.raises(StepError, match=r"stands there 0 times, expected 1"):
-            changed_sources(damaged, CPU)
+    with_flash = Machine(cuda=True, flash_attention=True)
+    kept = changed_sources(sources, with_flash)
+    changed = {change.module for change in ALWAYS + WITH_FLASH_ATTENTION}
+    assert {name for name, text in before.items() if kept[name] != text} == changed
+    for machine, changes in ((CPU, ALWAYS + WITHOUT_FLASH_ATTENTION), (with_flash, WITH_FLASH_ATTENTION)):
+        for change in changes:
+            damaged = {path: data.replace(change.old.strip().encode(), b"pass") for path, data in sources.items()}
+            with pytest.raises(StepError, match=r"stands there 0 times, expected 1"):
+                changed_sources(damaged, machine)
+
+
+def test_flash_attention_adds_up_its_gradients_in_one_order() -> None:
+    text = changed_sources(read_wheel(), Machine(cuda=True, flash_attention=True))["nanotron.models.llama"]
+    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)]
+    trained = next(call for call in calls if ast.unparse(call.func) == "flash_attn_varlen_func")
+    assert "deterministic=True" in ast.unparse(trained)
+    assert "deterministic" not in changed_sources(read_wheel(), CPU)["nanotron.models.llama"]
 
 
 def test_nothing_but_the_releases_own_modules_is_imported_under_its_name() -> None:

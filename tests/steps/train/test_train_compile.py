@@ -3,10 +3,19 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from tests.steps.train.conftest import ARCHITECTURE as TINY
 from tests.steps.train.conftest import Attempt
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from forge.spec.architecture import Architecture
+from forge.steps.train.distributed import World
+from forge.steps.train.model import build_model
+from forge.steps.train.sharding import spread
 
 Make = Callable[..., Attempt]
 ARCHITECTURE = {"num_hidden_layers": 1}
@@ -62,3 +71,31 @@ def test_a_compiled_training_has_the_losses_of_one_that_is_not(
     expected = losses_of(plain)
     assert losses_of(compiled) == pytest.approx(expected, rel=2e-3)
     assert list(compiled_code.rglob("*.so")), "nothing was compiled"
+
+
+@pytest.mark.parametrize("experts", [None, {"num_local_experts": 4, "num_experts_per_tok": 2}], ids=["dense", "experts"])
+def test_all_layers_are_compiled_as_one_where_they_are_computed_again(
+    monkeypatch: pytest.MonkeyPatch, experts: dict[str, Any] | None
+) -> None:
+    torch._dynamo.reset()
+    counted = CompileCounterWithBackend("eager")
+    compile_module = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compile_module(module, backend=counted, fullgraph=True))
+    kind = {} if experts is None else {"family": "mixtral", "experts": experts}
+    job: Any = SimpleNamespace(
+        subject="Model/tiny",
+        shards_data=False,
+        training=SimpleNamespace(compile=True, activation_checkpointing=True, precision="bfloat16"),
+    )
+    model, plain = (build_model(Architecture(**{**TINY, "num_hidden_layers": 9, **kind}), 64, 7) for _ in range(2))
+    spread(model, job, World(0, 1, torch.device("cpu")))
+    tokens = torch.arange(64).view(2, 32)
+    for each in (model, plain):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = each(tokens, tokens, (tokens % 8 == 0).cumsum(dim=1))
+        (output[0] if isinstance(output, tuple) else output).backward()
+    assert counted.frame_count == 1, "torch compiles 8 kinds of a function, and then none"
+    for (name, parameter), other in zip(model.named_parameters(), plain.parameters(), strict=True):
+        assert parameter.grad is not None, name
+        assert other.grad is not None, name
+        assert (parameter.grad - other.grad).norm() <= 0.05 * other.grad.norm(), name

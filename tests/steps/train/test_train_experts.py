@@ -23,7 +23,7 @@ from forge.spec.training import Optimizer
 from forge.steps.train.balance import Balance
 from forge.steps.train.base import read_architecture
 from forge.steps.train.distributed import World
-from forge.steps.train.experts import MixtureOfExperts, Routing
+from forge.steps.train.experts import MixtureOfExperts, Routing, _Turned
 from forge.steps.train.job import read_job
 from forge.steps.train.model import build_model
 from forge.steps.train.names import from_files, to_files
@@ -429,6 +429,23 @@ def test_a_mixtral_is_not_cut_over_processes(new_attempt: Make, tmp_path: Path) 
     settings = {"parallelism": {"tensor": 2}}
     with pytest.raises(StepError, match=r"cuts no experts, and the base is a mixture of 4"):
         new_attempt(base=mixtral_folder(tmp_path / "theirs"), processes=2, settings=settings).run()
+
+
+def test_off_the_cpu_an_expert_without_rows_gets_no_gradient_whatever_a_kernel_left_in_its_memory() -> None:
+    weight = torch.rand(3, 4, 5, requires_grad=True)
+    turned = _Turned.apply(weight, torch.tensor([2, 2, 6], dtype=torch.int32), torch.bfloat16)
+    assert torch.equal(turned, weight.to(torch.bfloat16).transpose(1, 2))
+    left = torch.rand(3, 5, 4, dtype=torch.bfloat16)
+    left[1] = torch.nan
+    turned.backward(left)
+    assert weight.grad is not None
+    assert torch.equal(weight.grad[[0, 2]], left[[0, 2]].transpose(1, 2).float())
+    assert not weight.grad[1].any()
+
+
+def test_experts_are_compiled_in_bfloat16_alone(new_attempt: Make, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match=r"compiles experts in bfloat16 alone, and training.precision is float32"):
+        new_attempt(base=mixtral_folder(tmp_path / "theirs"), settings={"compile": True}).run()
 
 
 def test_experts_whose_bytes_are_wrong_are_refused(new_attempt: Make, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from forge.errors import StepError
 from forge.steps.interruption import StoppedError, StopReason, StopRequest
 from forge.steps.process import _cause_of
 from forge.steps.run import StepRun
-from forge.steps.train import export, keeping, loop
+from forge.steps.train import export, keeping, loop, sharding
 from forge.steps.train import run as run_train
 from forge.steps.train.allocator import memory_named
 from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint
@@ -173,8 +173,11 @@ def test_a_training_may_be_told_to_go_on_whatever_its_loss(new_attempt: Make) ->
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:1] . DefaultCPUAllocator: can't allocate memory: you tried 9 bytes"),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported at some other API call"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Registering memory failed with cudaError: 2. It's possible that this is an asynchronous error raised"),
     ],
-    ids=["python", "cuda", "cpu"],
+    ids=["python", "cuda", "cpu", "context", "workspace", "pinned"],
 )
 def test_out_of_memory_has_one_message_whoever_ran_out(error: Exception) -> None:
     with (
@@ -185,6 +188,28 @@ def test_out_of_memory_has_one_message_whoever_ran_out(error: Exception) -> None
     assert isinstance(told.value.__cause__, MemoryError)
     with pytest.raises(RuntimeError, match="other"), memory_named("Model/x", "wait"):
         raise RuntimeError("other")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("compiler", r"needs a C\+\+ compiler where the step runs; g\+\+, clang\+\+, c\+\+ is not on the PATH: install it"),
+        ("headers", r"needs Python's headers where the step runs; .*nowhere/Python\.h is not there: install it"),
+    ],
+)
+def test_what_compiling_needs_is_asked_for_before_the_first_step(
+    new_attempt: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str, message: str
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    if lacking == "headers":
+        (programs / "g++").write_text("#!/bin/sh\n")
+        (programs / "g++").chmod(0o755)
+        monkeypatch.setattr(sharding.sysconfig, "get_path", lambda _name: str(tmp_path / "nowhere"))
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(StepError, match=message):
+        new_attempt(settings={"compile": True}).run()
 
 
 def test_an_allocation_that_the_machine_refuses_is_a_matter_of_resources(new_attempt: Make) -> None:

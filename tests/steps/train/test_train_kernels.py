@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 from torch.nn import functional
 
 from forge.steps.train import kernels
@@ -68,6 +69,28 @@ def test_documents_apart_are_the_same_by_the_kernel_that_devices_use(
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     for mine, theirs in zip(torch.autograd.grad(found, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_device_is_asked_for_what_a_fused_kernel_of_it_takes(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """Of CUDA's, the one for float32 takes no fewer keys than queries; the one for bfloat16 does."""
+    given_to_torch: list[tuple[list[int], dict[str, object]]] = []
+
+    def torchs(*tensors: torch.Tensor, **named: object) -> torch.Tensor:
+        given_to_torch.append(([tensor.shape[1] for tensor in tensors], named))
+        return tensors[0]
+
+    def repeated(tensor: torch.Tensor, groups: int) -> torch.Tensor:
+        return torch.empty(2, groups * tensor.shape[1], 64, 16, dtype=tensor.dtype, device=tensor.device)
+
+    monkeypatch.setattr(kernels.functional, "scaled_dot_product_attention", torchs)
+    monkeypatch.setattr(kernels, "_repeated", repeated)  # a device that is not there has no views
+    with FakeTensorMode():
+        causal_attention(*(torch.empty(2, heads, 64, 16, dtype=dtype, device="cuda") for heads in (4, 2, 2)))
+    ((heads, named),) = given_to_torch
+    grouped = dtype == torch.bfloat16
+    assert heads == ([4, 2, 2] if grouped else [4, 4, 4])
+    assert (named.get("is_causal"), named.get("attn_mask"), bool(named.get("enable_gqa"))) == (True, None, grouped)
 
 
 def test_no_position_sees_a_later_one() -> None:

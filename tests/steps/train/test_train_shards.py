@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
+from safetensors import SafetensorError, safe_open
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageWriter
 
 from forge.errors import StepError
 from forge.steps.train import shards
@@ -120,6 +123,49 @@ def test_a_full_disk_is_said_at_the_end_and_leaves_the_one_before(
         writer.finish()
     assert isinstance(told.value.__cause__, OSError)
     assert [entry.name for entry in folder.iterdir()] == [checkpoint_name(4, 1)]
+
+
+def test_files_are_those_of_torchs_own_writer_but_never_pass_through_the_interpreter(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def written(name: str) -> tuple[dict[str, str], dict[str, torch.Tensor], int]:
+        writer = ShardWriter(world)
+        rows_of_a_larger_one = torch.arange(64.0).view(16, 4)[4:8]
+        writer.begin(tmp_path / name, _state(4), {**_tensors(3.0), "model.rows": rows_of_a_larger_one}, lambda: None)
+        path = writer.finish()
+        assert path is not None
+        (file,) = path.glob("*.safetensors")
+        with safe_open(file, framework="pt") as opened:
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (no mapping)
+            return opened.metadata(), tensors, file.stat().st_mode
+
+    def joined(*_arguments: object, **_named: object) -> bytes:
+        raise AssertionError("the file was joined in memory")
+
+    monkeypatch.setattr(safetensors.torch, "save", joined)
+    metadata, tensors, mode = written("own")
+    monkeypatch.undo()
+    monkeypatch.setattr(shards, "_Writer", HuggingFaceStorageWriter)
+    expected = written("torchs")
+    assert (metadata, mode) == (expected[0], expected[2])
+    assert tensors.keys() == expected[1].keys()
+    assert all(torch.equal(tensor, expected[1][name]) for name, tensor in tensors.items())
+
+
+def test_what_the_disk_says_to_the_writer_of_tensors_is_said_with_its_number(
+    tmp_path: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(shards, "save_file", full)
+    writer = ShardWriter(world)
+    writer.begin(tmp_path, _state(4), _tensors(1.0), lambda: None)
+    with pytest.raises(StepError, match="No space left") as told:
+        writer.finish()
+    cause = told.value.__cause__
+    assert isinstance(cause, OSError)
+    assert cause.errno == errno.ENOSPC
 
 
 def test_slices_of_another_model_are_refused(tmp_path: Path, world: World) -> None:

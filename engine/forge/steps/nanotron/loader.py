@@ -58,6 +58,14 @@ WITHOUT_FLASH_ATTENTION = (
     Change("nanotron.models.llama", "from flash_attn.layers.rotary import", f"from {_STAND_INS} import"),
     Change("nanotron.nn.layer_norm", "from flash_attn.ops.triton.layer_norm import", f"from {_STAND_INS} import"),
 )
+WITH_FLASH_ATTENTION = (
+    # In its backward pass flash-attn adds up queries' gradients in whatever order they come, unless it is told not to.
+    Change(
+        "nanotron.models.llama",
+        "causal=causal,\n            return_attn_probs=False,",
+        "causal=causal,\n            return_attn_probs=False, deterministic=True,",
+    ),
+)
 _WITHOUT_CUDA = (('"cuda"', '"cpu"'), ("torch.cuda.", f"{_NO_CUDA}."))
 """Of every module: where tensors lie, and what is asked of CUDA's own functions."""
 
@@ -100,7 +108,7 @@ def changed_sources(sources: dict[str, bytes], machine: Machine) -> dict[str, st
     modules = {_module_of(path): data.decode("utf-8") for path, data in sources.items()}
     for name in list(modules):  # a folder without an __init__.py is a package too
         modules.setdefault(name.rpartition(".")[0] or PACKAGE, "")
-    for change in ALWAYS + (() if machine.flash_attention else WITHOUT_FLASH_ATTENTION):
+    for change in ALWAYS + (WITH_FLASH_ATTENTION if machine.flash_attention else WITHOUT_FLASH_ATTENTION):
         found = modules.get(change.module, "").count(change.old)
         if found != change.times:
             raise StepError(f"{change.module}: {change.old!r} stands there {found} times, expected {change.times}")

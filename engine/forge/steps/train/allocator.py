@@ -19,6 +19,13 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_BLOCK = 1 << 25
 """32 MiB, the most that glibc accepts; larger blocks are mapped and given back as before."""
 _NEVER = (1 << 31) - 1
+_WORDS = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Registering memory failed with cudaError: 2.",
+)
+"""What else says so: CUDA itself, where it begins or pins memory; cuBLAS, for its workspace; a checkpoint that is pinned."""
 
 
 def keep_freed_memory() -> bool:
@@ -48,5 +55,5 @@ def memory_named(subject: str, instead: str) -> Iterator[None]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """The allocator for CUDA has a class for it, that for the CPU only words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """The allocator for CUDA has a class for it; that for the CPU, and CUDA itself, only words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(words in str(error) for words in _WORDS)

@@ -71,14 +71,39 @@ class StackedExperts(nn.Module):
         with torch.autocast(device, enabled=False):
             groups = ends_e.to(torch.int32)
             x_rh = cast("torch.Tensor", _ToExperts.apply(x_th, order_r, places_r, compute))  # type: ignore[no-untyped-call]
-            both_ri = functional.grouped_mm(x_rh, self.gate_up_proj.to(compute).transpose(1, 2), offs=groups)
+            gate_up_ehi, down_eih = (_turned(each, groups, compute) for each in (self.gate_up_proj, self.down_proj))
+            both_ri = functional.grouped_mm(x_rh, gate_up_ehi, offs=groups)
             gate_ri, up_ri = both_ri.chunk(2, dim=-1)
-            y_rh = functional.grouped_mm(
-                functional.silu(gate_ri) * up_ri, self.down_proj.to(compute).transpose(1, 2), offs=groups
-            )
+            y_rh = functional.grouped_mm(functional.silu(gate_ri) * up_ri, down_eih, offs=groups)
             y_tkh = cast("torch.Tensor", _FromExperts.apply(y_rh, order_r, places_r))  # type: ignore[no-untyped-call]
             y_tkh = y_tkh.view(*weights_tk.shape, -1)
             return (y_tkh.float() * weights_tk[..., None]).sum(dim=1).to(x_th.dtype)
+
+
+def _turned(weight: torch.Tensor, groups: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    """The matrices of all experts as their rows are multiplied with them, in the type that they compute in."""
+    if weight.device.type == "cpu":
+        return weight.to(compute).transpose(1, 2)
+    return cast("torch.Tensor", _Turned.apply(weight, groups, compute))  # type: ignore[no-untyped-call]
+
+
+class _Turned(torch.autograd.Function):
+    """The same, and backwards nothing for an expert that no row went to.
+
+    torch's kernel for Blackwell leaves there what the memory held before (pytorch/pytorch#172439).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: torch.Tensor, groups: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+        ctx.save_for_backward(groups)
+        ctx.dtype = weight.dtype
+        return weight.to(compute).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (groups,) = ctx.saved_tensors
+        unused_e = groups.diff(prepend=groups.new_zeros(1)) == 0
+        return grad_outputs[0].transpose(1, 2).masked_fill(unused_e[:, None, None], 0.0).to(ctx.dtype), None, None
 
 
 class _ToExperts(torch.autograd.Function):

@@ -323,6 +323,11 @@ def _check_split(job: TrainJob) -> None:
             f"{job.subject}: training.parallelism.tensor ({slices}) cuts no experts, and the base is a mixture of "
             f"{job.architecture.experts.num_local_experts}; leave it at 1, and spread the data (fsdp2) instead"
         )
+    if job.training.compile and job.training.precision != "bfloat16" and job.architecture.experts is not None:
+        raise StepError(
+            f"{job.subject}: training.compile compiles experts in bfloat16 alone, and training.precision is "
+            f"{job.training.precision}: leave compile out"
+        )
     for name in ("num_key_value_heads", "num_attention_heads", "intermediate_size"):
         if getattr(job.architecture, name) % slices:
             raise StepError(

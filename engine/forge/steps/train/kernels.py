@@ -29,19 +29,21 @@ def causal_attention(
 
     ``visible_b1ss`` says which of the places before it a place sees, itself at least; None: all of them.
     """
-    if query_bnsd.device.type == "cpu" and query_bnsd.shape[-2] <= _LONGEST:
-        device = query_bnsd.device.type
-        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query_bnsd.dtype
+    device = query_bnsd.device.type
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query_bnsd.dtype
+    if device == "cpu" and query_bnsd.shape[-2] <= _LONGEST:
         with torch.autocast(device, enabled=False):
             inputs = (tensor.to(compute) for tensor in (query_bnsd, key_bksd, value_bksd))
             return cast("torch.Tensor", _CausalAttention.apply(*inputs, visible_b1ss))  # type: ignore[no-untyped-call]
-    if visible_b1ss is None:
+    if visible_b1ss is None and (device == "cpu" or compute != torch.float32):
         return functional.scaled_dot_product_attention(query_bnsd, key_bksd, value_bksd, is_causal=True, enable_gqa=True)
-    # On CUDA no fused kernel takes both a mask and fewer keys than queries; the one without either would keep S * S
-    # probabilities of every head. So the keys of a group are repeated, and the memory-efficient kernel takes the mask.
+    # On CUDA no fused kernel takes a mask, or float32, with fewer keys than queries; the one that takes all would keep S * S
+    # probabilities of every head. So the keys of a group are repeated, and the memory-efficient kernel takes them.
     groups = query_bnsd.shape[1] // key_bksd.shape[1]
     key_bnsd, value_bnsd = (_repeated(tensor, groups) for tensor in (key_bksd, value_bksd))
-    return functional.scaled_dot_product_attention(query_bnsd, key_bnsd, value_bnsd, attn_mask=visible_b1ss)
+    return functional.scaled_dot_product_attention(
+        query_bnsd, key_bnsd, value_bnsd, attn_mask=visible_b1ss, is_causal=visible_b1ss is None
+    )
 
 
 def rms_norm(x_bsh: torch.Tensor, weight_h: torch.Tensor, eps: float) -> torch.Tensor:

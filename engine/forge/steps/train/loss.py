@@ -49,8 +49,10 @@ class _SummedCrossEntropy(torch.autograd.Function):
             total += (normaliser - logits.gather(1, targets)).sum(dtype=torch.float64)
             if grad_hidden is None or grad_weight is None:
                 continue
-            residual = softmax.scatter_add_(1, targets, torch.full_like(targets, -1, dtype=softmax.dtype))
-            grad_logits = residual.to(compute)
+            # As one row of numbers: of a matrix torch's deterministic scatter on CUDA waits for the device.
+            places = targets[:, 0] + torch.arange(0, softmax.numel(), softmax.shape[1], device=softmax.device)
+            softmax.view(-1).scatter_add_(0, places, torch.full_like(places, -1, dtype=softmax.dtype))
+            grad_logits = softmax.to(compute)
             grad_hidden[start : start + rows] = grad_logits @ weight
             grad_weight += grad_logits.T @ chunk
         if grad_hidden is not None and grad_weight is not None:

@@ -13,6 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from forge.spec.architecture import Architecture
 from forge.steps.train.experts import MixtureOfExperts, Routing
@@ -108,10 +109,17 @@ class FeedForward(nn.Module):
         return cast("torch.Tensor", self.down_proj(gated))
 
 
+_Passed = tuple[torch.Tensor, Routing | None]
+"""What a layer gives: the residual stream, and the routing where it has experts."""
+
+
 class DecoderLayer(nn.Module):
     """Attention and feed-forward, each on a normalised copy of the residual stream."""
 
     mlp: FeedForward | MixtureOfExperts
+    is_recomputed: bool = False
+    """Whether only the layer's input is kept for the way back. It is asked in ``forward``, where torch.compile finds it: a
+    ``forward`` that is ``checkpoint`` itself would not be compiled at all, for torch's compiler passes over that function."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
@@ -124,8 +132,13 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(architecture.hidden_size, architecture.rms_norm_eps)
 
-    def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> tuple[torch.Tensor, Routing | None]:
+    def forward(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None = None) -> _Passed:
         """One layer; the residual stream stays float32 under autocast. The routing is of a layer with experts."""
+        if self.is_recomputed:
+            return cast("_Passed", checkpoint(self._passed, x_bsh, rotary, places, use_reentrant=False))
+        return self._passed(x_bsh, rotary, places)
+
+    def _passed(self, x_bsh: torch.Tensor, rotary: Rotary, places: Places | None) -> _Passed:
         x_bsh = x_bsh + self.self_attn(self.input_layernorm(x_bsh), rotary, places)
         transformed = self.mlp(self.post_attention_layernorm(x_bsh))
         added_bsh, routing = transformed if isinstance(transformed, tuple) else (transformed, None)

@@ -16,6 +16,8 @@ Rules:
 import functools
 import os
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -24,7 +26,6 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
-from torch.utils.checkpoint import checkpoint
 
 from forge.errors import StepError
 from forge.steps.train.distributed import DATA, TENSOR, World
@@ -39,19 +40,20 @@ _BY_COLUMNS = ("self_attn.o_proj", "mlp.down_proj")
 def spread(model: LlamaForCausalLM, job: TrainJob, world: World) -> None:
     """Cut the model as the job asks, in place; what is computed again on the way back and what is compiled is set here too."""
     mesh = world.mesh
+    layers = [cast("DecoderLayer", layer) for layer in model.model.layers]
     if job.training.compile:
         _check_compiler(job.subject)
-    for layer in model.model.layers:
+    for layer in layers:
         if mesh is not None and mesh[TENSOR].size() > 1:
-            _cut(cast("DecoderLayer", layer), mesh[TENSOR])
+            _cut(layer, mesh[TENSOR])
         if job.training.activation_checkpointing:
-            layer.forward = functools.partial(checkpoint, layer.forward, use_reentrant=False)
+            layer.is_recomputed = True
         if job.training.compile:
             layer.compile()
     if mesh is not None and job.shards_data:
         whole = MixedPrecisionPolicy(cast_forward_inputs=False)
         in_bfloat16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        for layer in model.model.layers:
+        for layer in layers:
             if isinstance(layer.mlp, MixtureOfExperts):
                 _shard(layer.mlp.gate, mesh[DATA], whole)
             _shard(layer, mesh[DATA], in_bfloat16 if job.training.precision == "bfloat16" else whole)
@@ -128,13 +130,16 @@ def fill(target: torch.Tensor, whole: torch.Tensor) -> None:
 
 
 def _check_compiler(subject: str) -> None:
-    """Refuse to compile where there is no C++ compiler: torch would say so in the middle of the first step."""
+    """Refuse to compile where there is no C++ compiler, or nothing of Python for it: torch would say so in the first step."""
     wanted = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++", "c++"]
+    header = Path(sysconfig.get_path("include"), "Python.h")  # what is compiled is loaded as a module, on CUDA too
     if not any(shutil.which(name) for name in wanted):
-        raise StepError(
-            f"{subject}: training.compile needs a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH: "
-            "install one, or leave compile out"
-        )
+        lacking = f"a C++ compiler where the step runs; {', '.join(wanted)} is not on the PATH"
+    elif not header.is_file():
+        lacking = f"Python's headers where the step runs; {header} is not there"
+    else:
+        return
+    raise StepError(f"{subject}: training.compile needs {lacking}: install it, or leave compile out")
 
 
 def _sum_of_slices(parameters: list[nn.Parameter], squares: torch.Tensor, world: World) -> torch.Tensor:
