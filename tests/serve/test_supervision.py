@@ -239,16 +239,23 @@ def test_what_an_engine_leaves_in_its_temporary_folder_goes_with_it(release: Ser
 def test_the_engines_environment_is_an_allow_list_and_its_command_line_holds_no_secret(release: ServableRelease) -> None:
     outside = {"PATH": "/bin", "KEY_READER": "x", "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": "/x", "AWS_SECRET": "x",
                "HF_HUB_OFFLINE": "0"}  # fmt: skip
-    environment = engine_environment(release, "secret", {**outside, "TMPDIR": "/large"}, Path("/large/fe-1"))
+    environment = engine_environment("secret", {**outside, "TMPDIR": "/large"}, Path("/large/fe-1"))
     assert environment == {
         "PATH": "/bin", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_API_KEY": "secret",
+        "DO_NOT_TRACK": "1", "VLLM_API_KEY": "secret",
         "TMPDIR": "/large/fe-1",
     }  # fmt: skip
     command = engine_command(release, "python", 8000)
     assert "secret" not in command
     assert "--trust-remote-code" not in command
     assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_the_cache_is_of_the_size_that_the_deployment_says_whatever_device_there_is(release: ServableRelease) -> None:
+    larger = replace(release, engine=release.engine.model_copy(update={"kv_cache_gib": 3}))
+    command = engine_command(larger, "python", 8000)
+    assert command[command.index("--kv-cache-memory-bytes") + 1] == str(3 * 2**30)
+    assert float(command[command.index("--gpu-memory-utilization") + 1]) < 0.05  # room for a second one beside it
 
 
 def settings_in(folder: Path, keys: dict[str, str], **changes: object) -> ServeSettings:

@@ -36,9 +36,11 @@ from forge.faults import reached
 
 _PASSED_ON = (
     "PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "TMPDIR", "TZ", VISIBLE, "CUDA_DEVICE_ORDER",
+    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF",
     "CC", "CXX", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
 )  # fmt: skip
-"""The last five are for `training.compile`: its compilers, and where what was compiled is kept for the next attempt."""
+"""The last five are for `training.compile`: its compilers, and where what was compiled is kept for the next attempt. The two
+before them say how torch keeps a device's memory, and change no result."""
 _FOR_FETCHING = re.compile(
     r"(?i:(https?|all|no)_proxy)|SSL_CERT_(FILE|DIR)|NETRC|AWS_[A-Z0-9_]+|AZURE_STORAGE_[A-Z0-9_]+"
     r"|GOOGLE_APPLICATION_CREDENTIALS|FORGE_GIT_CREDENTIALS"

@@ -45,6 +45,9 @@ _PASSED_ON = (
     "CUDA_HOME", "CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "VLLM_CACHE_ROOT",
     "VLLM_CPU_OMP_THREADS_BIND",
 )  # fmt: skip
+_LEAST_SHARE = "0.01"
+"""Of a device's memory, which has to be free when vLLM starts. It is what the cache would be sized by, had the release no size
+for it; vLLM's own default, nearly all, would leave a second engine no room beside the first."""
 _OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
@@ -76,16 +79,16 @@ def engine_command(release: ServableRelease, python: str, port: int) -> list[str
         "--model", str(release.model_path), "--served-model-name", release.model,
         "--host", "127.0.0.1", "--port", str(port),
         "--dtype", engine.dtype, *length, "--max-num-seqs", str(engine.max_num_seqs),
+        "--kv-cache-memory-bytes", str(engine.kv_cache_gib << 30), "--gpu-memory-utilization", _LEAST_SHARE,
         "--generation-config", "vllm", "--enforce-eager", "--disable-uvicorn-access-log",
         "--structured-outputs-config", '{"backend":"xgrammar","disable_any_whitespace":true}',
     ]  # fmt: skip
 
 
-def engine_environment(release: ServableRelease, key: str, environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
+def engine_environment(key: str, environment: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """Everything that vLLM gets to know of the agent's environment, its key, and a folder for what it leaves behind."""
     passed_on = {name: environment[name] for name in _PASSED_ON if name in environment}
-    own = {"VLLM_CPU_KVCACHE_SPACE": str(release.engine.kv_cache_gib), "VLLM_API_KEY": key}
-    return {**passed_on, **_OFFLINE, **own, "TMPDIR": str(scratch)}
+    return {**passed_on, **_OFFLINE, "VLLM_API_KEY": key, "TMPDIR": str(scratch)}
 
 
 def next_delay(previous: float | None, healthy_seconds: float) -> float:
@@ -159,7 +162,7 @@ class EngineSupervisor:
         with log.open("xb") as output:
             try:
                 self._scratch = Path(tempfile.mkdtemp(prefix="fe-", dir=settings.environment.get("TMPDIR") or None)).resolve()
-                environment = engine_environment(self._release, address.key, settings.environment, self._scratch)
+                environment = engine_environment(address.key, settings.environment, self._scratch)
                 self._process = await asyncio.create_subprocess_exec(
                     settings.python, "-I", str(Path(engine_guard.__file__).resolve()), str(self._scratch),
                     *engine_command(self._release, settings.python, port),
