@@ -171,7 +171,7 @@ def test_a_controllers_training_outlives_it_too(copy_of_applied: Path, config_ho
         git(copy_of_applied, "remote", "set-url", "origin", str(copy_of_applied / "nowhere"))
         wait_for(lambda: "the ledger is out of reach" in log.read_text())
         git(copy_of_applied, "remote", "set-url", "origin", bare)
-        wait_for(lambda: "train/small: done" in log.read_text())
+        wait_for(lambda: "train/small: done" in log.read_text(), 240)
         assert "train/small: found at work" not in log.read_text()
         assert log.read_text().count("train/small: started") == 1
     finally:

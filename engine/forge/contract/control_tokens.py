@@ -75,8 +75,18 @@ def neutralise(text: str) -> tuple[str, int]:
     return _SPELLING.subn(lambda match: f"< {match[1]}>" if match[1] else "_", text)
 
 
-def control_tokens_of(tokenizer: Mapping[str, Any], config: Mapping[str, Any]) -> ControlTokens:
-    """Those of ``tokenizer.json`` and ``tokenizer_config.json``; raises ValueError for what nobody could make harmless."""
+NAMED_FILE = "special_tokens_map.json"
+"""May be there, and names what ``tokenizer_config.json`` does not."""
+
+
+def control_tokens_of(
+    tokenizer: Mapping[str, Any], config: Mapping[str, Any], named: Mapping[str, Any] | None = None
+) -> ControlTokens:
+    """Those of ``tokenizer.json``, ``tokenizer_config.json`` and, as transformers reads it, ``special_tokens_map.json``.
+
+    Raises ValueError for what nobody could make harmless.
+    """
+    config = {**(named or {}), **config}
     decoder = config.get("added_tokens_decoder")
     listed = [*(tokenizer.get("added_tokens") or []), *(decoder.values() if isinstance(decoder, dict) else ())]
     special = {str(each.get("content")): each for each in listed if isinstance(each, dict) and each.get("special")}

@@ -15,7 +15,7 @@ from forge.admission.verify import verify
 from forge.admission.withdrawals import REMEDY
 from forge.attest.timestamps import TimestampAuthority
 from forge.attest.trust import TrustRoot
-from forge.contract.control_tokens import control_tokens_of
+from forge.contract.control_tokens import NAMED_FILE, control_tokens_of
 from forge.contract.release import POLICY_FILE, RELEASE_FILE, ReleaseDocument
 from forge.errors import RefusedError, ServeError, StoreError, TrustError
 from forge.ledger.ledger import Snapshot
@@ -79,7 +79,8 @@ def admit(
         if policy["schema_version"] != 1:
             raise ServeError(f"policy {document.policy} has schema version {policy['schema_version']}; this engine reads 1")
         spec = InferencePolicySpec.model_validate(policy["spec"])
-        names = ("tokenizer.json", "tokenizer_config.json")
+        names = ["tokenizer.json", "tokenizer_config.json"]
+        names += [NAMED_FILE] if NAMED_FILE in (file.path for file in store.manifest(document.weights).files) else []
         control_tokens = control_tokens_of(*(json.loads(store.read_file(document.weights, name)) for name in names))
     except (ValidationError, KeyError, ValueError) as error:
         raise ServeError(f"release {verdict.release} is not one this engine reads: {error}") from error

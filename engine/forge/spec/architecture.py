@@ -8,6 +8,10 @@ from forge.spec.fields import Part
 from forge.spec.meaning import REBUILD
 from forge.spec.rope import RopeScaling
 
+LARGEST, _MOST = 2**24, 2**16
+"""Of a size, and of what is counted: far beyond any model, and where a slip of a zero is still told by its field."""
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Experts(Part):
     """A router and several feed-forward parts in every layer, of which each token goes through a few (Jiang et al. 2024).
@@ -39,21 +43,21 @@ class Architecture(Part):
     family: Annotated[Literal["llama", "mistral", "mixtral", "qwen2", "qwen3"], REBUILD]
     """As ``model_type`` of a ``config.json``. mistral computes as llama does; mixtral has experts in the place of each layer's
     feed-forward part; qwen2 adds a bias to queries, keys and values; qwen3 normalises queries and keys, head by head."""
-    hidden_size: Annotated[int, Field(ge=8), REBUILD]
-    num_hidden_layers: Annotated[int, Field(ge=1), REBUILD]
-    num_attention_heads: Annotated[int, Field(ge=1), REBUILD]
-    num_key_value_heads: Annotated[int, Field(ge=1), REBUILD]
-    intermediate_size: Annotated[int, Field(ge=8), REBUILD]
-    max_position_embeddings: Annotated[int, Field(ge=8), REBUILD]
-    rope_theta: Annotated[float, Field(gt=0), REBUILD] = 10000.0
-    rms_norm_eps: Annotated[float, Field(gt=0), REBUILD] = 1e-5
-    initializer_range: Annotated[float, Field(gt=0), REBUILD] = 0.02
+    hidden_size: Annotated[int, Field(ge=8, le=LARGEST), REBUILD]
+    num_hidden_layers: Annotated[int, Field(ge=1, le=_MOST), REBUILD]
+    num_attention_heads: Annotated[int, Field(ge=1, le=_MOST), REBUILD]
+    num_key_value_heads: Annotated[int, Field(ge=1, le=_MOST), REBUILD]
+    intermediate_size: Annotated[int, Field(ge=8, le=LARGEST), REBUILD]
+    max_position_embeddings: Annotated[int, Field(ge=8, le=LARGEST), REBUILD]
+    rope_theta: Annotated[_Positive, REBUILD] = 10000.0
+    rms_norm_eps: Annotated[_Positive, REBUILD] = 1e-5
+    initializer_range: Annotated[_Positive, REBUILD] = 0.02
     tie_word_embeddings: Annotated[bool, REBUILD] = False
     experts: Annotated[Experts | None, REBUILD] = None
     """Of the mixtral family; None: one feed-forward part, which every token goes through."""
     rope_scaling: Annotated[RopeScaling | None, REBUILD] = None
     """None: positions are turned by ``rope_theta`` alone."""
-    head_dim: Annotated[int | None, Field(ge=2), REBUILD] = None
+    head_dim: Annotated[int | None, Field(ge=2, le=_MOST), REBUILD] = None
     """Size of an attention head; None: ``hidden_size`` / ``num_attention_heads``."""
 
     @property
@@ -89,7 +93,7 @@ class Architecture(Part):
             said = "hidden_size / num_attention_heads" if self.head_dim is None else "head_dim"
             raise ValueError(f"{said} must be even: rotary embeddings turn pairs")
         if self.family == "qwen2" and self.head_dim not in (None, self.hidden_size / self.num_attention_heads):
-            raise ValueError("a qwen2 has heads of hidden_size / num_attention_heads: leave head_dim out, or take qwen3")
+            raise ValueError("a qwen2 has heads of hidden_size / num_attention_heads, and head_dim says another size")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         return self

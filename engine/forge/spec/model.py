@@ -64,6 +64,11 @@ class PretrainSpec(Part):
     def _fits(self) -> Self:
         if self.training.sequence_length > self.architecture.max_position_embeddings:
             raise ValueError("training.sequence_length is longer than architecture.max_position_embeddings")
+        if self.architecture.family == "qwen2":
+            raise ValueError(
+                "a qwen2 cannot begin here: transformers and vLLM give every qwen2 Qwen's own tokenizer, whatever it was "
+                "trained with; pretrain a qwen3, or continue a qwen2 from its folder"
+            )
         if self.backend == "nanotron":
             reason = why_not_nanotron(self.architecture, self.training, self.nanotron or NanotronLayout(), self.resources.count)
             if reason:

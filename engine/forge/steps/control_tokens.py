@@ -4,14 +4,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-from forge.contract.control_tokens import ControlTokens, control_tokens_of
+from forge.contract.control_tokens import NAMED_FILE, ControlTokens, control_tokens_of
 from forge.errors import StepError
 
 
 def read_control_tokens(folder: Path) -> ControlTokens:
-    """Those of ``tokenizer.json`` and ``tokenizer_config.json``; raises ``StepError``, naming the file."""
+    """Those that the files of a tokenizer tell; raises ``StepError``, naming the file."""
+    named = read_json(folder / NAMED_FILE) if (folder / NAMED_FILE).is_file() else None
     try:
-        return control_tokens_of(*(read_json(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")))
+        return control_tokens_of(read_json(folder / "tokenizer.json"), read_json(folder / "tokenizer_config.json"), named)
     except ValueError as error:
         raise StepError(f"{folder / 'tokenizer.json'}: {error}") from error
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tests.steps.finetune.conftest import LORA, TEMPLATE, chat, write_conversations
-from tests.steps.train.conftest import ARCHITECTURE, let_choose
+from tests.steps.train.conftest import ARCHITECTURE, let_choose, write_qwen_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from forge.contract.control_tokens import BOS_ID, EOS_ID
@@ -61,7 +61,8 @@ def test_a_relative_of_llama_is_tuned_as_its_own_class(
     (base / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
     before = build_model(architecture, 512, 3).state_dict()
     save_file(before, base / "model.safetensors")
-    attempt = {"sft": new_tuning, "dpo": new_preferring}[objective](base=base, adapter=adapter)
+    tokenizer = {"tokenizer": write_qwen_tokenizer(tmp_path)} if family == "qwen2" else {}
+    attempt = {"sft": new_tuning, "dpo": new_preferring}[objective](base=base, adapter=adapter, **tokenizer)
     attempt.run()
     after = load_file(attempt.weights / "model.safetensors")
     changed = {name.split(".", 3)[-1] for name, tensor in after.items() if not torch.equal(tensor, before[name])}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from forge.canonical import digest_of_bytes
 from forge.contract.hyperparameters import HYPERPARAMETERS, HYPERPARAMETERS_FILE, Hyperparameters
@@ -94,6 +94,26 @@ def write_tokenizer(folder: Path) -> Path:
     config = {"tokenizer_class": "PreTrainedTokenizerFast", **special}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     (folder / "special_tokens_map.json").write_text(json.dumps(special))
+    return folder
+
+
+def write_qwen_tokenizer(folder: Path) -> Path:
+    """Of the kind that transformers gives every qwen2: bytes, Qwen's way to split text, composed accents."""
+    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [(one, other) for one in letters[:16] for other in letters[:16]][: VOCAB_SIZE - 3 - len(letters)]
+    pieces = ["<unk>", "<s>", "</s>", *letters, *(one + other for one, other in pairs)]
+    tokenizer = Tokenizer(models.BPE({piece: number for number, piece in enumerate(pieces)}, pairs))
+    tokenizer.normalizer, tokenizer.decoder = normalizers.NFC(), decoders.ByteLevel()
+    split = pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in pieces[:3]])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "Qwen2Tokenizer", **named}))
     return folder
 
 

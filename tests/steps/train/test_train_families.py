@@ -1,6 +1,7 @@
 """The relatives of Llama (Mistral, Qwen2, Qwen3) against transformers' own classes of them, alone and over processes."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.steps.train.conftest import ARCHITECTURE, Attempt
+from tests.steps.train.conftest import ARCHITECTURE, Attempt, write_qwen_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forge.errors import StepError
 from forge.plan.compute import num_parameters
 from forge.spec.architecture import Architecture
+from forge.spec.rope import LinearRope
 from forge.steps.train.base import read_architecture
 from forge.steps.train.job import read_job
 from forge.steps.train.model import build_model
@@ -44,9 +46,18 @@ THEIRS: dict[str, dict[str, Any]] = {
 CLASSES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 OURS: dict[str, dict[str, Any]] = {
     "mistral": {"family": "mistral", "head_dim": 12},
-    "qwen2": {"family": "qwen2"},
     "qwen3": {"family": "qwen3", "head_dim": 12},
 }
+"""Those that are pretrained: a qwen2 has a tokenizer that is made elsewhere."""
+
+
+@pytest.fixture(scope="module")
+def qwen_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_qwen_tokenizer(tmp_path_factory.mktemp("qwen"))
+
+
+def with_tokenizer_of(family: str, qwen_tokenizer: Path) -> dict[str, Any]:
+    return {"tokenizer": qwen_tokenizer} if family == "qwen2" else {}
 
 
 def written(folder: Path, family: str, **changes: Any) -> Path:
@@ -74,13 +85,14 @@ def logits_of(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", THEIRS)
 def test_a_base_that_transformers_wrote_is_the_same_function_here_and_in_what_is_exported(
-    new_attempt: Make, tmp_path: Path, family: str
+    new_attempt: Make, qwen_tokenizer: Path, tmp_path: Path, family: str
 ) -> None:
     folder = written(tmp_path / "theirs", family)
     expected = logits_of(folder)
     assert expected.std() > 0.1
     schedule = {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}
-    attempt = new_attempt(base=folder, training={"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": schedule})
+    training = {"tokens": BATCH, "optimizer": {"lr": 1e-12}, "schedule": schedule}
+    attempt = new_attempt(base=folder, training=training, **with_tokenizer_of(family, qwen_tokenizer))
     with torch.no_grad():
         ours = initial_model(read_job(attempt.request()), 512)(some_tokens())
     assert isinstance(ours, torch.Tensor)
@@ -115,7 +127,7 @@ def test_a_model_that_is_pretrained_here_learns_and_is_transformers_own_class(
 
 def test_biases_begin_at_0_and_norms_at_1() -> None:
     for family in ("qwen2", "qwen3"):
-        model = build_model(Architecture.model_validate({**ARCHITECTURE, **OURS[family]}), 512, 3)
+        model = build_model(Architecture.model_validate({**ARCHITECTURE, "family": family}), 512, 3)
         small = {name: parameter for name, parameter in model.named_parameters() if parameter.ndim == 1}
         kinds = {"qwen2": ("q_proj.bias", "k_proj.bias", "v_proj.bias"), "qwen3": ("q_norm.weight", "k_norm.weight")}[family]
         assert sum(name.endswith(kinds) for name in small) == 2 * len(kinds)
@@ -222,10 +234,17 @@ def test_configurations_as_they_are_published_are_those_models(config: dict[str,
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window is True"),
         ("qwen3", {"attention_bias": True}, "attention_bias is True"),
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
+        ("qwen3", {"layer_types": ["full_attention"]}, "layer_types has 1 entries, num_hidden_layers is 2"),
+        ("llama", {"is_causal": False}, "is_causal is False"),
+        ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ("mistral", {"num_key_value_heads": 0}, "num_key_value_heads is 0"),
+        ("qwen3", {"head_dim": 2**62}, "head_dim is 46116860"),
+        ("qwen3", {"max_position_embeddings": 10**13}, "max_position_embeddings is 1000000"),
+        ("llama", {"rms_norm_eps": float("inf")}, "rms_norm_eps is inf"),
         ("qwen3", {"layer_types": "sliding_attention"}, "layer_types has 'sliding_attention'"),
         ("qwen3", {"head_dim": 13}, "head_dim must be even"),
         ("qwen3", {"head_dim": "12"}, "head_dim is '12'"),
-        ("qwen2", {"head_dim": 12}, "a qwen2 has heads of hidden_size / num_attention_heads"),
+        ("qwen2", {"head_dim": 12}, "head_dim says another size"),
         ("qwen2", {"model_type": "llama"}, r"6 are left over \(model.layers.0.self_attn.k_proj.bias"),
         ("mistral", {"model_type": "qwen3", "head_dim": 12}, r"4 tensors are missing \(model.layers.0.self_attn.k_norm.weight"),
         (
@@ -254,17 +273,58 @@ def test_a_relative_that_this_trainer_would_not_reproduce_is_refused(
     ],
 )
 def test_ranks_give_the_losses_and_weights_of_one(
-    new_attempt: Make, family: str, processes: int, settings: dict[str, Any]
+    new_attempt: Make, qwen_tokenizer: Path, tmp_path: Path, family: str, processes: int, settings: dict[str, Any]
 ) -> None:
     """Each rank has heads of its own: what a norm of all heads learns comes from every one of them."""
-    one = new_attempt("one", architecture=OURS[family])
+    fields = {"base": written(tmp_path / "base", family), **with_tokenizer_of(family, qwen_tokenizer)}
+    one = new_attempt("one", **fields)
     expected = one.run()
-    several = new_attempt("several", architecture=OURS[family], processes=processes, settings=settings)
+    several = new_attempt("several", processes=processes, settings=settings, **fields)
     found = _result(several)
     for name in ("train_loss", "validation_loss"):
         assert found[name] == pytest.approx(expected[name], rel=1e-5)
     mine, theirs = (load_file(each.weights / "model.safetensors") for each in (one, several))
     assert max((mine[name] - theirs[name]).abs().max().item() for name in mine) < 1e-3
+
+
+def test_a_base_whose_rope_scaling_is_empty_has_the_other_spelling(tmp_path: Path) -> None:
+    scaled = {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    folder = written(tmp_path / "theirs", "llama", rope_parameters=scaled)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_scaling": {}}))
+    found = read_architecture(folder)
+    assert (found.rope_theta, found.rope_scaling) == (5e5, LinearRope(rope_type="linear", factor=2.0))
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("qwen2", {}, "read it as a Qwen2Tokenizer, which splits text otherwise.*a qwen2 has a tokenizer of that kind"),
+        ("llama", {"tokenizer_class": "GPT2Tokenizer"}, "splits text otherwise.*tokenizer_class is 'GPT2Tokenizer'"),
+        ("llama", {"tokenizer_class": "MistralCommonBackend"}, "transformers cannot load it"),
+    ],
+)
+def test_a_tokenizer_that_would_be_served_as_another_is_refused(
+    new_attempt: Make, tokenizer_folder: Path, tmp_path: Path, family: str, config: dict[str, Any], message: str
+) -> None:
+    """transformers makes some by code of its own, and takes no more than the vocabulary from tokenizer.json."""
+    folder = shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**named, **config}))
+    with pytest.raises(StepError, match=message):
+        new_attempt(base=written(tmp_path / "base", family), tokenizer=folder).run()
+
+
+def test_a_tokenizer_that_gets_more_tokens_than_there_are_rows_is_refused(
+    new_attempt: Make, qwen_tokenizer: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(qwen_tokenizer, tmp_path / "tokenizer")
+    named = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({k: v for k, v in named.items() if k != "pad_token"}))
+    with pytest.raises(StepError, match=r"has 513 tokens \(<\|endoftext\|> beside those of tokenizer.json\).* has 512 rows"):
+        new_attempt(base=written(tmp_path / "base", "qwen2"), tokenizer=folder).run()
+    padded = written(tmp_path / "padded", "qwen2", vocab_size=576)
+    new_attempt("padded", base=padded, tokenizer=folder).run()
 
 
 def _result(attempt: Attempt) -> dict[str, Any]:

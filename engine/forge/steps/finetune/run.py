@@ -40,6 +40,7 @@ from forge.steps.train.data import TokensMeta
 from forge.steps.train.distributed import open_world
 from forge.steps.train.export import check_tokenizer, export_weights
 from forge.steps.train.job import TrainJob
+from forge.steps.train.served_tokenizer import check_served_tokenizer
 from forge.steps.train.worker import make_deterministic
 
 _LESS_MEMORY = "train an adapter, of a low rank (another one too)"
@@ -67,6 +68,7 @@ def train(run: StepRun, job: TrainJob, meeting_point: Path | None = None) -> Met
     tokenizer = read_tokenizer(run.input("tokenizer"))
     meta = meta_of(tokenizer, read_control_tokens(run.input("tokenizer")), job.subject)
     check_tokenizer(run.input("tokenizer"), meta)
+    check_served_tokenizer(run.input("tokenizer"), meta, job)
     rows = job.rows_for(meta.vocab_size)
     taught = _LESSONS[job.objective](run, job, tokenizer, meta)
     lesson = taught.lesson

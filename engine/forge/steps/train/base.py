@@ -11,7 +11,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from forge.errors import StepError
-from forge.spec.architecture import Architecture, Experts
+from forge.spec.architecture import LARGEST, Architecture, Experts
 from forge.spec.base_folder import CONFIG_FILE, INDEX_FILE, TEMPLATE_FILE, TOKENIZER_CONFIG_FILE, WEIGHTS_FILE
 from forge.spec.model import DEFAULT_CHAT_TEMPLATE
 from forge.steps.control_tokens import read_control_tokens, read_json
@@ -22,6 +22,8 @@ _ONLY: dict[str, tuple[Any, ...]] = {
     "attention_dropout": (0, 0.0),
     "quantization_config": (None,),
     "auto_map": (None,),
+    "is_causal": (True,),
+    "partial_rotary_factor": (1.0, None),
 }
 """Settings, and the values under which the model is the one that is trained here."""
 _FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -79,7 +81,9 @@ def read_architecture(folder: Path) -> Architecture:
         return Architecture(
             family=cast("Any", family),
             **{name: config[name] for name in (*_SHAPE, "rms_norm_eps", "initializer_range", "tie_word_embeddings")},
-            num_key_value_heads=config["num_key_value_heads"] or config["num_attention_heads"],
+            num_key_value_heads=config[
+                "num_attention_heads" if config["num_key_value_heads"] is None else "num_key_value_heads"
+            ],
             head_dim=_head_dim(config),
             rope_theta=theta,
             rope_scaling=scaling,
@@ -92,7 +96,7 @@ def read_architecture(folder: Path) -> Architecture:
 def rows_of(folder: Path) -> int:
     """Rows of the base's embedding, as it says itself; raises ``StepError`` where that is no number."""
     rows = read_json(folder / CONFIG_FILE).get("vocab_size")
-    if type(rows) is not int or rows < 1:
+    if type(rows) is not int or not 1 <= rows <= LARGEST:
         raise StepError(f"{folder / CONFIG_FILE}: vocab_size is {rows!r}; expected the number of rows of the embedding")
     return rows
 
@@ -149,12 +153,14 @@ def check_control_tokens(tokenizer: Path) -> None:
 
 def _check_attention(path: Path, config: dict[str, Any]) -> None:
     """Refuse layers that see a part of what stands before a token; raises ``StepError``."""
-    layers = config.get("layer_types")
+    layers, count = config.get("layer_types"), config["num_hidden_layers"]
     if layers is None:
         return
     other = [each for each in layers if each != _FULL_ATTENTION] if isinstance(layers, list) else [layers]
     if other:
         raise StepError(f"{path}: layer_types has {other[0]!r}; this trainer's model has {_FULL_ATTENTION!r} only")
+    if len(layers) != count:
+        raise StepError(f"{path}: layer_types has {len(layers)} entries, num_hidden_layers is {count!r}")
 
 
 def _head_dim(config: dict[str, Any]) -> Any:
@@ -172,7 +178,7 @@ def _experts_of(config: dict[str, Any]) -> Experts:
 
 def _rotary(path: Path, config: dict[str, Any]) -> tuple[Any, Any]:
     """The rotary base and how positions are scaled, in the old spelling (``rope_scaling``) or the new (``rope_parameters``)."""
-    spelt = next((name for name in ("rope_scaling", "rope_parameters") if config.get(name) is not None), None)
+    spelt = next((name for name in ("rope_scaling", "rope_parameters") if config.get(name) not in (None, {})), None)
     found = {} if spelt is None else config[spelt]
     if not isinstance(found, dict):
         raise StepError(f"{path}: {spelt} is {found!r}; expected a mapping")

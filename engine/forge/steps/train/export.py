@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from forge.errors import StepError
 from forge.spec.architecture import Architecture, Experts
 from forge.spec.base_folder import INDEX_FILE, WEIGHTS_FILE
+from forge.steps.control_tokens import read_control_tokens
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.job import TrainJob
 from forge.steps.train.names import to_files
@@ -62,13 +63,10 @@ def check_tokenizer(folder: Path, meta: TokensMeta) -> None:
             f"{folder / 'tokenizer.json'}: holds {found} tokens, whose ids go up to {highest}: some of them are no token's; "
             "number the tokens without gaps"
         )
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for name, expected in (("bos_token", meta.bos_token_id), ("eos_token", meta.eos_token_id)):
-        token = config.get(name)
-        text = token["content"] if isinstance(token, dict) else token
-        if text is None and name == "bos_token" and expected == meta.eos_token_id:
-            continue  # a tokenizer without one: documents begin after another's end
-        if text is None or tokenizer.token_to_id(text) != expected:
+    control = read_control_tokens(folder)
+    named = (("bos_token", control.before_text, meta.bos_token_id), ("eos_token", control.eos, meta.eos_token_id))
+    for name, text, expected in named:
+        if tokenizer.token_to_id(text) != expected:
             raise StepError(f"{folder / 'tokenizer_config.json'}: {name} {text!r} is not token {expected} of the token files")
 
 

@@ -31,6 +31,7 @@ from forge.steps.train.loop import Outcome, Trainer
 from forge.steps.train.mixing import metrics_of_mixture, open_mixture
 from forge.steps.train.model import outline
 from forge.steps.train.optimizer import build_optimizer
+from forge.steps.train.served_tokenizer import check_served_tokenizer
 from forge.steps.train.sharding import spread, whole_tensors
 from forge.steps.train.start import begin_weights
 
@@ -49,6 +50,7 @@ def train(run: StepRun, meeting_point: Path | None = None) -> Metrics:
     windows = count_windows(corpus.train, job.training.sequence_length)
     replay = open_replay(run.input("replay"), corpus, job) if job.replay_fraction is not None else None
     check_tokenizer(run.input("tokenizer"), corpus.meta)
+    check_served_tokenizer(run.input("tokenizer"), corpus.meta, job)
     rows = job.rows_for(corpus.meta.vocab_size)
     if meeting_point is None and job.accelerator != "cpu":
         meeting_point = run.folder / "world"
