@@ -37,6 +37,14 @@ ARCHITECTURE = {
     "max_position_embeddings": 64,
     "tie_word_embeddings": True,
 }
+CONFIG = {
+    **{name: value for name, value in ARCHITECTURE.items() if name not in ("family", "tie_word_embeddings")},
+    "vocab_size": VOCAB_SIZE,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""A model of the same shape in the words of a ``config.json``, whose logits are large enough to tell two apart."""
 TRAINING = {
     "tokens": 256 * 12,
     "sequence_length": SEQUENCE_LENGTH,

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tests.steps.train.conftest import ARCHITECTURE, Attempt, chain_documents, manifest_of_folder, write_tokens
+from tests.steps.train.conftest import ARCHITECTURE, CONFIG, Attempt, chain_documents, manifest_of_folder, write_tokens
 from tests.steps.train.test_train_stop import signal_before
 from tokenizers import AddedToken, Tokenizer, normalizers
 from transformers import (
@@ -143,18 +143,6 @@ SCALINGS = {
         "truncate": False,
     },
 }
-LLAMA = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 
 
 @pytest.mark.parametrize("name", SCALINGS)
@@ -179,7 +167,7 @@ def test_scaled_rotary_embeddings_are_those_of_transformers_below_the_original_c
 def write_scaled(folder: Path, family: str, scaling: dict[str, Any]) -> None:
     """A base of transformers with scaled rotary embeddings."""
     torch.manual_seed(1)
-    turned: dict[str, Any] = {**LLAMA, "rope_parameters": {"rope_theta": 700.0, **scaling}}
+    turned: dict[str, Any] = {**CONFIG, "rope_parameters": {"rope_theta": 700.0, **scaling}}
     if family == "llama":
         LlamaForCausalLM(LlamaConfig(**turned)).save_pretrained(folder)
     else:
@@ -211,7 +199,7 @@ def test_the_old_spelling_of_a_scaled_rotary_embedding_is_the_same_model(
     new_attempt: Make, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
     torch.manual_seed(1)
-    LlamaForCausalLM(LlamaConfig(**LLAMA)).save_pretrained(tmp_path / "theirs")
+    LlamaForCausalLM(LlamaConfig(**CONFIG)).save_pretrained(tmp_path / "theirs")
     scaling = {"type": "linear", "factor": 4.0}
     old = edited(tmp_path / "theirs", tmp_path / "old", rope_scaling=scaling, rope_theta=500.0, rope_parameters="absent")
     found = read_architecture(old)
@@ -552,7 +540,7 @@ def test_up_to_its_positions_a_dynamic_base_is_the_plain_one(new_attempt: Make, 
 
 
 def test_a_base_whose_settings_have_other_types_is_told_in_one_line(tmp_path: Path) -> None:
-    LlamaConfig(**LLAMA).save_pretrained(tmp_path / "theirs")
+    LlamaConfig(**CONFIG).save_pretrained(tmp_path / "theirs")
     wrong = edited(tmp_path / "theirs", tmp_path / "wrong", hidden_size="large", num_hidden_layers=1.5)
     message = r"config\.json: hidden_size is 'large': Input should be .*; num_hidden_layers is 1\.5: "
     with pytest.raises(StepError, match=message) as caught:

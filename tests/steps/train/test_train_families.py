@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.steps.train.conftest import ARCHITECTURE, Attempt, write_qwen_tokenizer
+from tests.steps.train.conftest import ARCHITECTURE, CONFIG, Attempt, write_qwen_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from forge.errors import StepError
@@ -23,19 +23,7 @@ from forge.steps.train.start import initial_model
 
 Make = Callable[..., Attempt]
 BATCH = 256
-SHAPE = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": True,
-}
+SHAPE = {**CONFIG, "tie_word_embeddings": True}
 THEIRS: dict[str, dict[str, Any]] = {
     "llama": {"head_dim": 12},
     "mistral": {"head_dim": 12, "sliding_window": None},
@@ -299,8 +287,8 @@ def test_a_base_whose_rope_scaling_is_empty_has_the_other_spelling(tmp_path: Pat
 @pytest.mark.parametrize(
     ("family", "config", "message"),
     [
-        ("qwen2", {}, "read it as a Qwen2Tokenizer, which splits text otherwise.*a qwen2 has a tokenizer of that kind"),
-        ("llama", {"tokenizer_class": "GPT2Tokenizer"}, "splits text otherwise.*tokenizer_class is 'GPT2Tokenizer'"),
+        ("qwen2", {}, "read it as a Qwen2Tokenizer, which splits text otherwise.*a qwen2 needs a tokenizer of that kind"),
+        ("llama", {"tokenizer_class": "GPT2Tokenizer"}, "splits text otherwise.*tokenizer_class is 'GPT2Tokenizer': write Pre"),
         ("llama", {"tokenizer_class": "MistralCommonBackend"}, "transformers cannot load it"),
     ],
 )

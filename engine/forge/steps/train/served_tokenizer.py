@@ -60,15 +60,14 @@ def check_served_tokenizer(tokenizer: Path, meta: TokensMeta, job: TrainJob) -> 
             ours.encode(text, add_special_tokens=False).ids,
         )
         if found != expected:
-            by_family = job.architecture.family in _BY_FAMILY
+            remedy = (
+                f"a {job.architecture.family} needs a tokenizer of that kind"
+                if job.architecture.family in _BY_FAMILY
+                else f"tokenizer_class is {named!r}: write PreTrainedTokenizerFast there, or take a tokenizer of that class"
+            )
             raise StepError(
                 f"{tokenizer / 'tokenizer.json'}: transformers and vLLM read it as a {kind}, which splits text otherwise: what "
-                "is trained would be measured and served with other tokens; "
-                + (
-                    f"a {job.architecture.family} has a tokenizer of that kind"
-                    if by_family
-                    else f"tokenizer_class is {named!r}"
-                )
+                f"is trained would be measured and served with other tokens; {remedy}"
             )
     if len(theirs) > rows:
         more = sorted(theirs.get_added_vocab().keys() - ours.get_vocab().keys())
