@@ -7,6 +7,7 @@ The loader must have run (``loader.load``) and the process group must exist befo
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from nanotron.trainer import DistributedTrainer
 
 from forge.spec.architecture import Architecture
 from forge.spec.training import Optimizer
+from forge.steps.nanotron import stand_ins
 from forge.steps.nanotron.batches import Micro, Padded, Place, as_micro
 from forge.steps.nanotron.config import clip_norm
 from forge.steps.nanotron.state import Shard, fill, gather, gather_wholes, join, shard_of
@@ -87,14 +89,8 @@ class Engine:
         return float(loss) * int(padded.counts.sum()) if self.reports else 0.0
 
     @torch.no_grad()
-    def logits(self, inputs: torch.Tensor, *, in_float32: bool) -> torch.Tensor | None:
-        """Of whole sequences [B, S]: float32 [B, S, V] on rank 0, None elsewhere. All ranks have to call it.
-
-        ``in_float32``: of the same weights, computed in float32; it is for the end of a training, which cannot go on.
-        """
-        if in_float32:
-            for parameter in self._model.parameters():
-                parameter.data = parameter.data.float()
+    def logits(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """Of whole sequences [B, S]: float32 [B, S, V] on rank 0, None elsewhere. All ranks have to call it."""
         micro = as_micro(Batch(inputs, inputs), None, self.place, self._world.device)
         with self._pipeline():
             found = self._model.model(input_ids=micro["input_ids"], input_mask=micro["input_mask"])
@@ -108,6 +104,14 @@ class Engine:
             shards.append(Shard("logits", sbv, (pair,), (*sbv.shape[:2], columns * ranks)))
         wholes = gather_wholes(shards, self._world)
         return wholes["logits"].transpose(0, 1).contiguous() if self._world.is_main else None
+
+    def logits_in_float32(self, inputs: torch.Tensor) -> torch.Tensor | None:
+        """As ``logits``, of the same weights computed in float32: for the end of a training, which cannot go on after it."""
+        for parameter in self._model.parameters():
+            parameter.data = parameter.data.float()
+        llama: Any = sys.modules["nanotron.models.llama"]  # imported before the trainer it would close a circle
+        llama.flash_attn_varlen_func = stand_ins.flash_attn_varlen_func  # flash-attn itself computes no float32
+        return self.logits(inputs)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Whole, under Hugging Face's names, on rank 0; float32 masters, where there are some. All ranks have to call it."""

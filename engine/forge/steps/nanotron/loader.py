@@ -18,11 +18,15 @@ from importlib.util import find_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType, ModuleType
 
+from packaging.version import Version
+
 from forge.errors import StepError
 from forge.steps.nanotron.wheel import PACKAGE, read_wheel
 
 _STAND_INS = "forge.steps.nanotron.stand_ins"
 _NO_CUDA = "forge_no_cuda"
+_OLDEST_FLASH_ATTENTION = Version("2.5.0")
+"""What nanotron 0.4 asks for; it can be told to add up in one order since 2.4.1."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,23 @@ def machine_for(accelerator: str, precision: str) -> Machine:
     return Machine(cuda, cuda and precision == "bfloat16" and find_spec("flash_attn") is not None)
 
 
+def flash_attention_version() -> str:
+    """Of the flash-attn that is installed; raises ``StepError`` for one that nanotron cannot use."""
+    try:
+        found = str(importlib.import_module("flash_attn").__version__)
+    except ImportError as error:  # most often it was built for another torch
+        raise StepError(
+            f"flash-attn is installed, but it cannot be imported: {error}; build it for this torch, "
+            "or remove it: torch's own attention is used then"
+        ) from error
+    if Version(found) < _OLDEST_FLASH_ATTENTION:
+        raise StepError(
+            f"flash-attn {found} is installed, but nanotron 0.4 needs {_OLDEST_FLASH_ATTENTION} or newer; "
+            "renew it, or remove it: torch's own attention is used then"
+        )
+    return found
+
+
 def load(machine: Machine) -> None:
     """Make ``import nanotron`` give the changed release; raises ``StepError`` for any other one. Once a process."""
     present = next((finder for finder in sys.meta_path if isinstance(finder, _Finder)), None)
@@ -96,6 +117,8 @@ def load(machine: Machine) -> None:
         return
     if PACKAGE in sys.modules:
         raise StepError("nanotron was imported before Forge's loader: its trainings run in a process that imports nothing else")
+    if machine.flash_attention:
+        flash_attention_version()
     sys.meta_path.insert(0, _Finder(changed_sources(read_wheel(), machine), machine))
     if not machine.cuda:
         from forge.steps.nanotron.stand_ins import average_on_gloo

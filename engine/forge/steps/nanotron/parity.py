@@ -15,14 +15,11 @@ IN_BFLOAT16 = 5e-2
 """Where flash-attn computes the trained model's logits, which it does not in float32."""
 
 
-def check_parity(
-    folder: Path, inputs: torch.Tensor, trained: torch.Tensor, subject: str, tolerance: float = IN_FLOAT32
-) -> float:
+def check_parity(exported: torch.Tensor, trained: torch.Tensor, subject: str, tolerance: float = IN_FLOAT32) -> float:
     """The largest difference of two logits, as a share of the largest logit; raises ``StepError`` where it is too large.
 
-    ``inputs``: token ids [B, S]; ``trained``: nanotron's logits [B, S, V].
+    ``exported``, ``trained``: what transformers and nanotron give for the same tokens, [B, S, V].
     """
-    exported = exported_logits(folder, inputs)
     if exported.shape != trained.shape:
         raise StepError(
             f"{subject}: the exported model gives logits of the shape {list(exported.shape)}, "

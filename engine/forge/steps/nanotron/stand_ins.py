@@ -1,4 +1,4 @@
-"""What nanotron takes from flash-attn and from CUDA, computed by torch alone.
+"""What nanotron takes from flash-attn and from CUDA, computed by torch and by the torch backend's own kernels.
 
 Invariant: each function gives what the one that it stands in for gives where nanotron's training calls it, and refuses what
 nanotron's training never asks for. Shapes: B sequences, S tokens, N heads, K key/value heads, D head size.
@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from forge.steps.train.kernels import causal_attention, rms_norm
+
+KERNELS = "torch and forge.steps.train.kernels"
+"""What computes here, as a checkpoint names it: one of another is not gone on from, for it rounds differently."""
 
 
 def flash_attn_varlen_func(
@@ -24,18 +28,16 @@ def flash_attn_varlen_func(
     dropout_p: float = 0.0,
     softmax_scale: float | None = None,
     return_attn_probs: bool = False,
+    deterministic: bool = True,  # noqa: ARG001 (it always is)
 ) -> torch.Tensor:
-    """Attention of B sequences of one length, [B*S, N, D] with keys and values [B*S, K, D] -> [B*S, N, D]."""
+    """Causal attention of B sequences of one length, [B*S, N, D] with keys and values [B*S, K, D] -> [B*S, N, D]."""
     batch = cu_seqlens_q.numel() - 1
     if q.shape[0] != batch * max_seqlen_q or k.shape[0] != batch * max_seqlen_k or cu_seqlens_k.numel() - 1 != batch:
         raise ValueError(f"expected {batch} full sequences of {max_seqlen_q}, found {q.shape[0]} queries and {k.shape[0]} keys")
-    if return_attn_probs or dropout_p:
-        raise ValueError("attention probabilities and dropout are not computed here")
+    if return_attn_probs or dropout_p or softmax_scale is not None or not causal:
+        raise ValueError("only causal attention is computed here: no probabilities, no dropout, no scale of one's own")
     query_bnsd, key_bksd, value_bksd = (each.view(batch, -1, *each.shape[1:]).transpose(1, 2) for each in (q, k, v))
-    mixed_bnsd = functional.scaled_dot_product_attention(
-        query_bnsd, key_bksd, value_bksd, is_causal=causal, scale=softmax_scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-    return mixed_bnsd.transpose(1, 2).flatten(0, 1)
+    return causal_attention(query_bnsd, key_bksd, value_bksd).transpose(1, 2).flatten(0, 1)
 
 
 class RotaryEmbedding(nn.Module):
@@ -77,10 +79,10 @@ def layer_norm_fn(
     residual_in_fp32: bool = False,  # noqa: ARG001 (without a residual it says nothing)
     return_dropout_mask: bool = False,
 ) -> torch.Tensor:
-    """Root mean square normalisation over the last dimension, in float32 whatever comes in."""
+    """Root mean square normalisation over the last dimension, computed in float32 whatever comes in."""
     if not is_rms_norm or bias is not None or residual is not None or dropout_p or prenorm or return_dropout_mask:
         raise ValueError("only plain root mean square normalisation is computed here")
-    return functional.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
+    return rms_norm(x, weight.float(), eps)
 
 
 class NoCuda:

@@ -17,8 +17,9 @@ from forge.errors import StepError
 from forge.plan.compute import FLOPS_FORMULA, flops_per_token, num_parameters
 from forge.spec.architecture import Architecture
 from forge.steps.nanotron.config import nanotron_yaml
-from forge.steps.nanotron.loader import Machine, load, machine_for
-from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity
+from forge.steps.nanotron.loader import Machine, flash_attention_version, load, machine_for
+from forge.steps.nanotron.parity import IN_BFLOAT16, IN_FLOAT32, check_parity, exported_logits
+from forge.steps.nanotron.stand_ins import KERNELS
 from forge.steps.nanotron.wheel import provenance
 from forge.steps.run import Metrics, StepRun
 from forge.steps.train.allocator import memory_named
@@ -97,20 +98,26 @@ def bit_environment(job: TrainJob, machine: Machine, device: torch.device) -> di
         "processes": str(job.processes),
         "backend": provenance()["backend"],
         "wheel": provenance()["backend_wheel_digest"],
-        "attention": "flash-attn" if machine.flash_attention else "torch",
+        "attention": f"flash-attn {flash_attention_version()}" if machine.flash_attention else KERNELS,
         "layout": f"{job.copies} copies, tensor parallel {spread[0]}, pipeline parallel {spread[1]}",
     }
 
 
 def _compare(run: StepRun, engine: "Engine", corpus: Corpus, job: TrainJob, machine: Machine, world: World) -> float:
-    """Hold what was exported against what was trained; every rank fails where rank 0 finds a difference."""
+    """Hold what was exported against what was trained; every rank fails where rank 0 finds a difference.
+
+    In float32, where a row in the wrong place shows; before it as flash-attn computes, where that was trained with.
+    """
     inputs = next(validation_batches(corpus.validation, job.training.sequence_length, 1)).inputs
-    trained = engine.logits(inputs, in_float32=not machine.flash_attention)
+    trained = [(engine.logits(inputs), IN_BFLOAT16)] if machine.flash_attention else []
+    trained.append((engine.logits_in_float32(inputs), IN_FLOAT32))
+    mine = [(logits, tolerance) for logits, tolerance in trained if logits is not None]
     said, difference = "", 0.0
-    if trained is not None:
+    if mine:
+        exported = exported_logits(run.product("weights"), inputs)
         try:
-            tolerance = IN_BFLOAT16 if machine.flash_attention else IN_FLOAT32
-            difference = check_parity(run.product("weights"), inputs, trained, job.subject, tolerance)
+            for logits, tolerance in mine:
+                difference = check_parity(exported, logits, job.subject, tolerance)
         except StepError as error:
             said = str(error)
     said = text_of_main(said, world)

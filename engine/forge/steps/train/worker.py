@@ -91,6 +91,7 @@ def make_deterministic(job: TrainJob) -> None:
     torch.set_num_threads(job.threads)
     torch.manual_seed(job.training.seed % 2**63)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order each time
+    torch.set_float32_matmul_precision("highest")  # float32 is not TF32, whatever a container's environment asks of cuBLAS
     torch.use_deterministic_algorithms(True)
     # Filling fresh memory with NaN finds reads of uninitialised memory; it makes no result more deterministic.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
