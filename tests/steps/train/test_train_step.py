@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from forge.errors import StepError
 from forge.steps.train.checkpoint import checkpoint_name, load_checkpoint
@@ -24,6 +25,17 @@ def test_two_runs_give_the_same_bytes_and_another_seed_gives_others(new_attempt:
     assert first == second
     assert first != other
     assert metrics[0]["validation_loss"] == metrics[1]["validation_loss"]
+
+
+def test_float32_is_no_other_precision_that_the_environment_asks_for(new_attempt: Callable[..., Any]) -> None:
+    """As containers ask for TF32 on CUDA, by TORCH_ALLOW_TF32_CUBLAS_OVERRIDE."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        new_attempt(training={"tokens": 256, "schedule": {"name": "cosine", "warmup_tokens": 128}}).run()
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_how_often_it_validates_and_checkpoints_changes_no_byte(new_attempt: Callable[..., Any]) -> None:
