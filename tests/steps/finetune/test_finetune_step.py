@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.steps.deterministic import NothingRefused
 from tests.steps.finetune.conftest import LORA, TEMPLATE, chat, write_conversations
 from tests.steps.train.conftest import ARCHITECTURE, let_choose, write_qwen_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -29,6 +30,8 @@ from forge.steps.train.model import build_model
 from forge.steps.train.names import to_files
 
 Make = Callable[..., Any]
+COUNTED_AS_INTEGERS = frozenset({"histc"})
+"""How transformers counts the tokens of each expert: as integers on CUDA, which is deterministic, and as numbers on a CPU."""
 ONE_STEP = {"tokens": 64 * 4, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}}
 
 
@@ -273,6 +276,39 @@ def base_of_experts(tmp_path: Path) -> Path:
     state = to_files(build_model(architecture, 512, 3).state_dict())
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("objective", "experts", "adapter"),
+    [("sft", False, None), ("sft", True, LORA), ("dpo", False, None), ("dpo", False, LORA)],
+)
+def test_nothing_is_asked_for_that_a_device_refuses(
+    new_tuning: Make, new_preferring: Make, base_of_experts: Path, objective: str, experts: bool, adapter: Any
+) -> None:
+    fields = {
+        "adapter": adapter,
+        "training": {**ONE_STEP, "precision": "bfloat16"},
+        **({"base": base_of_experts} if experts else {}),
+    }
+    attempt = {"sft": new_tuning, "dpo": new_preferring}[objective](**fields)
+    with NothingRefused(COUNTED_AS_INTEGERS if experts else frozenset()) as called:
+        attempt.run()
+    assert {"embedding", "mm", *([] if adapter else ["embedding_dense_backward"])} <= called.seen
+
+
+def test_what_a_device_refuses_is_found() -> None:
+    numbers = torch.rand(2, 3, 3, requires_grad=True)
+    with NothingRefused():
+        numbers.long().cumsum(0)
+        for refused in (
+            lambda: numbers.cumsum(0),
+            lambda: numbers.long().cumsum(0, dtype=torch.float32),
+            lambda: numbers.median(0),
+            lambda: torch.bincount(torch.arange(3), torch.rand(3)),
+            lambda: torch.nn.functional.pad(numbers, (1, 1), "reflect").sum().backward(),
+        ):
+            with pytest.raises(AssertionError, match="is refused on CUDA"):
+                refused()
 
 
 def test_of_a_mixture_of_experts_the_attention_is_adapted(new_tuning: Make, base_of_experts: Path) -> None:

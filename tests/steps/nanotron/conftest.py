@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.steps.deterministic import NothingRefused
 from tests.steps.train.conftest import Attempt, chain_documents, write_tokenizer, write_tokens
 
 from forge.contract.messages import StepRequest
@@ -59,9 +60,10 @@ def new_attempt(tmp_path: Path, inputs: dict[str, Path]) -> Callable[..., Nanotr
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]) -> NanotronAttempt:
-    """A finished training in one process, this one."""
+    """A finished training in one process, this one, which asked for nothing that a CUDA device refuses."""
     attempt = NanotronAttempt(root=tmp_path_factory.mktemp("alone"), training=TRAINING, settings=SETTINGS, **inputs)
-    attempt.metrics = attempt.run()
+    with NothingRefused():
+        attempt.metrics = attempt.run()
     return attempt
 
 

@@ -4,7 +4,8 @@ Run as ``python -m tests.steps.train.fake_cuda LIBRARY REQUEST..`` in a process 
 request is a train step's, and its own file names what to put in the way (``SPOILT``). Prints, for each, a line of JSON.
 
 What a device does not do here: hold numbers (whatever asks for one is told 1), write a checkpoint, and add over processes.
-What it does: refuse an operator whose tensors lie on two devices, and one that has no rule for its shapes.
+What it does: refuse an operator whose tensors lie on two devices, one that has no rule for its shapes, and one that a device
+refuses because it is not deterministic.
 """
 
 import ctypes
@@ -23,6 +24,7 @@ if __name__ == "__main__":  # before torch is imported: it looks for CUDA then
     ctypes.CDLL(sys.argv[1])
 
 import torch
+from tests.steps.deterministic import NothingRefused
 from torch import distributed
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import unset_fake_temporarily
@@ -115,7 +117,7 @@ def run(path: Path) -> int:
 
     @contextmanager
     def faked(*arguments: Any) -> Iterator[World]:
-        with open_world(*arguments) as world, FakeTensorMode(allow_non_fake_inputs=True), waits:
+        with open_world(*arguments) as world, FakeTensorMode(allow_non_fake_inputs=True), waits, NothingRefused():
             yield world
 
     def outlined(*arguments: Any) -> Any:
