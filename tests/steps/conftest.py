@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.steps.fake_device import build_device
 
 from forge.canonical import digest_of_bytes
 from forge.contract.kinds import STEPS, StepKind
@@ -25,6 +26,14 @@ def manifest_of_folder(folder: Path) -> Manifest:
     """What the store would name a product."""
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     return manifest_of({name: (len(data), digest_of_bytes(data)) for name, data in files.items()})
+
+
+@pytest.fixture(scope="session")
+def missing_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library with the CUDA device that this torch lacks (``tests.steps.fake_device``)."""
+    if shutil.which("g++") is None:
+        pytest.skip("the device that is not there is written in C++, and there is no g++ on this machine")
+    return build_device(tmp_path_factory.mktemp("fake-cuda"))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import save_file
 from tests.steps.train.conftest import ARCHITECTURE, Attempt, write_tokenizer
 
 from forge.contract.control_tokens import BOS_ID, EOS_ID
@@ -15,6 +16,7 @@ from forge.spec.architecture import Architecture
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.model import build_model
+from forge.steps.train.names import to_files
 
 TEMPLATE = """\
 {%- for message in messages -%}
@@ -93,13 +95,25 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights."""
-    from safetensors.torch import save_file
-
     folder = tmp_path_factory.mktemp("base")
     architecture = Architecture.model_validate(ARCHITECTURE)
     meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
     (folder / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
     save_file(build_model(architecture, 512, 3).state_dict(), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def base_of_experts(tmp_path: Path) -> Path:
+    """Random weights of a mixture of experts."""
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    architecture = Architecture.model_validate({**ARCHITECTURE, "family": "mixtral", "experts": experts})
+    meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
+    folder = tmp_path / "experts"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
+    state = to_files(build_model(architecture, 512, 3).state_dict())
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
     return folder
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.steps.deterministic import NothingRefused
+from tests.steps.deterministic import COUNTED_AS_INTEGERS, NothingRefused
 from tests.steps.finetune.conftest import LORA, TEMPLATE, chat, write_conversations
 from tests.steps.train.conftest import ARCHITECTURE, let_choose, write_qwen_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -22,16 +22,14 @@ from forge.spec.architecture import Architecture
 from forge.steps.finetune import sft, trainer
 from forge.steps.finetune.conversations import read_conversations, split
 from forge.steps.finetune.examples import make_examples, read_order, read_tokenizer
+from forge.steps.finetune.model import _experts_forward
 from forge.steps.finetune.template import ChatTemplate
 from forge.steps.interruption import StoppedError, StopRequest
 from forge.steps.train.data import TokensMeta
 from forge.steps.train.export import model_config
 from forge.steps.train.model import build_model
-from forge.steps.train.names import to_files
 
 Make = Callable[..., Any]
-COUNTED_AS_INTEGERS = frozenset({"histc"})
-"""How transformers counts the tokens of each expert: as integers on CUDA, which is deterministic, and as numbers on a CPU."""
 ONE_STEP = {"tokens": 64 * 4, "schedule": {"name": "wsd", "warmup_tokens": 0, "decay_tokens": 0}}
 
 
@@ -132,12 +130,32 @@ def test_what_is_measured_has_a_deterministic_sum_on_a_device_too(new_tuning: Ma
     assert set(shapes) == {(2, 1)}
 
 
-def test_killed_after_its_last_step_it_only_writes_the_weights(new_tuning: Make) -> None:
-    whole = new_tuning(adapter=LORA)
-    whole.run()
-    again = new_tuning(number=2, adapter=LORA)
-    assert again.run()["resumed_from_step"] == 12
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_killed_after_its_last_step_it_only_writes_the_weights(
+    new_tuning: Make, new_preferring: Make, objective: str, precision: str
+) -> None:
+    make = {"sft": new_tuning, "dpo": new_preferring}[objective]
+    fields = {"adapter": LORA, "training": {"precision": precision}}
+    whole, again = make(**fields), make(number=2, **fields)
+    before, after = whole.run(), again.run()
+    assert (before["resumed_from_step"], after["resumed_from_step"]) == (0, 12)
     assert again.weights_digest() == whole.weights_digest()
+    passing = {"resumed_from_step", "tokens_per_second", "flops_per_second"}
+    assert {name: after[name] for name in after.keys() - passing} == {name: before[name] for name in before.keys() - passing}
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_base_is_measured_as_what_was_made_of_it(new_tuning: Make, new_preferring: Make, objective: str) -> None:
+    """A rate of nearly 0 makes the base of it: what differs then is how it was computed."""
+    attempt = {"sft": new_tuning, "dpo": new_preferring}[objective](
+        training={**ONE_STEP, "precision": "bfloat16", "optimizer": {"lr": 1e-12}}
+    )
+    metrics = attempt.run()
+    if objective == "sft":
+        assert metrics["validation_loss"] == metrics["base_validation_loss"]
+    else:
+        assert (metrics["validation_chosen_reward"], metrics["validation_rejected_reward"]) == (0.0, 0.0)
 
 
 def test_a_checkpoint_holds_no_pickle_and_a_damaged_one_is_set_aside(new_tuning: Make) -> None:
@@ -264,20 +282,6 @@ def test_an_unknown_conversation_stops_it_before_anything_is_trained(new_tuning:
         new_tuning(tokens=folder).run()
 
 
-@pytest.fixture
-def base_of_experts(tmp_path: Path) -> Path:
-    """Random weights of a mixture of experts."""
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
-    architecture = Architecture.model_validate({**ARCHITECTURE, "family": "mixtral", "experts": experts})
-    meta = TokensMeta(schema_version=1, dtype="uint16", vocab_size=512, eos_token_id=EOS_ID, bos_token_id=BOS_ID, splits={})
-    folder = tmp_path / "experts"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(model_config(architecture, meta, "float32")))
-    state = to_files(build_model(architecture, 512, 3).state_dict())
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / "model.safetensors")
-    return folder
-
-
 @pytest.mark.parametrize(
     ("objective", "experts", "adapter"),
     [("sft", False, None), ("sft", True, LORA), ("dpo", False, None), ("dpo", False, LORA)],
@@ -309,6 +313,18 @@ def test_what_a_device_refuses_is_found() -> None:
         ):
             with pytest.raises(AssertionError, match="is refused on CUDA"):
                 refused()
+
+
+def test_experts_by_pretrainings_code_are_transformers_own(base_of_experts: Path) -> None:
+    experts = AutoModelForCausalLM.from_pretrained(base_of_experts).model.layers[0].mlp.experts
+    x_th, weights_tk = torch.randn(7, 32), torch.rand(7, 2)
+    experts_tk = torch.stack([torch.randperm(4)[:2] for _ in range(7)])
+    found = _experts_forward(experts, x_th, experts_tk, weights_tk)
+    torch.testing.assert_close(found, experts(x_th, experts_tk, weights_tk))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = _experts_forward(experts, x_th, experts_tk, weights_tk)
+    assert not torch.equal(rounded, found)
+    torch.testing.assert_close(rounded, found, rtol=0.05, atol=1e-3)
 
 
 def test_of_a_mixture_of_experts_the_attention_is_adapted(new_tuning: Make, base_of_experts: Path) -> None:

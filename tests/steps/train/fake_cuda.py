@@ -8,20 +8,19 @@ What it does: refuse an operator whose tensors lie on two devices, one that has 
 refuses because it is not deterministic.
 """
 
-import ctypes
 import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-if __name__ == "__main__":  # before torch is imported: it looks for CUDA then
-    ctypes.CDLL(str(Path(str(find_spec("torch").origin)).parent / "lib" / "libtorch_cpu.so"))  # type: ignore[union-attr]
-    ctypes.CDLL(sys.argv[1])
+from tests.steps.fake_device import load_device
+
+if __name__ == "__main__":
+    load_device(sys.argv[1])
 
 import torch
 from tests.steps.deterministic import NothingRefused

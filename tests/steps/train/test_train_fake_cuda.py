@@ -1,7 +1,6 @@
 """Whole trainings on a CUDA device that is not there (``fake_cuda``): no operator is given tensors of two devices."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,62 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from tests.steps.train.conftest import Attempt
 from tests.steps.train.fake_cuda import SPOILT
 
 from forge.contract.messages import Resources
 
 Make = Callable[..., Attempt]
-SOURCE = r"""
-#include <ATen/detail/CUDAHooksInterface.h>
-#include <c10/core/impl/DeviceGuardImplInterface.h>
-using namespace c10;
-namespace {
-struct Hooks : at::CUDAHooksInterface {
-  Hooks(at::CUDAHooksArgs) {}
-  bool isBuilt() const override { return true; }
-  bool isAvailable() const override { return true; }
-  bool hasCUDA() const override { return true; }
-  bool hasPrimaryContext(DeviceIndex) const override { return true; }
-  DeviceIndex deviceCount() const override { return 1; }
-  DeviceIndex getCurrentDevice() const override { return 0; }
-};
-struct Guard : impl::NoOpDeviceGuardImpl<DeviceType::CUDA> {
-  const Device device{DeviceType::CUDA, 0};
-  const Stream stream{Stream::DEFAULT, device};
-  Device exchangeDevice(Device) const override { return device; }
-  Device getDevice() const override { return device; }
-  Stream getStream(Device) const noexcept override { return stream; }
-  Stream exchangeStream(Stream) const noexcept override { return stream; }
-  void record(void**, const Stream&, const DeviceIndex, const EventFlag) const override {}
-  void block(void*, const Stream&) const override {}
-  bool queryEvent(void*) const override { return true; }
-};
-impl::DeviceGuardImplRegistrar registered(DeviceType::CUDA, new Guard());
-}
-namespace at { using CUDAHooks = Hooks; REGISTER_CUDA_HOOKS(CUDAHooks); }
-"""
-"""What a torch that was built without CUDA lacks for autograd to pass over a fake tensor of it: a device and a stream."""
 QWEN = {"family": "qwen3", "head_dim": 12}
 EXPERTS = {"family": "mixtral", "experts": {"num_local_experts": 4, "num_experts_per_tok": 2}}
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="the device that is not there is written in C++")
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """torch's missing half of CUDA."""
-    folder = tmp_path_factory.mktemp("fake-cuda")
-    (folder / "fake.cpp").write_text(SOURCE)
-    place = Path(torch.__file__).parent
-    given = [f"-I{place / 'include'}", "fake.cpp", f"-L{place / 'lib'}", "-lc10", "-ltorch_cpu"]
-    subprocess.run(["g++", "-std=c++20", "-shared", "-fPIC", *given, "-o", "fake.so"], cwd=folder, check=True)
-    return folder / "fake.so"
-
 
 @pytest.fixture
-def trained(new_attempt: Make, library: Path) -> Callable[..., list[dict[str, Any]]]:
+def trained(new_attempt: Make, missing_device: Path) -> Callable[..., list[dict[str, Any]]]:
     """Train once for each mapping of an attempt's fields; what each gave."""
 
     def train(*cases: dict[str, Any]) -> list[dict[str, Any]]:
@@ -82,7 +37,7 @@ def trained(new_attempt: Make, library: Path) -> Callable[..., list[dict[str, An
             changed = {"resources": resources, "settings": {**request.settings, SPOILT: spoilt}}
             paths.append(attempt.folder / "request.json")
             paths[-1].write_text(request.model_copy(update=changed).model_dump_json())
-        command = [sys.executable, "-m", "tests.steps.train.fake_cuda", str(library), *map(str, paths)]
+        command = [sys.executable, "-m", "tests.steps.train.fake_cuda", str(missing_device), *map(str, paths)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

@@ -5,6 +5,7 @@ folder says; and what is exported is a model without adapter, whose tensors have
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -23,11 +24,13 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 
 from forge.contract.control_tokens import ControlTokens
 from forge.errors import StepError
 from forge.spec.tuning import Adapter, why_not_tuned
 from forge.steps.train.data import TokensMeta
+from forge.steps.train.experts import sort_by_expert, through_experts
 from forge.steps.train.export import model_config
 from forge.steps.train.job import TrainJob
 from forge.steps.train.start import initial_model
@@ -76,6 +79,9 @@ def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> 
     if left_over or set(missing) - ({_HEAD} if job.architecture.tie_word_embeddings else set()):
         raise RuntimeError(f"{job.subject}: transformers' model has other tensors: {missing}, {left_over}")
     model.tie_weights()
+    for module in model.modules():
+        if isinstance(module, MixtralExperts):
+            module.forward = partial(_experts_forward, module)
     if adapter is None:
         return model
     lora = adapter.lora
@@ -90,6 +96,14 @@ def model_to_train(job: TrainJob, meta: TokensMeta, adapter: Adapter | None) -> 
             task_type="CAUSAL_LM",
         ),
     )
+
+
+def _experts_forward(
+    experts: MixtralExperts, x_th: torch.Tensor, experts_tk: torch.Tensor, weights_tk: torch.Tensor
+) -> torch.Tensor:
+    """A mixture's experts by pretraining's code: transformers' own compute in their weights' float32 under autocast too."""
+    order_r, ends_e = sort_by_expert(experts_tk, experts.num_experts)
+    return through_experts(x_th, weights_tk, order_r, ends_e, experts.gate_up_proj, experts.down_proj)
 
 
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -35,6 +35,7 @@ from forge.steps.interruption import StoppedError
 from forge.steps.run import StepRun
 from forge.steps.train.checkpoint import Checkpoint, CheckpointState, load_checkpoint, load_newest, remove_before, save_named
 from forge.steps.train.distributed import World, reason_of_any, tensors_of_all, text_of_main
+from forge.steps.train.experts import through_experts
 from forge.steps.train.job import TrainJob
 from forge.steps.train.keeping import back_to, bit_environment, topology_of
 from forge.steps.train.optimizer import build_optimizer, load_optimizer_tensors, optimizer_tensors
@@ -262,10 +263,15 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     @torch.no_grad()
     def _validate(self, message: str) -> Mapping[str, float]:
-        """What the lesson measures of its held-out rows."""
+        """What the lesson measures of its held-out rows, in the training's precision.
+
+        TRL's trainer leaves the model in that precision once it has been made: without asking for it here, the base and a model
+        that was only taken up again would be measured in float32.
+        """
         was_training = self._model.training
         self._model.eval()
-        found = self._lesson.measure(self._model, self._world, self._check_stop)
+        with self._world.autocast(self._job.training.precision):
+            found = self._lesson.measure(self._model, self._world, self._check_stop)
         self._model.train(was_training)
         self._emit(message=message, loss=found[LOSS])
         return found
@@ -283,7 +289,8 @@ class Finetuning(TrainerCallback):  # type: ignore[misc, unused-ignore]
 
     def _environment(self) -> dict[str, str]:
         libraries = {module.__name__: module.__version__ for module in (accelerate, peft, transformers, trl)}
-        return {**bit_environment(self._job, self._world), **libraries}
+        experts = {} if self._job.architecture.experts is None else {"experts": through_experts.__module__}
+        return {**bit_environment(self._job, self._world), **libraries, **experts}
 
     def _tokenizer(self) -> PreTrainedTokenizerFast:
         """What TRL asks for its padding."""

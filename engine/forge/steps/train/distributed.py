@@ -40,6 +40,10 @@ class World:
         """Whether this rank writes events and products."""
         return self.rank == 0
 
+    def autocast(self, precision: str) -> torch.autocast:
+        """What passes over a model stand in: matrix products in bfloat16 where that is the training's precision."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
 
 @contextmanager
 def open_world(accelerator: str, processes: int, meeting_point: Path | None, tensor_size: int = 1) -> Iterator[World]:

@@ -45,9 +45,7 @@ class MixtureOfExperts(nn.Module):
             probabilities_te = self.gate(x_th.float()).softmax(dim=-1)
         chosen_tk, experts_tk = probabilities_te.topk(self.per_token, dim=-1)
         weights_tk = chosen_tk / chosen_tk.sum(dim=-1, keepdim=True)
-        sorted_r, order_r = experts_tk.flatten().sort(stable=True)
-        every_e = torch.arange(self.gate.out_features, device=x_th.device)
-        ends_e = torch.searchsorted(sorted_r, every_e, right=True)
+        order_r, ends_e = sort_by_expert(experts_tk, self.gate.out_features)
         y_th = self.experts(x_th, weights_tk, order_r, ends_e)
         entropy = torch.special.entr(probabilities_te.detach()).sum()
         return y_th.view_as(x_bsh), Routing(ends_e.diff(prepend=ends_e.new_zeros(1)), probabilities_te.sum(dim=0), entropy)
@@ -64,20 +62,42 @@ class StackedExperts(nn.Module):
     def forward(
         self, x_th: torch.Tensor, weights_tk: torch.Tensor, order_r: torch.Tensor, ends_e: torch.Tensor
     ) -> torch.Tensor:
-        """The weighted sum of each token's experts; the rows of expert e end before ``ends_e[e]`` in the sorted order."""
-        device = x_th.device.type
-        compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_th.dtype
-        places_r = order_r.argsort()  # where in the sorted order each of a token's k rows stands
-        with torch.autocast(device, enabled=False):
-            groups = ends_e.to(torch.int32)
-            x_rh = cast("torch.Tensor", _ToExperts.apply(x_th, order_r, places_r, compute))  # type: ignore[no-untyped-call]
-            gate_up_ehi, down_eih = (_turned(each, groups, compute) for each in (self.gate_up_proj, self.down_proj))
-            both_ri = functional.grouped_mm(x_rh, gate_up_ehi, offs=groups)
-            gate_ri, up_ri = both_ri.chunk(2, dim=-1)
-            y_rh = functional.grouped_mm(functional.silu(gate_ri) * up_ri, down_eih, offs=groups)
-            y_tkh = cast("torch.Tensor", _FromExperts.apply(y_rh, order_r, places_r))  # type: ignore[no-untyped-call]
-            y_tkh = y_tkh.view(*weights_tk.shape, -1)
-            return (y_tkh.float() * weights_tk[..., None]).sum(dim=1).to(x_th.dtype)
+        """As ``through_experts``."""
+        return through_experts(x_th, weights_tk, order_r, ends_e, self.gate_up_proj, self.down_proj)
+
+
+def sort_by_expert(experts_tk: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of all T * k choices stands where when they are sorted by expert, int64 [R]; and where each expert's end, [E]."""
+    sorted_r, order_r = experts_tk.flatten().sort(stable=True)
+    every_e = torch.arange(count, device=experts_tk.device)
+    return order_r, torch.searchsorted(sorted_r, every_e, right=True)
+
+
+def through_experts(
+    x_th: torch.Tensor,
+    weights_tk: torch.Tensor,
+    order_r: torch.Tensor,
+    ends_e: torch.Tensor,
+    gate_up_eih: torch.Tensor,
+    down_ehi: torch.Tensor,
+) -> torch.Tensor:
+    """The weighted sum of each token's experts; the rows of expert e end before ``ends_e[e]`` in the sorted order.
+
+    Gate and up stand in one tensor, [E, 2 * I, H]. Computed in autocast's type where that is in force.
+    """
+    device = x_th.device.type
+    compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x_th.dtype
+    places_r = order_r.argsort()  # where in the sorted order each of a token's k rows stands
+    with torch.autocast(device, enabled=False):
+        groups = ends_e.to(torch.int32)
+        x_rh = cast("torch.Tensor", _ToExperts.apply(x_th, order_r, places_r, compute))  # type: ignore[no-untyped-call]
+        gate_up_ehi, down_eih = (_turned(each, groups, compute) for each in (gate_up_eih, down_ehi))
+        both_ri = functional.grouped_mm(x_rh, gate_up_ehi, offs=groups)
+        gate_ri, up_ri = both_ri.chunk(2, dim=-1)
+        y_rh = functional.grouped_mm(functional.silu(gate_ri) * up_ri, down_eih, offs=groups)
+        y_tkh = cast("torch.Tensor", _FromExperts.apply(y_rh, order_r, places_r))  # type: ignore[no-untyped-call]
+        y_tkh = y_tkh.view(*weights_tk.shape, -1)
+        return (y_tkh.float() * weights_tk[..., None]).sum(dim=1).to(x_th.dtype)
 
 
 def _turned(weight: torch.Tensor, groups: torch.Tensor, compute: torch.dtype) -> torch.Tensor:

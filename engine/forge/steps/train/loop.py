@@ -313,8 +313,7 @@ class Trainer:
         return Validation(summed / count, _bits_per_byte(summed, tokens), balance.load())
 
     def _autocast(self) -> torch.autocast:
-        enabled = self.job.training.precision == "bfloat16"
-        return torch.autocast(self.world.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return self.world.autocast(self.job.training.precision)
 
     def _emit_progress(self, **fields: Any) -> None:
         step = self.progress.step
