@@ -4,9 +4,17 @@
 """
 
 import ctypes
+import json
 import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+from forge.contract.messages import Resources
+
+SPOILT = "spoilt"
+"""Of a request's settings: whether part of a batch is left on the CPU, which has to be found."""
 
 _SOURCE = r"""
 #include <ATen/detail/CUDAHooksInterface.h>
@@ -47,6 +55,24 @@ def build_device(folder: Path) -> Path:
     given = [f"-I{place / 'include'}", "fake.cpp", f"-L{place / 'lib'}", "-lc10", "-ltorch_cpu"]
     subprocess.run(["g++", "-std=c++20", "-shared", "-fPIC", *given, "-o", "fake.so"], cwd=folder, check=True)
     return folder / "fake.so"
+
+
+def ask(attempt: Any, *, spoilt: bool = False) -> Path:
+    """Write the request of an attempt, for devices; returns the file."""
+    request = attempt.request()
+    resources = Resources(threads=1, processes=attempt.processes, accelerator="cuda")
+    changed = {"resources": resources, "settings": {**request.settings, SPOILT: spoilt}}
+    path: Path = attempt.folder / "request.json"
+    path.write_text(request.model_copy(update=changed).model_dump_json())
+    return path
+
+
+def pass_over(module: str, library: Path, *requests: Path) -> list[dict[str, Any]]:
+    """Run a module that loads the device, in a process of its own; what it said of each request."""
+    command = [sys.executable, "-m", module, str(library), *map(str, requests)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def load_device(library: str) -> None:

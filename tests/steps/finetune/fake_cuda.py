@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.steps.fake_device import load_device
+from tests.steps.fake_device import SPOILT, load_device
 
 if __name__ == "__main__":
     load_device(sys.argv[1])
@@ -34,8 +34,6 @@ from forge.steps.run import StepRun
 from forge.steps.train.distributed import World
 from forge.steps.train.job import read_job
 
-SPOILT = "spoilt"
-"""Of a request's settings: whether batches are left on the CPU, which has to be found."""
 Written = dict[str, list[str]]
 
 

@@ -13,10 +13,10 @@ from tests.steps.nanotron.conftest import NanotronAttempt
 from tests.steps.train.conftest import Attempt
 
 from forge.errors import StepError
-from forge.steps.nanotron.loader import flash_attention_version
+from forge.steps.nanotron.loader import flash_attention_version, machine_for
 
 OF_TORCH = {
-    "__init__.py": '__version__ = "2.5.0"\n',
+    "__init__.py": "",
     "bert_padding.py": "",
     "flash_attn_interface.py": """\
 import torch
@@ -40,9 +40,12 @@ PUBLISHED = pytest.mark.skipif(
 )
 
 
-def write_package(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = folder / "flash_attn" / name
+def write_package(folder: Path, files: dict[str, str], version: str = "2.5.0", name: str = "flash_attn") -> Path:
+    """Modules in the folder ``flash_attn``, of the package ``name``."""
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    told = {f"{name}-{version}.dist-info/METADATA": metadata}
+    for place, text in (told | {f"flash_attn/{module}": text for module, text in files.items()}).items():
+        path = folder / place
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return folder
@@ -73,17 +76,25 @@ def test_a_training_with_flash_attention_is_the_torch_backends(
 
 
 @pytest.mark.parametrize(
-    ("package", "message"),
+    ("version", "package", "message"),
     [
-        ('__version__ = "2.4.3.post1"', r"flash-attn 2\.4\.3\.post1 is installed, but nanotron 0\.4 needs 2\.5\.0 or newer"),
-        ('raise ImportError("undefined symbol: _ZN3c10")', r"cannot be imported: undefined symbol: .*build it for this torch"),
+        ("2.4.3.post1", "", r"flash-attn 2\.4\.3\.post1 is installed, but nanotron 0\.4 needs 2\.5\.0 or newer"),
+        ("2.8.3", 'raise ImportError("undefined symbol: _ZN3c10")', r"2\.8\.3 .* undefined symbol: .*build it for this torch"),
     ],
 )
 def test_a_flash_attention_that_does_not_fit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, message: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, package: str, message: str
 ) -> None:
-    monkeypatch.syspath_prepend(write_package(tmp_path, {"__init__.py": package}))
+    monkeypatch.syspath_prepend(write_package(tmp_path, {"__init__.py": package}, version))
     monkeypatch.delitem(sys.modules, "flash_attn", raising=False)
+    assert machine_for("cuda", "bfloat16").flash_attention
     with pytest.raises(StepError, match=message):
         flash_attention_version()
-    sys.modules.pop("flash_attn", None)
+
+
+@pytest.mark.skipif(find_spec("flash_attn") is not None, reason="flash-attn is installed here")
+def test_another_package_that_uses_its_folder_is_not_taken_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM brings flash-attn-4 along on CUDA."""
+    monkeypatch.syspath_prepend(write_package(tmp_path, {"cute/__init__.py": ""}, "4.0.0", "flash_attn_4"))
+    assert find_spec("flash_attn") is not None
+    assert not machine_for("cuda", "bfloat16").flash_attention

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tests.steps.fake_device import load_device
+from tests.steps.fake_device import SPOILT, load_device
 
 if __name__ == "__main__":
     load_device(sys.argv[1])
@@ -37,8 +37,6 @@ from forge.steps.train import keeping, loop, worker
 from forge.steps.train.data import Batch
 from forge.steps.train.distributed import World
 
-SPOILT = "spoilt"
-"""Of a request's settings: whether the documents of a batch are left on the CPU, which has to be found."""
 _NUMBERS = {"__float__": 1.0, "item": 1.0, "__int__": 1, "__bool__": True}
 
 

@@ -1,17 +1,12 @@
 """Whole trainings on a CUDA device that is not there (``fake_cuda``): no operator is given tensors of two devices."""
 
-import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.steps.fake_device import SPOILT, ask, pass_over
 from tests.steps.train.conftest import Attempt
-from tests.steps.train.fake_cuda import SPOILT
-
-from forge.contract.messages import Resources
 
 Make = Callable[..., Attempt]
 QWEN = {"family": "qwen3", "head_dim": 12}
@@ -23,7 +18,7 @@ def trained(new_attempt: Make, missing_device: Path) -> Callable[..., list[dict[
     """Train once for each mapping of an attempt's fields; what each gave."""
 
     def train(*cases: dict[str, Any]) -> list[dict[str, Any]]:
-        paths = []
+        requests = []
         for number, case in enumerate(cases):
             settings = dict(case.get("settings", {}))
             spoilt = settings.pop(SPOILT, False)
@@ -32,15 +27,8 @@ def trained(new_attempt: Make, missing_device: Path) -> Callable[..., list[dict[
                 "training": {"tokens": 256, "schedule": {"name": "cosine", "warmup_tokens": 128}, **case.get("training", {})},
             }
             attempt = new_attempt(f"run-{number}", settings=settings, processes=case.get("processes", 1), **fields)
-            request = attempt.request()
-            resources = Resources(threads=1, processes=attempt.processes, accelerator="cuda")
-            changed = {"resources": resources, "settings": {**request.settings, SPOILT: spoilt}}
-            paths.append(attempt.folder / "request.json")
-            paths[-1].write_text(request.model_copy(update=changed).model_dump_json())
-        command = [sys.executable, "-m", "tests.steps.train.fake_cuda", str(missing_device), *map(str, paths)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-2000:]
-        return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+            requests.append(ask(attempt, spoilt=spoilt))
+        return pass_over("tests.steps.train.fake_cuda", missing_device, *requests)
 
     return train
 

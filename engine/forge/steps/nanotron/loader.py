@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.abc import InspectLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec, spec_from_loader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -25,6 +26,7 @@ from forge.steps.nanotron.wheel import PACKAGE, read_wheel
 
 _STAND_INS = "forge.steps.nanotron.stand_ins"
 _NO_CUDA = "forge_no_cuda"
+_FLASH_ATTENTION = "flash-attn"
 _OLDEST_FLASH_ATTENTION = Version("2.5.0")
 """What nanotron 0.4 asks for; it can be told to add up in one order since 2.4.1."""
 
@@ -88,24 +90,33 @@ class Machine:
 def machine_for(accelerator: str, precision: str) -> Machine:
     """CUDA where it is asked for; flash-attn where it is installed there and computes the precision (float32 it does not)."""
     cuda = accelerator == "cuda"
-    return Machine(cuda, cuda and precision == "bfloat16" and find_spec("flash_attn") is not None)
+    return Machine(cuda, cuda and precision == "bfloat16" and _has_flash_attention())
 
 
 def flash_attention_version() -> str:
     """Of the flash-attn that is installed; raises ``StepError`` for one that nanotron cannot use."""
-    try:
-        found = str(importlib.import_module("flash_attn").__version__)
-    except ImportError as error:  # most often it was built for another torch
-        raise StepError(
-            f"flash-attn is installed, but it cannot be imported: {error}; build it for this torch, "
-            "or remove it: torch's own attention is used then"
-        ) from error
+    found = version(_FLASH_ATTENTION)
     if Version(found) < _OLDEST_FLASH_ATTENTION:
         raise StepError(
             f"flash-attn {found} is installed, but nanotron 0.4 needs {_OLDEST_FLASH_ATTENTION} or newer; "
             "renew it, or remove it: torch's own attention is used then"
         )
+    try:
+        importlib.import_module("flash_attn")
+    except ImportError as error:  # most often it was built for another torch
+        raise StepError(
+            f"flash-attn {found} is installed, but it cannot be imported: {error}; build it for this torch, "
+            "or remove it: torch's own attention is used then"
+        ) from error
     return found
+
+
+def _has_flash_attention() -> bool:
+    """By the package's name: flash-attn-4, another package, puts a module into a folder of the same name."""
+    try:
+        return bool(version(_FLASH_ATTENTION))
+    except PackageNotFoundError:
+        return False
 
 
 def load(machine: Machine) -> None:
